@@ -1,0 +1,185 @@
+"""From the training form to the deployable: fold the head, save, and hold what was saved against what was trained.
+
+At inference BatchNorm is affine and Dropout is nothing, so a head folds into Linear layers with a ReLU between. One
+Linear deploys as the architecture's own class, which plain `pipeline` loads; more need `modeling_backbone_with_head`.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+from torch import nn
+
+from hub_utils.portable.modeling_backbone_with_head import (
+    BackboneWithHeadConfig,
+    BackboneWithHeadForImageClassification,
+)
+
+# Where the architecture's own class keeps its body and its one Linear.
+NATIVE_BODY = {"resnet": "resnet", "timm_wrapper": "timm_model"}
+
+
+def fold_head(head: nn.Sequential, temperature: float = 1.0) -> nn.Sequential:
+    """An equal head, in eval mode, of float32 Linear layers with ReLU between; logits are divided by `temperature`.
+
+    Folding is done in float64: two affine maps W₂(W₁x + b₁) + b₂ become W₂W₁x + (W₂b₁ + b₂).
+    """
+    folded: list[nn.Module] = []
+    affine: tuple[torch.Tensor, torch.Tensor] | None = None
+
+    def close() -> None:
+        nonlocal affine
+        if affine is not None:
+            folded.append(_linear(*affine))
+            affine = None
+
+    for layer in head:
+        if isinstance(layer, nn.Dropout):
+            continue
+        if isinstance(layer, nn.ReLU):
+            close()
+            folded.append(nn.ReLU())
+            continue
+        weight, bias = _affine(layer)
+        affine = (weight, bias) if affine is None else (weight @ affine[0], weight @ affine[1] + bias)
+    if affine is None:
+        raise ValueError("a head must end in a Linear layer")
+    affine = (affine[0] / temperature, affine[1] / temperature)
+    close()
+    return nn.Sequential(*folded).eval()
+
+
+def _affine(layer: nn.Module) -> tuple[torch.Tensor, torch.Tensor]:
+    """Weight (out, in) and bias (out) in float64 of a Linear or of a BatchNorm in eval mode."""
+    if isinstance(layer, nn.Linear):
+        return layer.weight.detach().double(), layer.bias.detach().double()
+    if isinstance(layer, nn.BatchNorm1d):
+        scale = layer.weight.detach().double() / torch.sqrt(layer.running_var.double() + layer.eps)
+        return torch.diag(scale), layer.bias.detach().double() - scale * layer.running_mean.double()
+    raise ValueError(f"a head of {type(layer).__name__} cannot be folded; known are Linear, BatchNorm, Dropout and ReLU")
+
+
+def _linear(weight: torch.Tensor, bias: torch.Tensor) -> nn.Linear:
+    linear = nn.Linear(weight.shape[1], weight.shape[0])
+    with torch.no_grad():
+        linear.weight.copy_(weight)
+        linear.bias.copy_(bias)
+    return linear
+
+
+def save_deployable(network: BackboneWithHeadForImageClassification, processor: Any, folder: Path) -> None:
+    """Write config.json, model.safetensors and what else `pipeline` needs into `folder`, which may hold other files.
+
+    Everything is written beside and then moved, weights last, so that a run that dies here leaves no half model.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    partial = Path(tempfile.mkdtemp(prefix=".export-", dir=folder))
+    try:
+        head = fold_head(network.head)
+        model_type = network.config.backbone["model_type"]
+        if len(head) > 1 or model_type not in NATIVE_BODY:
+            _save_custom(network, head, partial)
+        elif model_type == "timm_wrapper":
+            _save_timm(network, head[0], partial)
+        else:
+            _save_native(network, head[0], partial)
+        processor.save_pretrained(partial)  # timm's writes nothing: its values stand in config.json already
+        for path in sorted(partial.iterdir(), key=lambda path: path.suffix == ".safetensors"):
+            os.replace(path, folder / path.name)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def _labels(network: nn.Module) -> dict[str, Any]:
+    return {"id2label": network.config.id2label, "label2id": network.config.label2id}
+
+
+def _save_custom(network: nn.Module, head: nn.Sequential, folder: Path) -> None:
+    """The custom class with its modeling file, and `auto_map` in config.json, by which `pipeline` finds it."""
+    BackboneWithHeadConfig.register_for_auto_class()
+    BackboneWithHeadForImageClassification.register_for_auto_class("AutoModelForImageClassification")
+    layers = [
+        {"type": "linear", "in_features": layer.in_features, "out_features": layer.out_features}
+        if isinstance(layer, nn.Linear)
+        else {"type": "relu"}
+        for layer in head
+    ]
+    config = BackboneWithHeadConfig(backbone=network.config.backbone, head=layers, **_labels(network))
+    model = BackboneWithHeadForImageClassification(config)
+    model.backbone.load_state_dict(network.backbone.state_dict())
+    model.head.load_state_dict(head.state_dict())
+    model.eval().save_pretrained(folder)
+
+
+def _save_native(network: nn.Module, linear: nn.Linear, folder: Path) -> None:
+    """`ResNetForImageClassification`: the body under its own name, and one Linear."""
+    from transformers import AutoConfig, AutoModelForImageClassification
+
+    values = dict(network.config.backbone)
+    config = AutoConfig.for_model(values.pop("model_type"), **values, **_labels(network))
+    model = AutoModelForImageClassification.from_config(config)
+    getattr(model, NATIVE_BODY[config.model_type]).load_state_dict(network.backbone.state_dict())
+    model.classifier[-1].load_state_dict(linear.state_dict())
+    model.eval().save_pretrained(folder)
+
+
+def _save_timm(network: nn.Module, linear: nn.Linear, folder: Path) -> None:
+    """timm's own layout: its parameter names, and a config.json that both timm and transformers read.
+
+    transformers' writer adds a `timm_model.` prefix and `"model_args": null`, on which timm's loader stumbles.
+    """
+    import timm
+
+    values = network.config.backbone
+    classes = linear.out_features
+    model = timm.create_model(values["architecture"], num_classes=classes, **values.get("model_args", {}))
+    body = network.backbone.timm_model.state_dict()
+    missing, unexpected = model.load_state_dict(body, strict=False)
+    classifier = model.get_classifier()
+    own = {name for name, parameter in model.state_dict(keep_vars=True).items() if parameter in set(classifier.parameters())}
+    if unexpected or set(missing) != own:
+        raise ValueError(f"{values['architecture']}: weights do not fit timm's own network: {missing}, {unexpected}")
+    classifier.load_state_dict(linear.state_dict())
+    save_file({k: v.contiguous() for k, v in model.state_dict().items()}, folder / "model.safetensors", {"format": "pt"})
+    labels = [network.config.id2label[index] for index in range(classes)]
+    config = {
+        "architecture": values["architecture"],
+        "architectures": ["TimmWrapperForImageClassification"],
+        "model_type": "timm_wrapper",
+        "num_classes": classes,
+        "num_features": linear.in_features,
+        "label_names": labels,
+        "pretrained_cfg": {**values["pretrained_cfg"], "num_classes": classes},
+    }
+    if values.get("model_args"):
+        config["model_args"] = values["model_args"]
+    (folder / "config.json").write_text(json.dumps(config, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def load_deployable(folder: Path, device: Any = "cpu") -> Any:
+    """The run folder as a visitor loads it: a `pipeline` in fp32. Our own custom class needs no `trust_remote_code`."""
+    from transformers import AutoConfig, AutoModelForImageClassification, pipeline
+
+    AutoConfig.register(BackboneWithHeadConfig.model_type, BackboneWithHeadConfig, exist_ok=True)
+    AutoModelForImageClassification.register(
+        BackboneWithHeadConfig, BackboneWithHeadForImageClassification, exist_ok=True
+    )
+    return pipeline("image-classification", model=str(folder), device=device, dtype=torch.float32)
+
+
+def largest_difference(network: nn.Module, deployed: nn.Module, batches: Any) -> tuple[float, float]:
+    """Largest absolute difference of the two models' logits over `batches` of pixels, and the largest logit."""
+    difference, largest = 0.0, 0.0
+    with torch.inference_mode():
+        for pixels in batches:
+            expected, got = network(pixels).logits, deployed(pixels).logits
+            difference = max(difference, (expected - got).abs().max().item())
+            largest = max(largest, expected.abs().max().item())
+    return difference, largest

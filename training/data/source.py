@@ -1,0 +1,197 @@
+"""Where the images lie: a folder on disk or a data set on the Hub. Both become `datasets` with explicit features."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from tqdm.auto import tqdm
+
+from training.data.images import inspect, sha256
+from training.data.intake import SPLIT_FOLDERS, Example, Skipped, read_folder
+from training.data.splits import SPLITS, Row
+from training.recipe import Data, UserError
+
+if TYPE_CHECKING:
+    from datasets import Dataset, DatasetDict
+
+LABEL_COLUMNS = ("label", "labels", "class", "class_label", "category", "target", "fine_label", "species", "breed")
+
+
+@dataclass(frozen=True)
+class Folder:
+    """Images below a folder; paths in `splits.csv` are relative to it."""
+
+    data_dir: Path
+
+    def read(self, data: Data, progress: bool = True) -> tuple[list[Example], list[Skipped]]:
+        """See `read_folder`."""
+        return read_folder(self.data_dir, data, progress)
+
+    def as_datasets(self, rows: list[Row]) -> DatasetDict:
+        """`image` (Image), `label` (ClassLabel) and `path` (string) for each split, in the order of `rows`."""
+        from datasets import ClassLabel, Dataset, DatasetDict, Features, Image, Value
+
+        names = sorted({row.label for row in rows})
+        features = Features(image=Image(), label=ClassLabel(names=names), path=Value("string"))
+        parts = {split: [row for row in rows if row.split == split] for split in SPLITS}
+        return DatasetDict(
+            {
+                split: Dataset.from_dict(
+                    {
+                        "image": [str(self.data_dir / row.path) for row in part],
+                        "label": [names.index(row.label) for row in part],
+                        "path": [row.path for row in part],
+                    },
+                    features=features,
+                )
+                for split, part in parts.items()
+            }
+        )
+
+    def to_dict(self) -> dict[str, str]:
+        """What `local/data.json` says."""
+        return {"data_dir": str(self.data_dir.resolve())}
+
+
+@dataclass(frozen=True)
+class HubDataset:
+    """A data set on the Hub; paths in `splits.csv` are revision/split/row."""
+
+    repo_id: str
+    revision: str | None = None
+
+    def read(self, data: Data, progress: bool = True) -> tuple[list[Example], list[Skipped]]:
+        """Every readable row, in order, with its class name and the Hub's own split."""
+        from datasets import Image
+
+        found = self._load()
+        examples, skipped = [], []
+        for split, part in found.items():
+            image, label = columns(part, self.repo_id)
+            names = getattr(part.features[label], "names", None)
+            encoded = part.cast_column(image, Image(decode=False)).select_columns([image, label])
+            rows = tqdm(encoded, f"Reading {split}", unit=" images", leave=False, disable=not progress or None)
+            for index, row in enumerate(rows):
+                path = f"{self.revision}/{split}/{index}"
+                content = _content(row[image])
+                reason = inspect(content) if row[label] is not None and row[label] != -1 else "no label"
+                if reason:
+                    skipped.append(Skipped(path, reason))
+                    continue
+                name = names[row[label]] if names else str(row[label])
+                own = SPLIT_FOLDERS.get(split.lower())
+                examples.append(Example(path, data.class_names.get(name, name), own, None, sha256(content)))
+        if not examples:
+            raise UserError(f"data set '{self.repo_id}' has no readable image with a label")
+        if {example.split for example in examples} <= {"train", None}:
+            examples = [replace(example, split=None) for example in examples]
+        return examples, skipped
+
+    def pinned(self) -> HubDataset:
+        """The same data set at the commit that it has now, so that a run that goes on sees the same images.
+
+        Raises:
+            UserError: there is no such data set for this user, or the Hub cannot be reached.
+        """
+        from huggingface_hub import HfApi
+        from huggingface_hub.errors import HfHubHTTPError
+
+        try:
+            return replace(self, revision=HfApi().dataset_info(self.repo_id, revision=self.revision).sha)
+        except HfHubHTTPError as error:
+            status = error.response.status_code
+            raise UserError(
+                f"no data set '{self.repo_id}' on the Hub for you (HTTP {status}); is the name right? A private one needs "
+                "`hf auth login` or HF_TOKEN"
+            ) from error
+        except (OSError, ValueError) as error:
+            raise UserError(
+                f"data set '{self.repo_id}': {_first_line(error)}; is the network there? HF_ENDPOINT names another Hub, "
+                "--data_dir FOLDER needs none"
+            ) from error
+
+    def as_datasets(self, rows: list[Row]) -> DatasetDict:
+        """As `Folder.as_datasets`; the images stay in the Hub's own files, in the cache."""
+        from datasets import ClassLabel, Dataset, DatasetDict, Image, concatenate_datasets
+
+        names = sorted({row.label for row in rows})
+        found = self._load()
+        result = {}
+        for split in SPLITS:
+            parts = []
+            for origin, part in found.items():
+                chosen = [row for row in rows if row.split == split and row.path.split("/")[1] == origin]
+                if not chosen:
+                    continue
+                image, _ = columns(part, self.repo_id)
+                picked: Dataset = part.select([int(row.path.rsplit("/", 1)[1]) for row in chosen])
+                picked = picked.select_columns([image]).rename_column(image, "image").cast_column("image", Image())
+                picked = picked.add_column("label", [names.index(row.label) for row in chosen])
+                picked = picked.add_column("path", [row.path for row in chosen])
+                parts.append(picked.cast_column("label", ClassLabel(names=names)))
+            result[split] = concatenate_datasets(parts)
+        return DatasetDict(result)
+
+    def to_dict(self) -> dict[str, str | None]:
+        """What `local/data.json` says."""
+        return {"dataset": self.repo_id, "revision": self.revision}
+
+    def _load(self) -> Mapping[str, Dataset]:
+        from datasets import load_dataset
+
+        try:
+            return load_dataset(self.repo_id, revision=self.revision)
+        except (OSError, ValueError, RuntimeError) as error:
+            raise UserError(f"data set '{self.repo_id}' cannot be loaded: {_first_line(error)}") from error
+
+
+Source = Folder | HubDataset
+
+
+def load_source(path: Path) -> Source:
+    """The source that `local/data.json` remembers."""
+    stored = json.loads(path.read_text(encoding="utf-8"))
+    return Folder(Path(stored["data_dir"])) if "data_dir" in stored else HubDataset(stored["dataset"], stored["revision"])
+
+
+def columns(part: Dataset, repo_id: str) -> tuple[str, str]:
+    """Names of the image and the label column: by type first, then by the usual names.
+
+    Raises:
+        UserError: one of them cannot be told.
+    """
+    from datasets import ClassLabel, Image, Value
+
+    features = part.features
+    images = [name for name, feature in features.items() if isinstance(feature, Image)]
+    if not images:
+        raise UserError(f"data set '{repo_id}' has no column of images; it has {', '.join(features)}")
+    classes = [name for name, feature in features.items() if isinstance(feature, ClassLabel)]
+    plain = [
+        name
+        for name, feature in features.items()
+        if isinstance(feature, Value) and (feature.dtype.startswith("int") or "string" in feature.dtype)
+    ]
+    usual = [name for name in LABEL_COLUMNS if name in classes] + classes[:1]
+    usual += [name for name in LABEL_COLUMNS if name in plain]
+    if not usual:
+        raise UserError(
+            f"data set '{repo_id}' has no column of labels; it has {', '.join(features)}, and looked for were a ClassLabel "
+            f"or {', '.join(LABEL_COLUMNS)}"
+        )
+    return images[0], usual[0]
+
+
+def _content(image: Mapping) -> bytes:
+    """The encoded bytes of an undecoded `Image` value, which stand in the row or in a file of the cache."""
+    if image is None:
+        return b""
+    return image["bytes"] if image["bytes"] is not None else Path(image["path"]).read_bytes()
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error) or type(error).__name__).strip().splitlines()[0]

@@ -1,0 +1,71 @@
+"""Which of Trainer's checkpoints can be gone on from, and what they say of the stage they belong to.
+
+Trainer writes a checkpoint in place, `trainer_state.json` last, and deletes old ones file by file: a process that is
+killed leaves a folder that is only half there.
+"""
+
+import json
+import zipfile
+from pathlib import Path
+from typing import Any
+
+PREFIX = "checkpoint-"
+STATE = "trainer_state.json"
+
+
+def newest_checkpoint(folder: Path) -> tuple[Path | None, list[str]]:
+    """The newest complete checkpoint below `folder`, and what is wrong with each newer one."""
+    broken = []
+    for path in sorted(folder.glob(f"{PREFIX}*"), key=_step, reverse=True):
+        reason = _what_is_broken(path)
+        if reason is None:
+            return path, broken
+        broken.append(f"{path} {reason}")
+    return None, broken
+
+
+def state_of(checkpoint: Path) -> dict[str, Any]:
+    """Trainer's state in a checkpoint."""
+    return json.loads((checkpoint / STATE).read_text(encoding="utf-8"))
+
+
+def is_finished(checkpoint: Path) -> bool:
+    """Whether training had decided to stop, by its length or early, when this checkpoint was written."""
+    return state_of(checkpoint)["stateful_callbacks"]["TrainerControl"]["args"]["should_training_stop"]
+
+
+def result_of(checkpoint: Path, restore_best: bool) -> Path:
+    """The checkpoint whose weights a finished stage hands on: the best one if they are to be restored, else the last.
+
+    Trainer remembers the best one by a path, which is wrong once the run folder has moved; its step is not.
+    """
+    best = checkpoint.parent / f"{PREFIX}{state_of(checkpoint)['best_global_step']}"
+    return best if restore_best and best.is_dir() else checkpoint
+
+
+def _step(path: Path) -> int:
+    number = path.name.removeprefix(PREFIX)
+    return int(number) if number.isdigit() else -1
+
+
+def _what_is_broken(path: Path) -> str | None:
+    """Why a checkpoint cannot be gone on from, or None."""
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        state_of(path)
+    except (OSError, ValueError):
+        return "was not written to its end"
+    try:
+        with safe_open(path / "model.safetensors", "pt"):  # checks that the file has the size its header promises
+            pass
+    except (OSError, SafetensorError):
+        return "has weights that are cut off"
+    for name in ("optimizer.pt", "scheduler.pt"):
+        try:
+            with zipfile.ZipFile(path / name) as archive:
+                if archive.testzip() is not None:
+                    return f"has a corrupt {name}"
+        except (OSError, zipfile.BadZipFile):
+            return f"has a {name} that is cut off"
+    return None

@@ -1,0 +1,358 @@
+"""The main job: a recipe and its images become a run folder."""
+
+from __future__ import annotations
+
+import gc
+import shutil
+import time
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import PartialState
+from accelerate.utils import broadcast_object_list
+from torch.utils.data import DataLoader
+from tqdm.auto import tqdm
+from transformers.utils import logging as transformers_logging
+
+from hub_utils.export import largest_difference, load_deployable, save_deployable
+from hub_utils.portable.modeling_backbone_with_head import BackboneWithHeadForImageClassification
+from training.data import splits as splitting
+from training.data.intake import Skipped, summary
+from training.data.source import HubDataset, Source, load_source
+from training.data.splits import SPLITS, Row
+from training.data.transforms import Preprocessing, Views
+from training.fitting import checkpoints, hardware
+from training.fitting.flags import check_names, make_arguments, parse_flags
+from training.fitting.network import base_model_facts, build_network, describe, set_trainable
+from training.fitting.progress import Progress, history_rows, write_history
+from training.fitting.trainer import StageTrainer, balanced_weights
+from training.recipe import Recipe, Stage, UserError
+from training.results.curves import plot_curves
+from training.results.metrics import classification_metrics
+from training.run_folder import RunFolder, check_same, recipe_facts, write_json, write_skipped
+
+TOLERANCE = 1e-4  # of the largest logit: how far the deployed model may be from the trained one, in fp32
+
+
+@dataclass(frozen=True)
+class Options:
+    """What the command line says beside the recipe and `TrainingArguments`."""
+
+    resume: bool = False
+    overwrite: bool = False
+    threads: int | None = None
+    channels_last: bool | None = None
+
+
+def fit(recipe: Recipe, source: Source, run: RunFolder, options: Options = Options(), flags: list[str] = ()) -> dict:  # noqa: B008
+    """Train `recipe` on the images of `source` into `run`, and return what `all_results.json` says.
+
+    Nothing is written before data, base model and flags have proved good.
+
+    Raises:
+        UserError: something that a user can put right.
+    """
+    began = time.perf_counter()
+    transformers_logging.disable_progress_bar()
+    stage_flags = parse_flags(list(flags), recipe)
+    for number, stage in enumerate(recipe.stages, 1):
+        check_names(stage.arguments, f"stage {number} of recipe {recipe.name}")
+    machine = _choose_hardware(stage_flags, options)
+    stage_arguments = [
+        make_arguments(_argument_values(recipe, number, stage, machine, run, stage_flags[number - 1]))
+        for number, stage in enumerate(recipe.stages, 1)
+    ]
+    process = PartialState()
+    say: Callable[[str], None] = print if process.is_main_process else _silent
+
+    goes_on = run.check_free(options.resume, options.overwrite)
+    if options.resume and not goes_on:
+        say(f"nothing to resume in {run.path}: starting afresh")
+    facts = recipe_facts(recipe, base_model_facts(recipe), stage_flags)
+    if goes_on:
+        check_same(run.recipe, facts)
+
+    say(f"{recipe.title} ({recipe.name})")
+    source, rows, skipped = _on_main(process, lambda: _read_data(recipe, source, run if goes_on else None))
+    labels = sorted({row.label for row in rows})
+    for line in _data_lines(recipe, rows, skipped, labels):
+        say(line)
+    network, processor = build_network(recipe, labels)
+    say(f"network\n{describe(network, recipe)}")
+    say(f"hardware  {machine}")
+    datasets = source.as_datasets(rows)
+    if process.is_main_process and not goes_on:
+        _check_space(network, recipe, run.path)
+        run.begin(facts, options.overwrite)
+        splitting.write_splits(rows, run.splits)
+        write_skipped(skipped, run.skipped)
+        write_json(source.to_dict(), run.data)
+    process.wait_for_everyone()
+
+    preprocessing = Preprocessing(processor)
+    history: list[dict[str, Any]] = []
+    weights: Path | None = None
+    config = network.config
+    for number, stage in enumerate(recipe.stages, 1):
+        args = stage_arguments[number - 1]
+        if weights is not None:
+            network = _load_checkpoint(config, weights)
+        weights = _run_stage(network, stage, args, recipe, machine, datasets, preprocessing, history, run, goes_on, say)
+        history += history_rows(stage.name, checkpoints.state_of(_last(args))["log_history"])
+    if not process.is_main_process:
+        return {}
+
+    network = _load_checkpoint(config, weights).eval()
+    write_history(history, run.history)
+    plot_curves(history, run.curves, f"{recipe.title} ({recipe.name})")
+    results = _deploy(network, processor, datasets, stage_arguments[-1], run, say)
+    results["seconds"] = round(sum(row["seconds"] or 0 for row in history), 1)
+    results["hardware"] = str(machine)
+    results["images"] = {split: len(datasets[split]) for split in SPLITS}
+    results["parameters"] = sum(p.numel() for p in network.parameters())
+    write_json(results, run.results)
+    say(f"time      {results['seconds'] / 60:.1f} min of training, {(time.perf_counter() - began) / 60:.1f} min in all")
+    return results
+
+
+def _silent(_: str) -> None:
+    """What the other processes say."""
+
+
+def _choose_hardware(stage_flags: list[dict[str, Any]], options: Options) -> hardware.Hardware:
+    """One choice for all stages; a flag for a single stage still overrides it there."""
+    first = stage_flags[0]
+    half = first.get("bf16", False if first.get("fp16") else None)
+    machine = hardware.choose(
+        use_cpu=first.get("use_cpu", False),
+        bf16=half,
+        channels_last=options.channels_last,
+        threads=options.threads,
+        workers=first.get("dataloader_num_workers"),
+    )
+    torch.set_num_threads(machine.threads)  # accelerate launch leaves one thread on a CPU
+    return machine
+
+
+def _argument_values(
+    recipe: Recipe, number: int, stage: Stage, machine: hardware.Hardware, run: RunFolder, flags: dict[str, Any]
+) -> dict[str, Any]:
+    """`TrainingArguments` of a stage: the house's, the machine's, the recipe's, and over all of them the flags."""
+    accumulation = flags.get("gradient_accumulation_steps", stage.arguments.get("gradient_accumulation_steps", 1))
+    devices = machine.processes
+    if machine.device == "cuda" and devices == 1:
+        devices = max(1, torch.cuda.device_count())
+    values = {
+        "output_dir": str(run.stage(number, stage.name)),
+        "per_device_train_batch_size": max(1, stage.batch_size // (devices * accumulation)),
+        "per_device_eval_batch_size": 32,
+        "eval_strategy": "epoch",
+        "save_strategy": "epoch",
+        "logging_strategy": "epoch",
+        "save_total_limit": 2,
+        "load_best_model_at_end": stage.restore_best or stage.early_stopping_patience is not None,
+        "metric_for_best_model": "eval_loss",
+        "greater_is_better": False,
+        "restore_callback_states_from_checkpoint": True,
+        "remove_unused_columns": False,
+        "label_names": ["labels"],
+        "log_level": "error",
+        "report_to": "none",
+        "run_name": f"{recipe.name}-{number}-{stage.name}",
+        "seed": recipe.seed,
+        "max_grad_norm": 0.0,  # Keras clips nothing
+        "bf16": machine.bf16,
+        "use_cpu": machine.device == "cpu",
+        "dataloader_num_workers": machine.workers,
+        "dataloader_persistent_workers": machine.workers > 0,
+        "dataloader_pin_memory": machine.device == "cuda",
+        **stage.arguments,
+        **flags,
+    }
+    return values
+
+
+def _on_main(process: PartialState, work: Callable[[], Any]) -> Any:
+    """The result of `work`, done by the main process alone and given to the others; so is its failure."""
+    outcome: list[Any] = [None, None]
+    if process.is_main_process:
+        try:
+            outcome[0] = work()
+        except UserError as error:
+            if process.num_processes == 1:
+                raise
+            outcome[1] = str(error)
+    if process.num_processes > 1:
+        broadcast_object_list(outcome)
+    if outcome[1] is not None:
+        raise UserError(outcome[1])
+    return outcome[0]
+
+
+def _read_data(recipe: Recipe, source: Source, run: RunFolder | None) -> tuple[Source, list[Row], list[Skipped]]:
+    """Source, splits and skipped files: of the run that goes on, or by looking at the images."""
+    if run is not None:
+        stored = load_source(run.data)
+        if isinstance(stored, HubDataset):
+            source = stored
+        return source, splitting.read_splits(run.splits), []
+    if isinstance(source, HubDataset):
+        source = source.pinned()
+    examples, skipped = source.read(recipe.data)
+    rows, leaks = splitting.make_splits(examples, recipe.splits)
+    return source, rows, [*skipped, *leaks]
+
+
+def _data_lines(recipe: Recipe, rows: list[Row], skipped: list[Skipped], labels: list[str]) -> list[str]:
+    counts = Counter(row.split for row in rows)
+    split = " · ".join(f"{name} {counts[name]:,}" for name in SPLITS)
+    lines = [f"data      {len(rows):,} images, {len(labels)} classes · {split}"]
+    if len(labels) <= 12:
+        by_class = Counter(row.label for row in rows)
+        lines.append("          " + ", ".join(f"{label} {by_class[label]:,}" for label in labels))
+    if recipe.data.classes not in (None, len(labels)):
+        lines.append(f"warning   {recipe.name} is made for {recipe.data.classes} classes, found {len(labels)}")
+    if skipped:
+        lines.append(f"skipped   {len(skipped)} files (all in local/skipped.csv): {summary(skipped)}")
+    return lines + [f"warning   {warning}" for warning in splitting.warnings(rows)]
+
+
+def _check_space(network: torch.nn.Module, recipe: Recipe, folder: Path) -> None:
+    """Refuse to begin what cannot be finished: two checkpoints a stage, one being written, and the model.
+
+    A checkpoint holds the weights and, of what is trained, Adam's two moments, all of 4 bytes.
+    """
+    total = sum(parameter.numel() for parameter in network.parameters())
+    head = sum(parameter.numel() for parameter in network.head.parameters())
+    trained = [total if stage.trainable == "all" else head for stage in recipe.stages]
+    need = 4 * (sum(2 * (total + 2 * moving) for moving in trained) + (total + 2 * trained[-1]) + total)
+    there = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
+    free = shutil.disk_usage(there).free
+    if free < need:
+        raise UserError(
+            f"no space left: checkpoints and model need up to {need / 1e9:.1f} GB, '{there}' has {free / 1e9:.1f} GB; free "
+            "some, or choose another --output_dir"
+        )
+
+
+def _run_stage(
+    network: BackboneWithHeadForImageClassification,
+    stage: Stage,
+    args: Any,
+    recipe: Recipe,
+    machine: hardware.Hardware,
+    datasets: Any,
+    preprocessing: Preprocessing,
+    history: list[dict[str, Any]],
+    run: RunFolder,
+    goes_on: bool,
+    say: Callable[[str], None],
+) -> Path:
+    """Train one stage to its end, from its newest checkpoint if it has one; the checkpoint with its resulting weights."""
+    newest, broken = checkpoints.newest_checkpoint(Path(args.output_dir)) if goes_on else (None, [])
+    for line in broken:
+        say(f"warning   {line}; going on from {newest or 'the start of the stage'}")
+    batch = args.train_batch_size * args.gradient_accumulation_steps * args.world_size
+    say(f"stage     {stage.name}: {stage.trainable} layers, {len(datasets['train']):,} images, batch {batch}")
+    if newest is not None and checkpoints.is_finished(newest):
+        say(f"  finished before, at step {checkpoints.state_of(newest)['global_step']}")
+        return checkpoints.result_of(newest, args.load_best_model_at_end)
+    if args.process_index == 0:
+        for path in Path(args.output_dir).glob(f"{checkpoints.PREFIX}*"):
+            if broken and path.name > "" and any(line.startswith(f"{path} ") for line in broken):
+                shutil.rmtree(path)
+    PartialState().wait_for_everyone()
+
+    set_trainable(network, stage.trainable)
+    if machine.channels_last:
+        network.to(memory_format=torch.channels_last)
+    labels = datasets["train"]["label"]
+    weights = balanced_weights(list(labels), len(network.config.id2label)) if recipe.class_weights else None
+    trainer = StageTrainer(
+        stage,
+        Progress(stage.name, history, run.history),
+        weights,
+        model=network,
+        args=args,
+        train_dataset=Views(datasets["train"], preprocessing, recipe.augmentation, args.seed),
+        eval_dataset=Views(datasets["validation"], preprocessing),
+    )
+    if newest is not None:
+        say(f"  going on after step {checkpoints.state_of(newest)['global_step']}")
+    trainer.train(resume_from_checkpoint=None if newest is None else str(newest))
+    trainer.accelerator.free_memory()
+    del trainer
+    gc.collect()
+    result = checkpoints.result_of(_last(args), args.load_best_model_at_end)
+    if args.load_best_model_at_end:
+        say(f"  best weights are those of epoch {checkpoints.state_of(result)['epoch']:g}")
+    return result
+
+
+def _last(args: Any) -> Path:
+    """The checkpoint with which a stage ended."""
+    return checkpoints.newest_checkpoint(Path(args.output_dir))[0]
+
+
+def _load_checkpoint(config: Any, checkpoint: Path) -> BackboneWithHeadForImageClassification:
+    """The training form with a checkpoint's weights. Every stage starts from a file, as it does after a kill."""
+    from safetensors.torch import load_model
+
+    network = BackboneWithHeadForImageClassification(config)
+    load_model(network, checkpoint / "model.safetensors")
+    return network
+
+
+def _deploy(
+    network: BackboneWithHeadForImageClassification,
+    processor: Any,
+    datasets: Any,
+    args: Any,
+    run: RunFolder,
+    say: Callable[[str], None],
+) -> dict[str, Any]:
+    """Fold, save, load again as a visitor would, and measure what was loaded, in fp32."""
+    save_deployable(network, processor, run.path)
+    classifier = load_deployable(run.path, args.device)
+    deployed = classifier.model.eval()
+    network.to(args.device)
+    preprocessing = Preprocessing(classifier.image_processor)
+    sample = _loader(datasets["validation"].select(range(min(64, len(datasets["validation"])))), preprocessing, args)
+    difference, largest = largest_difference(network, deployed, (batch["pixel_values"].to(args.device) for batch in sample))
+    if difference > TOLERANCE * largest:
+        raise RuntimeError(
+            f"the saved model differs from the trained one by {difference:.2e} of {largest:.2e}, more than {TOLERANCE:g} of "
+            "the largest logit: please report this"
+        )
+    say(f"saved     {type(deployed).__name__}; largest difference of its logits {difference:.1e} (largest logit {largest:.1f})")
+    results: dict[str, Any] = {
+        "model_class": type(deployed).__name__,
+        "largest_logit_difference": difference,
+        "largest_logit": largest,
+    }
+    for split in ("validation", "test"):
+        metrics = measure(deployed, _loader(datasets[split], preprocessing, args), split)
+        results[split] = metrics
+        say(f"{split:<10}accuracy {metrics['accuracy']:.2%} of {len(datasets[split])}, loss {metrics['loss']:.4f}")
+    return results
+
+
+def _loader(rows: Any, preprocessing: Preprocessing, args: Any) -> DataLoader:
+    return DataLoader(
+        Views(rows, preprocessing), batch_size=args.per_device_eval_batch_size, num_workers=args.dataloader_num_workers
+    )
+
+
+def measure(model: torch.nn.Module, batches: DataLoader, name: str) -> dict[str, float]:
+    """`classification_metrics` of a model in fp32 over batches of `pixel_values` and `labels`."""
+    device = next(model.parameters()).device
+    logits, labels = [], []
+    with torch.inference_mode():
+        for batch in tqdm(batches, f"Measuring {name}", unit=" batches", leave=False, disable=None):
+            logits.append(model(batch["pixel_values"].to(device)).logits.float().cpu())
+            labels.append(batch["labels"])
+    return classification_metrics(torch.cat(logits).numpy(), torch.cat(labels).numpy())

@@ -1,0 +1,111 @@
+"""Command-line flags that are `TrainingArguments`: for every stage, or with `--stage2.` for one."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from training.recipe import Recipe, UserError
+
+# Trainer's own ways of doing what this project does otherwise, and what to use instead.
+INSTEAD = {
+    "resume_from_checkpoint": "use --resume",
+    "push_to_hub": "Trainer would upload weights and a pickle, publicly; train first, then upload the run folder",
+    "remove_unused_columns": "the image column is needed until the last moment",
+    "label_names": "classes come from the data",
+    "data_seed": "--seed is for weights, order and augmentation alike",
+    "do_train": "this command trains",
+    "do_eval": "every epoch is evaluated",
+    "do_predict": "this command trains",
+}
+OWN = ("data_dir", "dataset", "base_model", "output_dir", "resume", "overwrite", "class_weights", "threads", "channels_last")
+
+
+def parse_flags(tokens: list[str], recipe: Recipe) -> list[dict[str, Any]]:
+    """For each stage of the recipe, the `TrainingArguments` that the command line states, by name.
+
+    Raises:
+        UserError: an unknown flag or stage, a value of the wrong kind, or a flag of Trainer's that is not used here.
+    """
+    common, single = _by_stage(tokens, len(recipe.stages))
+    parser = _parser()
+    everywhere = _parse(parser, common)
+    return [{**everywhere, **_parse(parser, single.get(number, []))} for number in range(1, len(recipe.stages) + 1)]
+
+
+def check_names(names: Iterable[str], where: str) -> None:
+    """Refuse `TrainingArguments` that this version of transformers does not have, with the nearest name it has.
+
+    Raises:
+        UserError: one of them is unknown.
+    """
+    known = set(_parser().known)
+    for name in names:
+        if name not in known:
+            near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+            hint = f"; did you mean '{near[0]}'?" if near else ""
+            raise UserError(f"{where}: TrainingArguments has no '{name}'{hint}")
+
+
+def make_arguments(values: Mapping[str, Any]) -> Any:
+    """`TrainingArguments`; what they refuse becomes one line.
+
+    Raises:
+        UserError: the values do not go together.
+    """
+    from transformers import TrainingArguments
+
+    try:
+        return TrainingArguments(**values)
+    except (ValueError, ImportError, TypeError) as error:
+        raise UserError(f"training arguments: {str(error).strip().splitlines()[0]}") from error
+
+
+def _by_stage(tokens: list[str], stages: int) -> tuple[list[str], dict[int, list[str]]]:
+    """Tokens for all stages, and those for each numbered one; a flag's values follow it to its stage."""
+    common: list[str] = []
+    single: dict[int, list[str]] = {}
+    target = common
+    for token in tokens:
+        found = re.match(r"--stage(\d+)\.(.+)", token)
+        if found:
+            number = int(found[1])
+            if not 1 <= number <= stages:
+                raise UserError(f"{token}: this recipe has {stages} stage{'s' if stages > 1 else ''}, counted from 1")
+            target, token = single.setdefault(number, []), f"--{found[2]}"
+        elif token.startswith("--"):
+            target = common
+        target.append(token)
+    return common, single
+
+
+def _parse(parser: Any, tokens: list[str]) -> dict[str, Any]:
+    given = [token.split("=")[0] for token in tokens if token.startswith("--")]
+    for flag in given:
+        name = parser.destination.get(flag)
+        if name is None:
+            near = difflib.get_close_matches(flag, [*parser.destination, *(f"--{own}" for own in OWN)], n=1, cutoff=0.5)
+            hint = f"; did you mean {near[0]}?" if near else ""
+            raise UserError(f"unknown flag {flag}{hint} (flags cannot be shortened; --help lists them)")
+        if name in INSTEAD or name.startswith("hub_"):
+            raise UserError(f"{flag} is not used here: {INSTEAD.get(name, INSTEAD['push_to_hub'])}")
+    namespace, rest = parser.parse_known_args(tokens)
+    if rest:
+        raise UserError(f"'{rest[0]}' belongs to no flag; RECIPE comes first, then flags with their values")
+    return {parser.destination[flag]: getattr(namespace, parser.destination[flag]) for flag in given}
+
+
+def _parser() -> Any:
+    """An argument parser for `TrainingArguments` that raises `UserError` instead of ending the process."""
+    from transformers import HfArgumentParser, TrainingArguments
+
+    class Parser(HfArgumentParser):
+        def error(self, message: str) -> None:
+            raise UserError(message.replace("argument ", ""))
+
+    parser = Parser(TrainingArguments, allow_abbrev=False, add_help=False)
+    parser.destination = {flag: action.dest for action in parser._actions for flag in action.option_strings}
+    parser.known = [action.dest for action in parser._actions]
+    return parser

@@ -1,0 +1,269 @@
+"""The network of a recipe: a base model from the Hub, a folder or a configuration, and the recipe's head on it."""
+
+from __future__ import annotations
+
+import logging
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from training.recipe import BatchNorm, Dropout, FromConfig, Linear, Recipe, ReLU, UserError
+
+if TYPE_CHECKING:
+    from hub_utils.portable.modeling_backbone_with_head import BackboneWithHeadForImageClassification
+
+
+def build_network(recipe: Recipe, labels: list[str]) -> tuple[BackboneWithHeadForImageClassification, Any]:
+    """The training form of the recipe's network, in fp32 on the CPU, and its image processor.
+
+    The head's weights are drawn from the recipe's seed.
+
+    Raises:
+        UserError: the base model is not there, cannot be reached, or is no image model that pools its features.
+    """
+    import torch
+    from transformers import set_seed
+
+    from hub_utils.portable.modeling_backbone_with_head import (
+        BackboneWithHeadConfig,
+        BackboneWithHeadForImageClassification,
+    )
+
+    set_seed(recipe.seed)
+    body, processor = _from_config(recipe.base_model) if isinstance(recipe.base_model, FromConfig) else _load(recipe)
+    processor = _adapt(processor, body.config, recipe)
+    width = _feature_width(body, processor, recipe)
+    config = BackboneWithHeadConfig(
+        backbone=_plain(body.config),
+        head=head_layers(recipe, width, len(labels)),
+        id2label=dict(enumerate(labels)),
+        label2id={label: index for index, label in enumerate(labels)},
+    )
+    set_seed(recipe.seed)
+    network = BackboneWithHeadForImageClassification(config)
+    network.backbone.load_state_dict(body.state_dict())
+    return network.to(torch.float32), processor
+
+
+def head_layers(recipe: Recipe, width: int, classes: int) -> list[dict[str, Any]]:
+    """The recipe's head as `BackboneWithHeadConfig.head`, for features of `width`."""
+    layers = []
+    for layer in recipe.head:
+        match layer:
+            case Linear():
+                out = layer.features or classes
+                layers.append({"type": "linear", "in_features": width, "out_features": out})
+                width = out
+            case BatchNorm():
+                batch_norm = {"num_features": width, "momentum": layer.momentum, "eps": layer.epsilon}
+                layers.append({"type": "batch_norm", **batch_norm})
+            case Dropout():
+                layers.append({"type": "dropout", "p": layer.rate})
+            case ReLU():
+                layers.append({"type": "relu"})
+    return layers
+
+
+def set_trainable(network: Any, trainable: str) -> None:
+    """Freeze all but what a stage trains; frozen layers stand still from the next `train()` on."""
+    network.requires_grad_(trainable == "all")
+    network.head.requires_grad_(True)
+
+
+def describe(network: Any, recipe: Recipe) -> str:
+    """Parts and parameter counts, as a small table.
+
+    `weights as Keras counts them` adds the floating-point buffers, which are BatchNorm's running statistics.
+    """
+    rows = [(f"backbone ({_base_model_name(recipe)})", network.backbone)]
+    rows += [(f"head: {module!r}", module) for module in network.head]
+    parameters = sum(p.numel() for p in network.parameters())
+    statistics = sum(b.numel() for b in network.buffers() if b.is_floating_point())
+    lines = [f"  {name:<72} {sum(p.numel() for p in part.parameters()):>12,}" for name, part in rows]
+    lines.append(f"  {'parameters':<72} {parameters:>12,}")
+    lines.append(f"  {'weights as Keras counts them (with BatchNorm statistics)':<72} {parameters + statistics:>12,}")
+    return "\n".join(lines)
+
+
+def base_model_facts(recipe: Recipe) -> Any:
+    """What `recipe.json` says of the base model: a Hub id or a configuration as it is, of a folder its name alone."""
+    if isinstance(recipe.base_model, FromConfig):
+        return asdict(recipe.base_model)
+    return f"{Path(recipe.base_model).name} (a local folder)" if _is_folder(recipe) else recipe.base_model
+
+
+def _base_model_name(recipe: Recipe) -> str:
+    if isinstance(recipe.base_model, FromConfig):
+        return f"{recipe.base_model.model_type} from random weights"
+    return Path(recipe.base_model).name if _is_folder(recipe) else recipe.base_model
+
+
+def _is_folder(recipe: Recipe) -> bool:
+    return Path(recipe.base_model).is_dir()
+
+
+def _from_config(base: FromConfig) -> tuple[Any, Any]:
+    """A body of random weights, and a processor that squashes to its size."""
+    from transformers import AutoConfig, AutoModel, ViTImageProcessor
+
+    body = AutoModel.from_config(AutoConfig.for_model(base.model_type, **base.values))
+    size = {"height": base.image_size, "width": base.image_size}
+    return body, ViTImageProcessor(size=size, image_mean=base.mean, image_std=base.std)
+
+
+def _load(recipe: Recipe) -> tuple[Any, Any]:
+    """Body and image processor of a base model by Hub id or folder; every weight of the body must be found."""
+    import torch
+    from transformers import AutoImageProcessor, AutoModel
+
+    name = recipe.base_model
+    looks_local = name.startswith((".", "/", "~", "\\")) or name.count("/") > 1
+    if looks_local and not Path(name).expanduser().is_dir():
+        raise UserError(f"base model folder '{name}' does not exist; give a folder in Hub layout or a Hub id with --base_model")
+    if looks_local:
+        name = str(Path(name).expanduser())
+    try:
+        with _quiet():
+            body, found = AutoModel.from_pretrained(name, dtype=torch.float32, output_loading_info=True)
+            processor = AutoImageProcessor.from_pretrained(name)
+    except Exception as error:  # transformers raises OSError, ValueError, ImportError, SafetensorError, KeyError here
+        raise UserError(_cannot_load(name, error)) from error
+    if found["missing_keys"]:
+        missing = sorted(found["missing_keys"])
+        raise UserError(
+            f"base model '{name}' lacks {len(missing)} weights of its body, such as {missing[0]}; it needs a ResNet or "
+            "any timm checkpoint that pools its features, for example --base_model timm/resnet50.a1_in1k"
+        )
+    return body, processor
+
+
+def _cannot_load(name: str, error: Exception) -> str:
+    """One sentence on why a base model did not load, and what helps."""
+    from huggingface_hub.errors import GatedRepoError, LocalEntryNotFoundError, RepositoryNotFoundError
+
+    causes = [error]
+    while (causes[-1].__cause__ or causes[-1].__context__) is not None:
+        causes.append(causes[-1].__cause__ or causes[-1].__context__)
+    if Path(name).is_dir():
+        return f"base model folder '{name}' cannot be loaded: {_first_line(error)}; it needs config.json and model.safetensors"
+    if any(isinstance(cause, GatedRepoError) for cause in causes):
+        return f"base model '{name}' is gated: accept its terms on its page on the Hub, then `hf auth login`"
+    if any(isinstance(cause, RepositoryNotFoundError) for cause in causes):
+        return (
+            f"no base model '{name}' on the Hub, or it is private: is the name right? A private one needs `hf auth login`; "
+            "a folder does as well, with --base_model DIR"
+        )
+    if any(isinstance(cause, (LocalEntryNotFoundError, ConnectionError, TimeoutError)) for cause in causes):
+        return (
+            f"base model '{name}' is not in the cache and the Hub cannot be reached; give a folder with --base_model DIR, "
+            "another Hub with HF_ENDPOINT=https://…, or try the recipe `digits`, which downloads nothing"
+        )
+    return f"base model '{name}' cannot be loaded: {_first_line(error)}; --base_model takes a Hub id or a folder"
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error) or type(error).__name__).strip().splitlines()[0]
+
+
+def _adapt(processor: Any, config: Any, recipe: Recipe) -> Any:
+    """The base model's own processor, or a stock one with its mean and deviation where the recipe asks otherwise."""
+    size, resize = recipe.image_size, recipe.resize
+    if isinstance(recipe.base_model, FromConfig):
+        return processor
+    if config.model_type == "timm_wrapper":
+        return _adapt_timm(config, recipe)
+    if size is None and resize is None:
+        return processor
+    own_size, own_resize, crop_share = _native_geometry(processor)
+    size, resize = size or own_size, resize or own_resize
+    if (size, resize) == (own_size, own_resize):
+        return processor
+    colours = {"image_mean": processor.image_mean, "image_std": processor.image_std, "resample": processor.resample}
+    return _stock_processor(size, size / crop_share, resize, colours)
+
+
+def _stock_processor(size: int, edge: float, resize: str, colours: dict[str, Any]) -> Any:
+    """A processor that any transformers has: a square of `size`, squashed or cut from a shorter side of `edge`."""
+    from transformers import BitImageProcessor, ViTImageProcessor
+
+    square = {"height": size, "width": size}
+    if resize == "squash":
+        return ViTImageProcessor(size=square, **colours)
+    shorter = {"shortest_edge": int(edge)}
+    return BitImageProcessor(size=shorter, crop_size=square, do_center_crop=True, do_convert_rgb=True, **colours)
+
+
+def _native_geometry(processor: Any) -> tuple[int, str, float]:
+    """Input size, "crop" or "squash", and the share of the shorter side that a crop keeps."""
+    size = processor.size
+    if "height" in size and size["height"] and not getattr(processor, "do_center_crop", False):
+        return size["height"], "squash", 0.875
+    if getattr(processor, "do_center_crop", False) and processor.crop_size:
+        crop = processor.crop_size["height"]
+        return crop, "crop", crop / (size.get("shortest_edge") or size.get("height") or crop)
+    edge = size["shortest_edge"]
+    # ConvNeXT's processor, which microsoft/resnet-50 uses, crops below 384 pixels and squashes from there on.
+    return edge, "crop" if edge < 384 else "squash", getattr(processor, "crop_pct", None) or 0.875
+
+
+def _adapt_timm(config: Any, recipe: Recipe) -> Any:
+    """timm's preprocessing stands in the model's configuration: it is changed there, and so saved with the model.
+
+    A head with hidden layers does not deploy as timm's network, where that would be read: it gets a stock processor of
+    the same geometry, for training too, since PIL's resampling and torchvision's differ by a level here and there.
+    """
+    from PIL import Image
+    from transformers.models.timm_wrapper.image_processing_timm_wrapper import TimmWrapperImageProcessor
+
+    values = dict(config.pretrained_cfg)
+    if recipe.image_size is not None:
+        values["input_size"] = [3, recipe.image_size, recipe.image_size]
+    if recipe.resize is not None:
+        values["crop_mode"] = "squash" if recipe.resize == "squash" else "center"
+        values["crop_pct"] = 1.0 if recipe.resize == "squash" else values.get("crop_pct", 0.875)
+    config.pretrained_cfg = values
+    processor = TimmWrapperImageProcessor(pretrained_cfg=values, architecture=config.architecture)
+    if not any(isinstance(layer, ReLU) for layer in recipe.head):
+        return processor
+    own = processor.data_config
+    size = own["input_size"][-1]
+    resample = Image.Resampling[own["interpolation"].upper()]
+    colours = {"image_mean": list(own["mean"]), "image_std": list(own["std"]), "resample": resample}
+    return _stock_processor(size, size / own["crop_pct"], recipe.resize or "crop", colours)
+
+
+def _feature_width(body: Any, processor: Any, recipe: Recipe) -> int:
+    """Width of the pooled features, found by looking at a grey picture."""
+    import torch
+    from PIL import Image
+
+    pixels = processor(Image.new("RGB", (64, 64), "grey"), return_tensors="pt")["pixel_values"]
+    with torch.no_grad():
+        output = body.eval()(pixels)
+    pooled = getattr(output, "pooler_output", None)
+    if pooled is None:
+        raise UserError(f"base model '{_base_model_name(recipe)}' pools no features; use a ResNet or any timm checkpoint")
+    return pooled.flatten(1).shape[1]
+
+
+def _plain(config: Any) -> dict[str, Any]:
+    """The body's configuration without what belongs to its old head, or to the machine it was loaded on."""
+    values = config.to_dict()
+    for name in ("id2label", "label2id", "label_names", "num_classes", "num_labels", "architectures", "_name_or_path"):
+        values.pop(name, None)
+    if config.model_type == "timm_wrapper":
+        values["num_classes"] = 0  # its reader wants the number; none is timm's word for "no classifier"
+    return {name: value for name, value in values.items() if value is not None}
+
+
+@contextmanager
+def _quiet():
+    """transformers reports the old head's weights as unexpected; here that is expected."""
+    logger = logging.getLogger("transformers")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)

@@ -1,0 +1,103 @@
+"""One stage on `transformers.Trainer`: what Trainer lacks is added at the places it has for that, and nothing else."""
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+from torch.nn import functional
+from torch.optim.lr_scheduler import LambdaLR
+from torch.utils.data import Sampler
+from transformers import EarlyStoppingCallback, PrinterCallback, ProgressCallback, Trainer, TrainingArguments
+
+from training.data.transforms import Views
+from training.fitting.progress import Progress
+from training.recipe import Stage
+from training.results.metrics import compute_metrics
+
+
+class EpochSampler(Sampler):
+    """Pairs (epoch, row) in an order that depends on nothing but seed and epoch, for `Views`."""
+
+    def __init__(self, length: int, seed: int):
+        self.length = length
+        self.seed = seed
+        self.epoch = 0
+
+    def set_epoch(self, epoch: int) -> None:
+        """Called by Trainer at the start of each epoch."""
+        self.epoch = epoch
+
+    def __len__(self) -> int:
+        return self.length
+
+    def __iter__(self) -> Iterator[tuple[int, int]]:
+        draw = torch.Generator().manual_seed(self.seed * 1_000_003 + self.epoch)
+        for index in torch.randperm(self.length, generator=draw).tolist():
+            yield self.epoch, index
+
+
+class StageTrainer(Trainer):
+    """`Trainer` with our order of images, continuous decay, and accuracy while training."""
+
+    def __init__(self, stage: Stage, progress: Progress, class_weights: torch.Tensor | None, **kwargs: Any):
+        args: TrainingArguments = kwargs["args"]
+        callbacks: list[Any] = [progress]
+        if stage.early_stopping_patience is not None:
+            callbacks.append(EarlyStoppingCallback(stage.early_stopping_patience))
+        super().__init__(
+            compute_loss_func=cross_entropy(class_weights, args.label_smoothing_factor),
+            compute_metrics=compute_metrics,
+            callbacks=callbacks,
+            **kwargs,
+        )
+        self.remove_callback(ProgressCallback)
+        self.remove_callback(PrinterCallback)
+        self.stage = stage
+        self._seen = torch.zeros(2, device=args.device)  # images right, images seen, since the last log
+
+    def _get_train_sampler(self, train_dataset: Views | None = None) -> EpochSampler:
+        return EpochSampler(len(train_dataset or self.train_dataset), self.args.seed)
+
+    def create_scheduler(self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None) -> Any:
+        """Trainer's schedules, and lr · rate^(step / steps), which it has not."""
+        decay = self.stage.decay
+        if decay is None or self.lr_scheduler is not None:
+            return super().create_scheduler(num_training_steps, optimizer)
+        self.lr_scheduler = LambdaLR(optimizer or self.optimizer, lambda step: decay.rate ** (step / decay.steps))
+        self._created_lr_scheduler = True
+        return self.lr_scheduler
+
+    def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
+        """As Trainer's; counts right answers on the way."""
+        labels = inputs["labels"]
+        loss, outputs = super().compute_loss(model, inputs, True, num_items_in_batch)
+        if model.training:
+            right = (outputs.logits.detach().argmax(dim=1) == labels).sum()
+            self._seen += torch.stack([right, torch.tensor(len(labels), device=right.device)])
+        return (loss, outputs) if return_outputs else loss
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """As Trainer's, with the accuracy on the (augmented) training images since the last log, over all processes."""
+        if "loss" in logs:
+            right, seen = self.accelerator.reduce(self._seen, reduction="sum").tolist()
+            logs["accuracy"] = right / max(seen, 1)
+            self._seen.zero_()
+        super().log(logs, start_time)
+
+
+def cross_entropy(class_weights: torch.Tensor | None, smoothing: float) -> Callable[..., torch.Tensor]:
+    """The loss, as Keras weighs it: mean over all images of the step (across processes and accumulation) of w · loss."""
+
+    def loss(outputs: Any, labels: torch.Tensor, num_items_in_batch: torch.Tensor | int | None = None) -> torch.Tensor:
+        logits = outputs.logits.float()
+        weight = None if class_weights is None else class_weights.to(logits.device)
+        total = functional.cross_entropy(logits, labels, weight, label_smoothing=smoothing, reduction="sum")
+        return total / (len(labels) if num_items_in_batch is None else num_items_in_batch)
+
+    return loss
+
+
+def balanced_weights(labels: list[int], classes: int) -> torch.Tensor:
+    """Weight n / (k · nᵢ) of each of k classes with nᵢ of n images (scikit-learn's "balanced"); mean over images is 1."""
+    counts = torch.bincount(torch.tensor(labels), minlength=classes).clamp(min=1)
+    return len(labels) / (classes * counts)

@@ -1,0 +1,253 @@
+"""A recipe says everything about one data set's model, in one Python file.
+
+Only the standard library is imported here, so that listing and checking recipes costs nothing. To add a recipe, copy
+the shortest of ``training/recipes/``; a variant is ``dataclasses.replace`` of its sibling. The file system is the
+registry: ``load_recipe("flowers")`` reads ``training/recipes/flowers.py``, ``load_recipe("my/own.py")`` any file
+that defines ``recipe``.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import importlib
+import importlib.util
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+RECIPES = Path(__file__).parent / "recipes"
+
+
+class UserError(Exception):
+    """Something a user can put right. Commands print it as one line, without a traceback, and exit with status 1."""
+
+
+# The head: layers from the pooled features to the logits. Softmax belongs to the loss and to `pipeline`.
+
+
+@dataclass(frozen=True)
+class Linear:
+    """A fully connected layer; without `features` it has one output per class."""
+
+    features: int | None = None
+
+
+@dataclass(frozen=True)
+class ReLU:
+    """max(x, 0)."""
+
+
+@dataclass(frozen=True)
+class Dropout:
+    """Zeroes a share `rate` of its inputs while training."""
+
+    rate: float
+
+
+@dataclass(frozen=True)
+class BatchNorm:
+    """Batch normalisation with Keras' defaults: its momentum of .99 is torch's .01, and epsilon is 1e-3."""
+
+    momentum: float = 0.01
+    epsilon: float = 1e-3
+
+
+Layer = Linear | ReLU | Dropout | BatchNorm
+
+
+@dataclass(frozen=True)
+class FromConfig:
+    """A network that starts from random weights: a transformers `model_type` and the values of its configuration."""
+
+    model_type: str
+    values: Mapping[str, Any]
+    image_size: int
+    mean: tuple[float, float, float] = (0.5, 0.5, 0.5)
+    std: tuple[float, float, float] = (0.5, 0.5, 0.5)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Data:
+    """Where the images are published and how a folder of them is read.
+
+    `pattern` is a regular expression searched in each image's path (POSIX, relative to the folder). Its group `label`
+    is the class; `split`, if it matches, is looked up in `split_names`; images with the same `group` (a patient, say)
+    are never on both sides of a split. Where the pattern fits no file at all, class folders are used.
+    `class_names` renames what the folders or file names say.
+    """
+
+    source: str | None = None
+    homepage: str | None = None
+    pattern: str | None = None
+    split_names: Mapping[str, str] = field(default_factory=dict)
+    class_names: Mapping[str, str] = field(default_factory=dict)
+    classes: int | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Splits:
+    """Shares of the images for validation and test, where the data brings no splits of its own."""
+
+    validation: float = 0.15
+    test: float = 0.15
+    seed: int = 42
+
+    def __post_init__(self):
+        for name in ("validation", "test"):
+            share = getattr(self, name)
+            if not 0 < share < 1:
+                raise ValueError(f"Splits({name}={share}): a share lies between 0 and 1, for example {name}=0.15")
+        if self.validation + self.test >= 1:
+            raise ValueError("Splits: validation and test together leave nothing to train on")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Augmentation:
+    """How training images vary; every draw depends on nothing but seed, epoch and image.
+
+    `rotation` and `shear` in degrees, either way; `zoom` and `shift` as shares (0.2: scaled by 0.8 to 1.2, moved by up
+    to a fifth); what comes into view beyond the edge repeats the edge, as in Keras. `crop`: the smallest share of the
+    area that a random crop keeps (1 crops nothing). `brightness`, `contrast`, `saturation`: the largest relative change.
+    """
+
+    rotation: float = 0.0
+    shear: float = 0.0
+    zoom: float = 0.0
+    shift: float = 0.0
+    horizontal_flip: bool = False
+    vertical_flip: bool = False
+    crop: float = 1.0
+    brightness: float = 0.0
+    contrast: float = 0.0
+    saturation: float = 0.0
+
+
+@dataclass(frozen=True)
+class ExponentialDecay:
+    """Learning rate × rate^(step / steps), continuous, counted in optimiser steps."""
+
+    rate: float
+    steps: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stage:
+    """One leg of training.
+
+    `trainable`: "all", or "head" for the new layers only; what is frozen stands still, BatchNorm statistics included.
+    `batch_size` is global: it is divided by processes and gradient accumulation. `arguments` are `TrainingArguments` by
+    their own names. With `early_stopping_patience`, training ends after that many epochs without a lower validation
+    loss, and the best weights come back; with `restore_best` alone, only the latter.
+    """
+
+    name: str
+    trainable: Literal["all", "head"] = "all"
+    batch_size: int = 32
+    arguments: Mapping[str, Any] = field(default_factory=dict)
+    decay: ExponentialDecay | None = None
+    early_stopping_patience: int | None = None
+    restore_best: bool = False
+
+    def __post_init__(self):
+        if self.trainable not in ("all", "head"):
+            raise ValueError(f"Stage(trainable={self.trainable!r}): allowed are 'all' and 'head'")
+        if not re.fullmatch(r"[a-z0-9_]+", self.name):
+            raise ValueError(f"Stage(name={self.name!r}): small letters, digits and _ only; it names a folder")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Card:
+    """What the model card must say and no program can find out."""
+
+    license: str = "unknown"
+    data_license: str = "unknown"
+    citation: str | None = None
+    limits: str | None = None
+    medical: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """Everything about one data set's model; see the module's docstring.
+
+    `image_size` and `resize` override the base model's own preprocessing: "crop" scales the shorter side and cuts out
+    the middle, "squash" scales to a square. `seed` is for weights, order and augmentation; the splits have their own.
+    """
+
+    title: str
+    base_model: str | FromConfig
+    head: tuple[Layer, ...]
+    stages: tuple[Stage, ...]
+    data: Data = Data()
+    splits: Splits = Splits()
+    augmentation: Augmentation = Augmentation()
+    image_size: int | None = None
+    resize: Literal["crop", "squash"] | None = None
+    class_weights: Literal["balanced"] | None = None
+    seed: int = 42
+    card: Card = Card()
+    name: str = ""
+
+    def __post_init__(self):
+        if not self.stages:
+            raise ValueError("Recipe(stages=()): at least one Stage is needed")
+        if not self.head or self.head[-1] != Linear():
+            raise ValueError("Recipe(head=...): the last layer must be Linear(), with one output per class")
+        if self.resize not in (None, "crop", "squash"):
+            raise ValueError(f"Recipe(resize={self.resize!r}): allowed are 'crop', 'squash' and None (the base model's)")
+
+
+def recipe_names() -> list[str]:
+    """Names of the recipes that come with the project, in alphabetical order."""
+    return sorted(path.stem for path in RECIPES.glob("*.py") if not path.stem.startswith("_"))
+
+
+def load_recipe(name: str) -> Recipe:
+    """The recipe of that name, or the one that the file `name` defines.
+
+    Raises:
+        UserError: there is no such recipe or file, or it does not define a valid `recipe`.
+    """
+    by_path = name.endswith(".py") or "/" in name or "\\" in name
+    if not by_path and name not in recipe_names():
+        near = difflib.get_close_matches(name, recipe_names(), n=1, cutoff=0.5)
+        hint = f"did you mean '{near[0]}'? " if near else ""
+        raise UserError(f"no recipe '{name}'; {hint}There are {', '.join(recipe_names())}, or the path of your own .py")
+    path = Path(name) if by_path else RECIPES / f"{name}.py"
+    if not path.is_file():
+        raise UserError(f"no recipe file '{path}'; there are {', '.join(recipe_names())}, or the path of your own .py")
+    recipe = getattr(_import(path, by_path), "recipe", None)
+    if not isinstance(recipe, Recipe):
+        raise UserError(f"{path} must define `recipe = Recipe(...)`; copy {RECIPES / 'flowers.py'} to start from")
+    return dataclasses.replace(recipe, name=path.stem)
+
+
+def _import(path: Path, by_path: bool):
+    """The recipe's module; whatever is wrong with it becomes one line that names the file."""
+    try:
+        if not by_path:
+            return importlib.import_module(f"training.recipes.{path.stem}")
+        spec = importlib.util.spec_from_file_location(path.stem, path)
+        module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+        return module
+    except SyntaxError as error:
+        raise UserError(f"{path}, line {error.lineno}: {error.msg}") from error
+    except TypeError as error:
+        raise UserError(f"{path}: {error}{_near_field(str(error))}") from error
+    except Exception as error:
+        raise UserError(f"{path}: {type(error).__name__}: {error}") from error
+
+
+def _near_field(message: str) -> str:
+    """For "Stage.__init__() got an unexpected keyword argument 'batchsize'": the field that was probably meant."""
+    found = re.search(r"(\w+)\.__init__\(\) got an unexpected keyword argument '(\w+)'", message)
+    owner = globals().get(found[1]) if found else None
+    if not dataclasses.is_dataclass(owner):
+        return ""
+    names = [each.name for each in dataclasses.fields(owner)]
+    near = difflib.get_close_matches(found[2], names, n=1, cutoff=0.5)
+    return f"; did you mean '{near[0]}'?" if near else f"; {found[1]} has {', '.join(names)}"

@@ -1,0 +1,144 @@
+"""Fine-tune a Hub-hosted image classifier on a folder of images.
+
+    accelerate launch -q training/train.py RECIPE [flags]
+"""
+
+import argparse
+import dataclasses
+import errno
+import os
+import sys
+from pathlib import Path
+
+from training.recipe import Recipe, UserError, load_recipe, recipe_names
+
+USAGE = "accelerate launch -q training/train.py RECIPE [flags]"
+EPILOG = """\
+Any flag of transformers' TrainingArguments works too, for every stage or, with --stage1. --stage2. …, for one:
+  --num_train_epochs 3  --learning_rate 1e-4  --per_device_train_batch_size 8  --gradient_accumulation_steps 2
+  --stage2.learning_rate 1e-5  --bf16 false  --use_cpu  --dataloader_num_workers 4  --seed 1  --report_to tensorboard
+  https://huggingface.co/docs/transformers/main_classes/trainer#transformers.TrainingArguments lists them all.
+
+examples:
+  accelerate launch -q training/train.py digits
+  accelerate launch -q training/train.py flowers --data_dir flower_photos
+  accelerate launch -q training/train.py folder --data_dir my_photos --output_dir runs/mine
+  accelerate launch -q training/train.py flowers --data_dir flower_photos --resume
+  torchrun --nproc_per_node 2 training/train.py digits --use_cpu
+"""
+
+
+def parser() -> argparse.ArgumentParser:
+    """The flags that are ours; everything else goes to `TrainingArguments`."""
+    result = argparse.ArgumentParser(
+        usage=USAGE,
+        description="Fine-tune an image classifier on a folder of images; the result is a folder that "
+        'pipeline("image-classification", model=FOLDER) loads.',
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    result.add_argument("recipe", metavar="RECIPE", help=f"one of {', '.join(recipe_names())}; or your own .py file")
+    images = result.add_mutually_exclusive_group()
+    images.add_argument("--data_dir", metavar="DIR", help="folder of the images (default: data/RECIPE)")
+    images.add_argument("--dataset", metavar="REPO_ID", help="a data set on the Hub instead")
+    result.add_argument("--base_model", metavar="ID_OR_DIR", help="fine-tune this one instead of the recipe's base model")
+    result.add_argument("--output_dir", metavar="RUN", help="folder to write (default: runs/RECIPE)")
+    result.add_argument("--resume", action="store_true", help="go on with a run that was interrupted")
+    result.add_argument("--overwrite", action="store_true", help="replace the run that is in the folder")
+    result.add_argument("--class_weights", choices=["balanced"], help="weigh rare classes more")
+    result.add_argument("--threads", type=int, metavar="N", help="CPU threads (default: the cores there are)")
+    result.add_argument("--channels_last", type=_yes_or_no, metavar="true|false", help="memory layout (default: by hardware)")
+    return result
+
+
+def main(tokens: list[str]) -> int:
+    """Run the command; the exit status."""
+    if tokens and tokens[0].startswith("-") and tokens[0] not in ("-h", "--help"):
+        raise UserError(f"RECIPE comes first: {USAGE}")
+    known, flags = parser().parse_known_args(tokens)
+    recipe = load_recipe(known.recipe)
+    changes = {"base_model": known.base_model, "class_weights": known.class_weights}
+    recipe = dataclasses.replace(recipe, **{name: value for name, value in changes.items() if value is not None})
+    run = Path(known.output_dir or Path("runs") / recipe.name)
+
+    # Only now, with the command understood, the libraries that take seconds to import.
+    from training.fitting.fit import Options, fit
+    from training.run_folder import RunFolder
+
+    options = Options(known.resume, known.overwrite, known.threads, known.channels_last)
+    source = _source(known, recipe)
+    fit(recipe, source, RunFolder(run), options, flags)
+    if int(os.environ.get("RANK", 0)) == 0:
+        print(f"wrote     {run}")
+        image = _any_image(run)
+        print(
+            "next      python -c \"from transformers import pipeline; "  # noqa: UP031
+            "print(pipeline('image-classification', model='%s'%s)('%s'))\"" % (run.as_posix(), _remote(run), image)
+        )
+    return 0
+
+
+def _source(known: argparse.Namespace, recipe: Recipe):
+    from training.data.embedded import write_digits
+    from training.data.source import Folder, HubDataset
+
+    if known.dataset:
+        return HubDataset(known.dataset)
+    folder = Path(known.data_dir or Path("data") / recipe.name)
+    if recipe.data.source == "sklearn:digits" and known.data_dir is None and not folder.exists():
+        write_digits(folder)
+    return Folder(folder)
+
+
+def _any_image(run: Path) -> str:
+    """An image of the test split, for the line that shows how to use the model."""
+    from training.data.source import Folder, load_source
+    from training.data.splits import read_splits
+    from training.run_folder import RunFolder
+
+    source = load_source(RunFolder(run).data)
+    path = next(row.path for row in read_splits(RunFolder(run).splits) if row.split == "test")
+    return os.path.relpath(source.data_dir / path) if isinstance(source, Folder) else "IMAGE.jpg"
+
+
+def _remote(run: Path) -> str:
+    return ", trust_remote_code=True" if any(run.glob("modeling_*.py")) else ""
+
+
+def _yes_or_no(word: str) -> bool:
+    if word.lower() not in ("true", "false"):
+        raise argparse.ArgumentTypeError(f"'{word}' is neither true nor false")
+    return word.lower() == "true"
+
+
+def run_command(command, tokens: list[str]) -> int:
+    """Run a command's `main`; what a user can put right is one line on standard error and status 1."""
+    try:
+        return command(tokens)
+    except UserError as error:
+        message = str(error)
+    except KeyboardInterrupt:
+        message = "interrupted; the same command with --resume goes on"
+    except Exception as error:
+        if not _is_full_disk(error):
+            raise
+        message = "no space left on the disk; free some, then the same command with --resume goes on"
+    if int(os.environ.get("RANK", 0)) == 0:
+        print(f"error: {message}", file=sys.stderr)
+    return 1
+
+
+def _is_full_disk(error: BaseException | None) -> bool:
+    """Whether the disk is full: torch and safetensors say so in words only."""
+    while error is not None:
+        if getattr(error, "errno", None) == errno.ENOSPC or "No space left" in str(error):
+            return True
+        if "PytorchStreamWriter failed writing" in str(error) or "file write failed" in str(error):
+            return True
+        error = error.__cause__ or error.__context__
+    return False
+
+
+if __name__ == "__main__":
+    sys.exit(run_command(main, sys.argv[1:]))
