@@ -63,7 +63,9 @@ def _affine(layer: nn.Module) -> tuple[torch.Tensor, torch.Tensor]:
     if isinstance(layer, nn.BatchNorm1d):
         scale = layer.weight.detach().double() / torch.sqrt(layer.running_var.double() + layer.eps)
         return torch.diag(scale), layer.bias.detach().double() - scale * layer.running_mean.double()
-    raise ValueError(f"a head of {type(layer).__name__} cannot be folded; known are Linear, BatchNorm, Dropout and ReLU")
+    raise ValueError(
+        f"a head of {type(layer).__name__} cannot be folded; known are Linear, BatchNorm, Dropout and ReLU"
+    )
 
 
 def _linear(weight: torch.Tensor, bias: torch.Tensor) -> nn.Linear:
@@ -143,11 +145,17 @@ def _save_timm(network: nn.Module, linear: nn.Linear, folder: Path) -> None:
     body = network.backbone.timm_model.state_dict()
     missing, unexpected = model.load_state_dict(body, strict=False)
     classifier = model.get_classifier()
-    own = {name for name, parameter in model.state_dict(keep_vars=True).items() if parameter in set(classifier.parameters())}
+    own = {
+        name
+        for name, parameter in model.state_dict(keep_vars=True).items()
+        if parameter in set(classifier.parameters())
+    }
     if unexpected or set(missing) != own:
         raise ValueError(f"{values['architecture']}: weights do not fit timm's own network: {missing}, {unexpected}")
     classifier.load_state_dict(linear.state_dict())
-    save_file({k: v.contiguous() for k, v in model.state_dict().items()}, folder / "model.safetensors", {"format": "pt"})
+    save_file(
+        {k: v.contiguous() for k, v in model.state_dict().items()}, folder / "model.safetensors", {"format": "pt"}
+    )
     labels = [network.config.id2label[index] for index in range(classes)]
     config = {
         "architecture": values["architecture"],

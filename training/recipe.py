@@ -110,7 +110,7 @@ class Augmentation:
 
     `rotation` and `shear` in degrees, either way; `zoom` and `shift` as shares (0.2: scaled by 0.8 to 1.2, moved by up
     to a fifth); what comes into view beyond the edge repeats the edge, as in Keras. `crop`: the smallest share of the
-    area that a random crop keeps (1 crops nothing). `brightness`, `contrast`, `saturation`: the largest relative change.
+    area that a random crop keeps (1 crops nothing). `brightness`, `contrast`, `saturation`: largest relative change.
     """
 
     rotation: float = 0.0
@@ -197,7 +197,9 @@ class Recipe:
         if not self.head or self.head[-1] != Linear():
             raise ValueError("Recipe(head=...): the last layer must be Linear(), with one output per class")
         if self.resize not in (None, "crop", "squash"):
-            raise ValueError(f"Recipe(resize={self.resize!r}): allowed are 'crop', 'squash' and None (the base model's)")
+            raise ValueError(
+                f"Recipe(resize={self.resize!r}): allowed are 'crop', 'squash' and None (the base model's)"
+            )
 
 
 def recipe_names() -> list[str]:

@@ -18,7 +18,17 @@ from typing import Any
 from training.data.intake import Skipped
 from training.recipe import Recipe, UserError
 
-PACKAGES = ("torch", "torchvision", "transformers", "timm", "datasets", "accelerate", "huggingface_hub", "numpy", "pillow")
+PACKAGES = (
+    "torch",
+    "torchvision",
+    "transformers",
+    "timm",
+    "datasets",
+    "accelerate",
+    "huggingface_hub",
+    "numpy",
+    "pillow",
+)
 
 
 @dataclass(frozen=True)
@@ -129,8 +139,8 @@ def check_same(stored: Path, facts: dict[str, Any]) -> None:
         shown = differ[0]
         was, now_is = (facts.get(shown) or facts["recipe"][shown] for facts in (before, now))
         raise UserError(
-            f"the run in '{stored.parent}' began with another {' and '.join(differ)} ({shown}: {was} then, {now_is} now); "
-            "--resume wants the command that began it, --overwrite starts anew"
+            f"the run in '{stored.parent}' began with another {' and '.join(differ)} ({shown}: {was} then, {now_is} "
+            "now); --resume wants the command that began it, --overwrite starts anew"
         )
 
 

@@ -1,6 +1,6 @@
 """Fine-tune a Hub-hosted image classifier on a folder of images.
 
-    accelerate launch -q training/train.py RECIPE [flags]
+accelerate launch -q training/train.py RECIPE [flags]
 """
 
 import argparse
@@ -42,13 +42,17 @@ def parser() -> argparse.ArgumentParser:
     images = result.add_mutually_exclusive_group()
     images.add_argument("--data_dir", metavar="DIR", help="folder of the images (default: data/RECIPE)")
     images.add_argument("--dataset", metavar="REPO_ID", help="a data set on the Hub instead")
-    result.add_argument("--base_model", metavar="ID_OR_DIR", help="fine-tune this one instead of the recipe's base model")
+    result.add_argument(
+        "--base_model", metavar="ID_OR_DIR", help="fine-tune this one instead of the recipe's base model"
+    )
     result.add_argument("--output_dir", metavar="RUN", help="folder to write (default: runs/RECIPE)")
     result.add_argument("--resume", action="store_true", help="go on with a run that was interrupted")
     result.add_argument("--overwrite", action="store_true", help="replace the run that is in the folder")
     result.add_argument("--class_weights", choices=["balanced"], help="weigh rare classes more")
     result.add_argument("--threads", type=int, metavar="N", help="CPU threads (default: the cores there are)")
-    result.add_argument("--channels_last", type=_yes_or_no, metavar="true|false", help="memory layout (default: by hardware)")
+    result.add_argument(
+        "--channels_last", type=_yes_or_no, metavar="true|false", help="memory layout (default: by hardware)"
+    )
     return result
 
 
@@ -70,10 +74,10 @@ def main(tokens: list[str]) -> int:
     source = _source(known, recipe)
     fit(recipe, source, RunFolder(run), options, flags)
     if int(os.environ.get("RANK", 0)) == 0:
-        print(f"wrote     {run}")
+        print(f"wrote      {run}")
         image = _any_image(run)
         print(
-            "next      python -c \"from transformers import pipeline; "  # noqa: UP031
+            'next       python -c "from transformers import pipeline; '  # noqa: UP031
             "print(pipeline('image-classification', model='%s'%s)('%s'))\"" % (run.as_posix(), _remote(run), image)
         )
     return 0

@@ -168,10 +168,13 @@ def _label(paths: list[str], data: Data, folder: Path, skipped: list[Skipped]) -
 
 def _wrapper_depth(paths: list[tuple[str, ...]]) -> int:
     """How many leading folders all paths share, as in `flower_photos/rose/1.jpg`: they are wrapping, not classes."""
-    shared = os.path.commonprefix([names[:-1] for names in paths])
-    deepest = max(len(names) for names in paths) - 1
+    folders = [names[:-1] for names in paths]
+    shared = 0
+    while len({names[shared : shared + 1] for names in folders}) == 1 and len(folders[0]) > shared:
+        shared += 1
+    deepest = max(len(names) for names in folders)
     # If nothing is left below what is shared, its last folder is the only class, which is said later.
-    return len(shared) if deepest > len(shared) else max(len(shared) - 1, 0)
+    return shared if deepest > shared else max(shared - 1, 0)
 
 
 def _has_split_folders(paths: list[tuple[str, ...]]) -> bool:

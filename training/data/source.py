@@ -105,18 +105,18 @@ class HubDataset:
         except HfHubHTTPError as error:
             status = error.response.status_code
             raise UserError(
-                f"no data set '{self.repo_id}' on the Hub for you (HTTP {status}); is the name right? A private one needs "
-                "`hf auth login` or HF_TOKEN"
+                f"no data set '{self.repo_id}' on the Hub for you (HTTP {status}); is the name right? A private one "
+                "needs `hf auth login` or HF_TOKEN"
             ) from error
         except (OSError, ValueError) as error:
             raise UserError(
-                f"data set '{self.repo_id}': {_first_line(error)}; is the network there? HF_ENDPOINT names another Hub, "
-                "--data_dir FOLDER needs none"
+                f"data set '{self.repo_id}': {_first_line(error)}; is the network there? HF_ENDPOINT names another "
+                "Hub, --data_dir FOLDER needs none"
             ) from error
 
     def as_datasets(self, rows: list[Row]) -> DatasetDict:
         """As `Folder.as_datasets`; the images stay in the Hub's own files, in the cache."""
-        from datasets import ClassLabel, Dataset, DatasetDict, Image, concatenate_datasets
+        from datasets import ClassLabel, DatasetDict, Image, concatenate_datasets
 
         names = sorted({row.label for row in rows})
         found = self._load()
@@ -155,7 +155,9 @@ Source = Folder | HubDataset
 def load_source(path: Path) -> Source:
     """The source that `local/data.json` remembers."""
     stored = json.loads(path.read_text(encoding="utf-8"))
-    return Folder(Path(stored["data_dir"])) if "data_dir" in stored else HubDataset(stored["dataset"], stored["revision"])
+    return (
+        Folder(Path(stored["data_dir"])) if "data_dir" in stored else HubDataset(stored["dataset"], stored["revision"])
+    )
 
 
 def columns(part: Dataset, repo_id: str) -> tuple[str, str]:
@@ -180,8 +182,8 @@ def columns(part: Dataset, repo_id: str) -> tuple[str, str]:
     usual += [name for name in LABEL_COLUMNS if name in plain]
     if not usual:
         raise UserError(
-            f"data set '{repo_id}' has no column of labels; it has {', '.join(features)}, and looked for were a ClassLabel "
-            f"or {', '.join(LABEL_COLUMNS)}"
+            f"data set '{repo_id}' has no column of labels; it has {', '.join(features)}, and looked for were a "
+            f"ClassLabel or {', '.join(LABEL_COLUMNS)}"
         )
     return images[0], usual[0]
 

@@ -97,14 +97,15 @@ def _assign(examples: list[Example], groups: list[str], splits: Splits) -> list[
     assigned = [example.split or "train" for example in examples]
     for indices in pool:
         counts = Counter(examples[i].label for i in indices)
-        split = max(needed, key=lambda name: sum(n * needed[name][label] for label, n in counts.items()))  # noqa: B023
+        split = max(needed, key=lambda name: sum(n * needed[name][label] for label, n in counts.items()))
         for i in indices:
             assigned[i] = split
         needed[split].subtract(counts)
     empty = [name for name in SPLITS if name not in assigned]
     if empty:
         raise UserError(
-            f"{len(examples)} images leave nothing for {' and '.join(empty)}; at least one class needs three images or more"
+            f"{len(examples)} images leave nothing for {' and '.join(empty)}; at least one class needs "
+            "three images or more"
         )
     return assigned
 

@@ -52,11 +52,13 @@ class Preprocessing:
 class Views(Dataset):
     """Rows of a `datasets.Dataset` as `pixel_values` and `labels`.
 
-    With an augmentation, indices are pairs (epoch, row), and the view is a pure function of seed, epoch and row: neither
-    workers nor processes nor a run that goes on can change it.
+    With an augmentation, indices are pairs (epoch, row), and the view is a pure function of seed, epoch and row:
+    neither workers nor processes nor a run that goes on can change it.
     """
 
-    def __init__(self, rows: Any, preprocessing: Preprocessing, augmentation: Augmentation | None = None, seed: int = 0):
+    def __init__(
+        self, rows: Any, preprocessing: Preprocessing, augmentation: Augmentation | None = None, seed: int = 0
+    ):
         from datasets import Image as Encoded
 
         self.rows = rows.cast_column("image", Encoded(decode=False)).select_columns(["image", "label"])

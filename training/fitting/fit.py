@@ -48,7 +48,7 @@ class Options:
     channels_last: bool | None = None
 
 
-def fit(recipe: Recipe, source: Source, run: RunFolder, options: Options = Options(), flags: list[str] = ()) -> dict:  # noqa: B008
+def fit(recipe: Recipe, source: Source, run: RunFolder, options: Options = Options(), flags: list[str] = ()) -> dict:
     """Train `recipe` on the images of `source` into `run`, and return what `all_results.json` says.
 
     Nothing is written before data, base model and flags have proved good.
@@ -83,7 +83,7 @@ def fit(recipe: Recipe, source: Source, run: RunFolder, options: Options = Optio
         say(line)
     network, processor = build_network(recipe, labels)
     say(f"network\n{describe(network, recipe)}")
-    say(f"hardware  {machine}")
+    say(f"hardware   {machine}")
     datasets = source.as_datasets(rows)
     if process.is_main_process and not goes_on:
         _check_space(network, recipe, run.path)
@@ -115,7 +115,9 @@ def fit(recipe: Recipe, source: Source, run: RunFolder, options: Options = Optio
     results["images"] = {split: len(datasets[split]) for split in SPLITS}
     results["parameters"] = sum(p.numel() for p in network.parameters())
     write_json(results, run.results)
-    say(f"time      {results['seconds'] / 60:.1f} min of training, {(time.perf_counter() - began) / 60:.1f} min in all")
+    say(
+        f"time       {results['seconds'] / 60:.1f} min of training, {(time.perf_counter() - began) / 60:.1f} min in all"
+    )
     return results
 
 
@@ -210,15 +212,15 @@ def _read_data(recipe: Recipe, source: Source, run: RunFolder | None) -> tuple[S
 def _data_lines(recipe: Recipe, rows: list[Row], skipped: list[Skipped], labels: list[str]) -> list[str]:
     counts = Counter(row.split for row in rows)
     split = " · ".join(f"{name} {counts[name]:,}" for name in SPLITS)
-    lines = [f"data      {len(rows):,} images, {len(labels)} classes · {split}"]
+    lines = [f"data       {len(rows):,} images, {len(labels)} classes · {split}"]
     if len(labels) <= 12:
         by_class = Counter(row.label for row in rows)
-        lines.append("          " + ", ".join(f"{label} {by_class[label]:,}" for label in labels))
+        lines.append("           " + ", ".join(f"{label} {by_class[label]:,}" for label in labels))
     if recipe.data.classes not in (None, len(labels)):
-        lines.append(f"warning   {recipe.name} is made for {recipe.data.classes} classes, found {len(labels)}")
+        lines.append(f"warning    {recipe.name} is made for {recipe.data.classes} classes, found {len(labels)}")
     if skipped:
-        lines.append(f"skipped   {len(skipped)} files (all in local/skipped.csv): {summary(skipped)}")
-    return lines + [f"warning   {warning}" for warning in splitting.warnings(rows)]
+        lines.append(f"skipped    {len(skipped)} files (all in local/skipped.csv): {summary(skipped)}")
+    return lines + [f"warning    {warning}" for warning in splitting.warnings(rows)]
 
 
 def _check_space(network: torch.nn.Module, recipe: Recipe, folder: Path) -> None:
@@ -234,8 +236,8 @@ def _check_space(network: torch.nn.Module, recipe: Recipe, folder: Path) -> None
     free = shutil.disk_usage(there).free
     if free < need:
         raise UserError(
-            f"no space left: checkpoints and model need up to {need / 1e9:.1f} GB, '{there}' has {free / 1e9:.1f} GB; free "
-            "some, or choose another --output_dir"
+            f"no space left: checkpoints and model need up to {need / 1e9:.1f} GB, '{there}' has {free / 1e9:.1f} GB; "
+            "free some, or choose another --output_dir"
         )
 
 
@@ -252,12 +254,12 @@ def _run_stage(
     goes_on: bool,
     say: Callable[[str], None],
 ) -> Path:
-    """Train one stage to its end, from its newest checkpoint if it has one; the checkpoint with its resulting weights."""
+    """Train one stage to its end, from its newest checkpoint if it has one; the checkpoint with the weights it yields."""
     newest, broken = checkpoints.newest_checkpoint(Path(args.output_dir)) if goes_on else (None, [])
     for line in broken:
-        say(f"warning   {line}; going on from {newest or 'the start of the stage'}")
+        say(f"warning    {line}; going on from {newest or 'the start of the stage'}")
     batch = args.train_batch_size * args.gradient_accumulation_steps * args.world_size
-    say(f"stage     {stage.name}: {stage.trainable} layers, {len(datasets['train']):,} images, batch {batch}")
+    say(f"stage      {stage.name}: {stage.trainable} layers, {len(datasets['train']):,} images, batch {batch}")
     if newest is not None and checkpoints.is_finished(newest):
         say(f"  finished before, at step {checkpoints.state_of(newest)['global_step']}")
         return checkpoints.result_of(newest, args.load_best_model_at_end)
@@ -322,13 +324,18 @@ def _deploy(
     network.to(args.device)
     preprocessing = Preprocessing(classifier.image_processor)
     sample = _loader(datasets["validation"].select(range(min(64, len(datasets["validation"])))), preprocessing, args)
-    difference, largest = largest_difference(network, deployed, (batch["pixel_values"].to(args.device) for batch in sample))
+    difference, largest = largest_difference(
+        network, deployed, (batch["pixel_values"].to(args.device) for batch in sample)
+    )
     if difference > TOLERANCE * largest:
         raise RuntimeError(
-            f"the saved model differs from the trained one by {difference:.2e} of {largest:.2e}, more than {TOLERANCE:g} of "
-            "the largest logit: please report this"
+            f"the saved model differs from the trained one by {difference:.2e} of {largest:.2e}, more than {TOLERANCE:g} "
+            "of the largest logit: please report this"
         )
-    say(f"saved     {type(deployed).__name__}; largest difference of its logits {difference:.1e} (largest logit {largest:.1f})")
+    say(
+        f"saved      {type(deployed).__name__}, loaded again; its logits differ by {difference:.1e} at most (largest logit "
+        f"{largest:.1f})"
+    )
     results: dict[str, Any] = {
         "model_class": type(deployed).__name__,
         "largest_logit_difference": difference,
@@ -337,7 +344,7 @@ def _deploy(
     for split in ("validation", "test"):
         metrics = measure(deployed, _loader(datasets[split], preprocessing, args), split)
         results[split] = metrics
-        say(f"{split:<10}accuracy {metrics['accuracy']:.2%} of {len(datasets[split])}, loss {metrics['loss']:.4f}")
+        say(f"{split:<11}accuracy {metrics['accuracy']:.2%} of {len(datasets[split])}, loss {metrics['loss']:.4f}")
     return results
 
 

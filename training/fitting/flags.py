@@ -20,7 +20,17 @@ INSTEAD = {
     "do_eval": "every epoch is evaluated",
     "do_predict": "this command trains",
 }
-OWN = ("data_dir", "dataset", "base_model", "output_dir", "resume", "overwrite", "class_weights", "threads", "channels_last")
+OWN = (
+    "data_dir",
+    "dataset",
+    "base_model",
+    "output_dir",
+    "resume",
+    "overwrite",
+    "class_weights",
+    "threads",
+    "channels_last",
+)
 
 
 def parse_flags(tokens: list[str], recipe: Recipe) -> list[dict[str, Any]]:

@@ -120,7 +120,9 @@ def _load(recipe: Recipe) -> tuple[Any, Any]:
     name = recipe.base_model
     looks_local = name.startswith((".", "/", "~", "\\")) or name.count("/") > 1
     if looks_local and not Path(name).expanduser().is_dir():
-        raise UserError(f"base model folder '{name}' does not exist; give a folder in Hub layout or a Hub id with --base_model")
+        raise UserError(
+            f"base model folder '{name}' does not exist; give a folder in Hub layout or a Hub id with --base_model"
+        )
     if looks_local:
         name = str(Path(name).expanduser())
     try:
@@ -146,18 +148,18 @@ def _cannot_load(name: str, error: Exception) -> str:
     while (causes[-1].__cause__ or causes[-1].__context__) is not None:
         causes.append(causes[-1].__cause__ or causes[-1].__context__)
     if Path(name).is_dir():
-        return f"base model folder '{name}' cannot be loaded: {_first_line(error)}; it needs config.json and model.safetensors"
+        return f"base model folder '{name}' cannot be loaded: {_first_line(error)}; it needs config.json and weights"
     if any(isinstance(cause, GatedRepoError) for cause in causes):
         return f"base model '{name}' is gated: accept its terms on its page on the Hub, then `hf auth login`"
     if any(isinstance(cause, RepositoryNotFoundError) for cause in causes):
         return (
-            f"no base model '{name}' on the Hub, or it is private: is the name right? A private one needs `hf auth login`; "
-            "a folder does as well, with --base_model DIR"
+            f"no base model '{name}' on the Hub, or it is private: is the name right? A private one needs `hf auth "
+            "login`; a folder does as well, with --base_model DIR"
         )
     if any(isinstance(cause, (LocalEntryNotFoundError, ConnectionError, TimeoutError)) for cause in causes):
         return (
-            f"base model '{name}' is not in the cache and the Hub cannot be reached; give a folder with --base_model DIR, "
-            "another Hub with HF_ENDPOINT=https://…, or try the recipe `digits`, which downloads nothing"
+            f"base model '{name}' is not in the cache and the Hub cannot be reached; give a folder with --base_model "
+            "DIR, another Hub with HF_ENDPOINT=https://…, or try the recipe `digits`, which downloads nothing"
         )
     return f"base model '{name}' cannot be loaded: {_first_line(error)}; --base_model takes a Hub id or a folder"
 
@@ -243,7 +245,9 @@ def _feature_width(body: Any, processor: Any, recipe: Recipe) -> int:
         output = body.eval()(pixels)
     pooled = getattr(output, "pooler_output", None)
     if pooled is None:
-        raise UserError(f"base model '{_base_model_name(recipe)}' pools no features; use a ResNet or any timm checkpoint")
+        raise UserError(
+            f"base model '{_base_model_name(recipe)}' pools no features; use a ResNet or any timm checkpoint"
+        )
     return pooled.flatten(1).shape[1]
 
 

@@ -1,4 +1,4 @@
-"""What a person sees while training runs: a bar, and one line an epoch; and `log_history.csv`, one row an evaluation."""
+"""What a person sees while training runs: a bar and one line an epoch; and `log_history.csv`, a row an evaluation."""
 
 import csv
 import os
@@ -99,7 +99,11 @@ class Progress(TrainerCallback):
             self.bar = None
 
     def _line(self, row: dict[str, Any], epochs: float) -> str:
-        train = "" if row["train_loss"] is None else f"train loss {row['train_loss']:.3f}, accuracy {row['train_accuracy']:.1%} · "
+        train = (
+            ""
+            if row["train_loss"] is None
+            else f"train loss {row['train_loss']:.3f}, accuracy {row['train_accuracy']:.1%} · "
+        )
         rate = "" if row["learning_rate"] is None else f"lr {row['learning_rate']:.1e} · "
         return (
             f"  {self.stage} {row['epoch']:g}/{epochs:g} · {train}validation loss {row['validation_loss']:.3f}, "

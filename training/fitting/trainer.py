@@ -86,7 +86,7 @@ class StageTrainer(Trainer):
 
 
 def cross_entropy(class_weights: torch.Tensor | None, smoothing: float) -> Callable[..., torch.Tensor]:
-    """The loss, as Keras weighs it: mean over all images of the step (across processes and accumulation) of w · loss."""
+    """The mean of weight × loss over all images of a step, across processes and accumulation, as Keras takes it."""
 
     def loss(outputs: Any, labels: torch.Tensor, num_items_in_batch: torch.Tensor | int | None = None) -> torch.Tensor:
         logits = outputs.logits.float()
@@ -98,6 +98,6 @@ def cross_entropy(class_weights: torch.Tensor | None, smoothing: float) -> Calla
 
 
 def balanced_weights(labels: list[int], classes: int) -> torch.Tensor:
-    """Weight n / (k · nᵢ) of each of k classes with nᵢ of n images (scikit-learn's "balanced"); mean over images is 1."""
+    """Weight n / (k · nᵢ) of each of k classes with nᵢ of n images, as in scikit-learn; its mean over images is 1."""
     counts = torch.bincount(torch.tensor(labels), minlength=classes).clamp(min=1)
     return len(labels) / (classes * counts)

@@ -54,7 +54,7 @@ recipe = Recipe(
         data_license="research use",
         citation="Khosla, A., Jayadevaprakash, N., Yao, B., & Fei-Fei, L. (2011). Novel dataset for fine-grained image "
         "categorization. First Workshop on Fine-Grained Visual Categorization, CVPR.",
-        limits="The photographs are part of ImageNet, on which the base model was trained: the test accuracy is inflated. "
-        "Mixed breeds, and any animal that is no dog, are called one of the 120.",
+        limits="The photographs are part of ImageNet, on which the base model was trained: the test accuracy is "
+        "inflated. Mixed breeds, and any animal that is no dog, are called one of the 120.",
     ),
 )

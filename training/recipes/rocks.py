@@ -59,8 +59,8 @@ recipe = Recipe(
     card=Card(
         license="apache-2.0",
         data_license="none stated",
-        citation="Nosofsky, R. M., Sanders, C. A., Meagher, B. J., & Douglas, B. J. (2018). Toward the development of a "
-        "feature-space representation for a complex natural category domain. Behavior Research Methods, 50, 530-556.",
+        citation="Nosofsky, R. M., Sanders, C. A., Meagher, B. J., & Douglas, B. J. (2018). Toward the development of "
+        "a feature-space representation for a complex natural category domain. Behavior Research Methods, 50, 530-556.",
         limits="Hand samples, centred on white; outcrops, weathered or wet rocks and other kinds are outside.",
     ),
 )

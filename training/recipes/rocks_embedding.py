@@ -2,7 +2,8 @@
 
     accelerate launch -q training/train.py rocks_embedding --data_dir ROCKS
 
-The course's text asks for 8 units, to be compared with the eight dimensions people judge rocks by; the original has 128.
+The course's text asks for 8 units, to be compared with the eight dimensions people judge rocks by; the original has
+128.
 """
 
 from dataclasses import replace

@@ -14,7 +14,9 @@ def classification_metrics(logits: np.ndarray, labels: np.ndarray) -> dict[str, 
     log_probabilities = log_softmax(logits.astype(np.float64), axis=1)
     return {
         "accuracy": float((predicted == labels).mean()),
-        "macro_f1": float(f1_score(labels, predicted, labels=np.arange(logits.shape[1]), average="macro", zero_division=0)),
+        "macro_f1": float(
+            f1_score(labels, predicted, labels=np.arange(logits.shape[1]), average="macro", zero_division=0)
+        ),
         "loss": float(-log_probabilities[np.arange(len(labels)), labels].mean()),
     }
 
