@@ -9,8 +9,8 @@ from PIL import Image, UnidentifiedImageError
 
 # What PIL may open, by name. A file of another name is not taken for an image; one of these that is no image is listed.
 EXTENSIONS = frozenset(
-    (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".bmp", ".dib", ".gif", ".tif", ".tiff", ".ppm", ".pgm", ".pbm")
-    + (".pnm", ".avif", ".jp2", ".tga", ".heic", ".heif")
+    [".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".bmp", ".dib", ".gif", ".tif", ".tiff", ".avif", ".heic"]
+    + [".heif", ".ppm", ".pgm", ".pbm", ".pnm", ".jp2", ".tga"]
 )
 DEEP_MODES = frozenset({"I;16", "I;16L", "I;16B", "I;16N", "I", "F"})
 SMALLEST_SIDE = 2  # pixels; a 1 × 1 picture is a placeholder, and no network sees anything in it

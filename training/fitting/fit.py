@@ -254,7 +254,7 @@ def _run_stage(
     goes_on: bool,
     say: Callable[[str], None],
 ) -> Path:
-    """Train one stage to its end, from its newest checkpoint if it has one; the checkpoint with the weights it yields."""
+    """Train a stage to its end, from its newest checkpoint if it has one; the checkpoint with the weights it yields."""
     newest, broken = checkpoints.newest_checkpoint(Path(args.output_dir)) if goes_on else (None, [])
     for line in broken:
         say(f"warning    {line}; going on from {newest or 'the start of the stage'}")
@@ -329,12 +329,12 @@ def _deploy(
     )
     if difference > TOLERANCE * largest:
         raise RuntimeError(
-            f"the saved model differs from the trained one by {difference:.2e} of {largest:.2e}, more than {TOLERANCE:g} "
-            "of the largest logit: please report this"
+            f"the saved model differs from the trained one by {difference:.2e} of {largest:.2e}, more than "
+            f"{TOLERANCE:g} of the largest logit: please report this"
         )
     say(
-        f"saved      {type(deployed).__name__}, loaded again; its logits differ by {difference:.1e} at most (largest logit "
-        f"{largest:.1f})"
+        f"saved      {type(deployed).__name__}, loaded again; its logits differ by {difference:.1e} at most (largest "
+        f"logit {largest:.1f})"
     )
     results: dict[str, Any] = {
         "model_class": type(deployed).__name__,

@@ -1,0 +1,86 @@
+"""Offline by construction: no token, caches of our own, and an endpoint at which nobody listens.
+
+The libraries read these variables when they are imported, so they are set before anything else is.
+"""
+
+import os
+import tempfile
+
+for name in [name for name in os.environ if name.startswith(("HF_", "HUGGING", "TRANSFORMERS_"))]:
+    del os.environ[name]
+CACHE = tempfile.TemporaryDirectory(prefix="tests-cache-")
+os.environ.update(
+    HF_HOME=CACHE.name,
+    HF_TOKEN="",
+    HF_ENDPOINT="http://127.0.0.1:9",  # the discard port: refused at once
+    HF_HUB_DISABLE_TELEMETRY="1",
+    HF_HUB_DISABLE_PROGRESS_BARS="1",
+    MPLCONFIGDIR=os.path.join(CACHE.name, "matplotlib"),
+    no_proxy="127.0.0.1",
+)
+
+import colorsys  # noqa: E402
+import json  # noqa: E402
+from pathlib import Path  # noqa: E402
+
+import numpy as np  # noqa: E402
+import pytest  # noqa: E402
+from PIL import Image  # noqa: E402
+
+ROOT = Path(__file__).parent.parent
+
+
+def write_photo(path: Path, hue: float, seed: int, size: tuple[int, int] = (40, 32)) -> None:
+    """A noisy picture of one colour: a class that a network of a few hundred weights can learn."""
+    draw = np.random.default_rng(seed)
+    colour = np.array(colorsys.hsv_to_rgb(hue, 0.8, 0.8)) * 255
+    pixels = np.clip(colour + draw.normal(0, 40, (size[1], size[0], 3)), 0, 255).astype("uint8")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(pixels).save(path)
+
+
+def write_photos(folder: Path, classes: dict[str, int]) -> Path:
+    """`folder`/<class>/<number>.png for each class and its number of pictures; no two are alike."""
+    for index, (name, count) in enumerate(classes.items()):
+        for number in range(count):
+            write_photo(folder / name / f"{number:03}.png", index / len(classes), index * 10_000 + number)
+    return folder
+
+
+@pytest.fixture
+def photos(tmp_path) -> Path:
+    """Three colours, 20 pictures each."""
+    return write_photos(tmp_path / "photos", {"red": 20, "green": 20, "blue": 20})
+
+
+@pytest.fixture(scope="session")
+def tiny_resnet(tmp_path_factory) -> Path:
+    """A base model in the layout of microsoft/resnet-50, with 3,000 weights, for pictures of 32 pixels."""
+    import torch
+    from transformers import ConvNextImageProcessor, ResNetConfig, ResNetForImageClassification
+
+    folder = tmp_path_factory.mktemp("base") / "tiny-resnet"
+    torch.manual_seed(0)
+    config = ResNetConfig(embedding_size=8, hidden_sizes=[8, 16], depths=[1, 1], layer_type="basic", num_labels=7)
+    ResNetForImageClassification(config).save_pretrained(folder)
+    ConvNextImageProcessor(size={"shortest_edge": 32}, crop_pct=0.875, resample=2).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_timm(tmp_path_factory) -> Path:
+    """A base model in timm's own layout on the Hub, for pictures of 32 pixels."""
+    import timm
+    import torch
+    from safetensors.torch import save_file
+
+    folder = tmp_path_factory.mktemp("base") / "tiny-timm"
+    folder.mkdir()
+    torch.manual_seed(0)
+    model = timm.create_model("test_resnet", num_classes=7)
+    save_file(model.state_dict(), folder / "model.safetensors")
+    pretrained = {"input_size": [3, 32, 32], "interpolation": "bicubic", "crop_pct": 0.9, "crop_mode": "center"}
+    pretrained |= {"mean": [0.5, 0.4, 0.3], "std": [0.2, 0.3, 0.4], "first_conv": "conv1", "classifier": "fc"}
+    config = {"architecture": "test_resnet", "num_classes": 7, "num_features": model.num_features}
+    (folder / "config.json").write_text(json.dumps(config | {"pretrained_cfg": pretrained}))
+    return folder
