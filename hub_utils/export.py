@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +21,8 @@ from hub_utils.portable.modeling_backbone_with_head import (
     BackboneWithHeadForImageClassification,
 )
 
-# Where the architecture's own class keeps its body and its one Linear.
-NATIVE_BODY = {"resnet": "resnet", "timm_wrapper": "timm_model"}
+# Where the architecture's own class keeps its body.
+NATIVE_BODY = {"resnet": "resnet"}
 
 
 def fold_head(head: nn.Sequential, temperature: float = 1.0) -> nn.Sequential:
@@ -81,18 +80,24 @@ def save_deployable(network: BackboneWithHeadForImageClassification, processor: 
 
     Everything is written beside and then moved, weights last, so that a run that dies here leaves no half model.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    partial = Path(tempfile.mkdtemp(prefix=".export-", dir=folder))
+    partial = folder / ".export"
+    shutil.rmtree(partial, ignore_errors=True)  # of a run that was killed here
+    partial.mkdir(parents=True)
     try:
         head = fold_head(network.head)
         model_type = network.config.backbone["model_type"]
-        if len(head) > 1 or model_type not in NATIVE_BODY:
-            _save_custom(network, head, partial)
-        elif model_type == "timm_wrapper":
-            _save_timm(network, head[0], partial)
-        else:
+        if len(head) == 1 and model_type == "timm_wrapper":
+            _save_timm(network, head[0], partial)  # the processor's values stand in its config.json
+        elif len(head) == 1 and model_type in NATIVE_BODY:
             _save_native(network, head[0], partial)
-        processor.save_pretrained(partial)  # timm's writes nothing: its values stand in config.json already
+            processor.save_pretrained(partial)
+        else:
+            _save_custom(network, head, partial)
+            processor.save_pretrained(partial)
+        # An earlier model's preprocessor_config.json would win over timm's own values on the Hub.
+        for path in (*folder.glob("modeling_*.py"), *folder.glob("preprocessor_config.json")):
+            if not (partial / path.name).exists():
+                path.unlink()
         for path in sorted(partial.iterdir(), key=lambda path: path.suffix == ".safetensors"):
             os.replace(path, folder / path.name)
     finally:
@@ -152,7 +157,9 @@ def _save_timm(network: nn.Module, linear: nn.Linear, folder: Path) -> None:
     }
     if unexpected or set(missing) != own:
         raise ValueError(f"{values['architecture']}: weights do not fit timm's own network: {missing}, {unexpected}")
-    classifier.load_state_dict(linear.state_dict())
+    with torch.no_grad():
+        classifier.weight.copy_(linear.weight.view_as(classifier.weight))  # some are convolutions of 1 × 1
+        classifier.bias.copy_(linear.bias)
     save_file(
         {k: v.contiguous() for k, v in model.state_dict().items()}, folder / "model.safetensors", {"format": "pt"}
     )
@@ -183,11 +190,14 @@ def load_deployable(folder: Path, device: Any = "cpu") -> Any:
 
 
 def largest_difference(network: nn.Module, deployed: nn.Module, batches: Any) -> tuple[float, float]:
-    """Largest absolute difference of the two models' logits over `batches` of pixels, and the largest logit."""
-    difference, largest = 0.0, 0.0
+    """Largest absolute difference of the two models' logits over `batches` of pixels, and the largest logit.
+
+    Both are NaN if a logit is, which no comparison then takes for small.
+    """
+    found = []
     with torch.inference_mode():
         for pixels in batches:
             expected, got = network(pixels).logits, deployed(pixels).logits
-            difference = max(difference, (expected - got).abs().max().item())
-            largest = max(largest, expected.abs().max().item())
+            found.append(torch.stack([(expected - got).abs().max(), expected.abs().max()]).cpu())
+    difference, largest = torch.stack(found).amax(dim=0).tolist()
     return difference, largest

@@ -124,6 +124,14 @@ class Augmentation:
     contrast: float = 0.0
     saturation: float = 0.0
 
+    def __post_init__(self):
+        most = {"rotation": 180, "shear": 80, "zoom": 0.9, "shift": 1, "brightness": 1, "contrast": 1, "saturation": 1}
+        for name, limit in most.items():
+            if not 0 <= getattr(self, name) <= limit:
+                raise ValueError(f"Augmentation({name}={getattr(self, name)}): allowed are 0 to {limit}")
+        if not 0 < self.crop <= 1:
+            raise ValueError(f"Augmentation(crop={self.crop}): a share of the area, more than 0 and at most 1")
+
 
 @dataclass(frozen=True)
 class ExponentialDecay:
@@ -156,6 +164,8 @@ class Stage:
             raise ValueError(f"Stage(trainable={self.trainable!r}): allowed are 'all' and 'head'")
         if not re.fullmatch(r"[a-z0-9_]+", self.name):
             raise ValueError(f"Stage(name={self.name!r}): small letters, digits and _ only; it names a folder")
+        if self.batch_size < 1:
+            raise ValueError(f"Stage(batch_size={self.batch_size}): at least 1")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -192,14 +202,25 @@ class Recipe:
     name: str = ""
 
     def __post_init__(self):
-        if not self.stages:
-            raise ValueError("Recipe(stages=()): at least one Stage is needed")
-        if not self.head or self.head[-1] != Linear():
+        if not _is_tuple_of(self.stages, Stage):
+            raise ValueError("Recipe(stages=...): a tuple of at least one Stage is needed, as in stages=(Stage(...),)")
+        if not _is_tuple_of(self.head, Layer):
+            raise ValueError(f"Recipe(head={self.head!r}): a tuple of layers is needed, as in head=(Linear(),)")
+        if self.head[-1] != Linear():
             raise ValueError("Recipe(head=...): the last layer must be Linear(), with one output per class")
         if self.resize not in (None, "crop", "squash"):
             raise ValueError(
                 f"Recipe(resize={self.resize!r}): allowed are 'crop', 'squash' and None (the base model's)"
             )
+        if self.image_size is not None and self.image_size < 1:
+            raise ValueError(f"Recipe(image_size={self.image_size}): at least 1 pixel, or None (the base model's)")
+        if self.class_weights not in (None, "balanced"):
+            raise ValueError(f"Recipe(class_weights={self.class_weights!r}): allowed are 'balanced' and None")
+
+
+def _is_tuple_of(values: Any, kind: Any) -> bool:
+    """Whether there is at least one; `(Stage(...))` without its comma is no tuple."""
+    return isinstance(values, tuple) and bool(values) and all(isinstance(value, kind) for value in values)
 
 
 def recipe_names() -> list[str]:
@@ -238,7 +259,7 @@ def _import(path: Path, by_path: bool):
         return module
     except SyntaxError as error:
         raise UserError(f"{path}, line {error.lineno}: {error.msg}") from error
-    except TypeError as error:
+    except (TypeError, ValueError) as error:
         raise UserError(f"{path}: {error}{_near_field(str(error))}") from error
     except Exception as error:
         raise UserError(f"{path}: {type(error).__name__}: {error}") from error

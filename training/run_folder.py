@@ -9,7 +9,7 @@ import json
 import os
 import shutil
 import subprocess
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -70,8 +70,11 @@ class RunFolder:
         return self.path / "checkpoints" / f"{number}-{name}"
 
     def exists(self) -> bool:
-        """Whether training has begun here."""
-        return self.recipe.is_file()
+        """Whether training has begun here; a `recipe.json` of somebody else is no run."""
+        try:
+            return {"recipe", "flags"} <= json.loads(self.recipe.read_text(encoding="utf-8")).keys()
+        except (OSError, ValueError, AttributeError):
+            return False
 
     def check_free(self, resume: bool, overwrite: bool) -> bool:
         """Whether there is a run to go on with; refuse to mix this run with anything that is there already.
@@ -84,18 +87,22 @@ class RunFolder:
         if self.exists():
             if not (resume or overwrite):
                 raise UserError(f"'{self.path}' holds a run already; --resume goes on, --overwrite replaces it")
-            return resume and not overwrite
-        if self.path.is_dir() and any(self.path.iterdir()):
+            # data.json is the last that is written before training: without it there is nothing to go on from.
+            return resume and not overwrite and self.data.is_file()
+        if self.path.is_dir() and any(not path.name.startswith(".") for path in self.path.iterdir()):
             raise UserError(f"'{self.path}' is not empty and no run of ours; choose another --output_dir")
         return False
 
     def begin(self, facts: dict[str, Any], overwrite: bool) -> None:
         """Make the folder; of an old run, only with `overwrite`, everything is removed."""
         if overwrite and self.exists():
-            for path in self.path.iterdir():
+            for path in sorted(
+                self.path.iterdir(), key=lambda path: path == self.recipe
+            ):  # last: it says whose this is
                 shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
-        (self.path / "local").mkdir(parents=True, exist_ok=True)
+        self.path.mkdir(parents=True, exist_ok=True)
         write_json(facts, self.recipe)
+        self.splits.parent.mkdir(exist_ok=True)
 
 
 def write_json(content: Any, path: Path) -> None:
@@ -115,10 +122,10 @@ def write_skipped(skipped: list[Skipped], path: Path) -> None:
 
 def recipe_facts(recipe: Recipe, base_model: Any, stage_flags: list[dict[str, Any]]) -> dict[str, Any]:
     """What `recipe.json` says: the recipe as run, without local paths, and what it ran with."""
-    values = {field.name: _plain(getattr(recipe, field.name)) for field in dataclasses.fields(recipe)}
+    values = {field.name: getattr(recipe, field.name) for field in dataclasses.fields(recipe)}
     return {
-        "recipe": {**values, "base_model": base_model},
-        "flags": [{name: _without_path(value) for name, value in flags.items()} for flags in stage_flags],
+        "recipe": _plain({**values, "base_model": base_model}),
+        "flags": _plain(stage_flags),
         "git_commit": _git_commit(),
         "versions": {name: _version(name) for name in PACKAGES},
     }
@@ -132,29 +139,40 @@ def check_same(stored: Path, facts: dict[str, Any]) -> None:
     """
     before = json.loads(stored.read_text(encoding="utf-8"))
     now = json.loads(json.dumps(facts))
-    differ = [name for name in now["recipe"] if before["recipe"].get(name) != now["recipe"][name]]
-    if before["flags"] != now["flags"]:
-        differ.append("flags")
-    if differ:
-        shown = differ[0]
-        was, now_is = (facts.get(shown) or facts["recipe"][shown] for facts in (before, now))
+    found = [*_differences(before["recipe"], now["recipe"]), *_differences(before["flags"], now["flags"], "flags")]
+    if found:
+        told = ", ".join(f"{name} ({_short(was)} then, {_short(now_is)} now)" for name, was, now_is in found[:3])
         raise UserError(
-            f"the run in '{stored.parent}' began with another {' and '.join(differ)} ({shown}: {was} then, {now_is} "
-            "now); --resume wants the command that began it, --overwrite starts anew"
+            f"the run in '{stored.parent}' began with another {told}; --resume wants the command that began it, "
+            "--overwrite starts anew"
         )
 
 
+def _differences(before: Any, now: Any, name: str = "") -> Iterator[tuple[str, Any, Any]]:
+    """Name and both values of whatever differs, as deep as it can be named; what is in a list counts from 1."""
+    if isinstance(before, list) and isinstance(now, list) and len(before) == len(now):
+        before, now = (dict(enumerate(values, 1)) for values in (before, now))
+    if isinstance(before, dict) and isinstance(now, dict):
+        for key in before | now:
+            yield from _differences(before.get(key), now.get(key), f"{name}.{key}".lstrip("."))
+    elif before != now:
+        yield name, before, now
+
+
+def _short(value: Any) -> str:
+    text = str(value)
+    return text if len(text) <= 60 else f"{text[:60]}…"
+
+
 def _plain(value: Any) -> Any:
-    """Dataclasses as dicts that keep the name of their class, for values where it matters which class it is."""
+    """Dataclasses as dicts that keep the name of their class, where it matters; of local paths the name alone."""
     if dataclasses.is_dataclass(value):
         fields = {field.name: _plain(getattr(value, field.name)) for field in dataclasses.fields(value)}
         return {"type": type(value).__name__, **fields}
     if isinstance(value, Mapping):
         return {name: _plain(each) for name, each in value.items()}
-    return [_plain(each) for each in value] if isinstance(value, (list, tuple)) else value
-
-
-def _without_path(value: Any) -> Any:
+    if isinstance(value, (list, tuple)):
+        return [_plain(each) for each in value]
     return Path(value).name if isinstance(value, str) and os.path.exists(value) else value
 
 

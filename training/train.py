@@ -28,9 +28,16 @@ examples:
 """
 
 
-def parser() -> argparse.ArgumentParser:
+class Parser(argparse.ArgumentParser):
+    """Says what is wrong with a command line in one line, as everything else is said."""
+
+    def error(self, message: str) -> None:
+        raise UserError(f"{message}; --help shows how it goes")
+
+
+def parser() -> Parser:
     """The flags that are ours; everything else goes to `TrainingArguments`."""
-    result = argparse.ArgumentParser(
+    result = Parser(
         usage=USAGE,
         description="Fine-tune an image classifier on a folder of images; the result is a folder that "
         'pipeline("image-classification", model=FOLDER) loads.',

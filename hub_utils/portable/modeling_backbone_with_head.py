@@ -4,7 +4,7 @@ This file stands alone: `save_pretrained` copies it beside the weights, and whoe
 
     pipeline("image-classification", model=REPO_ID, trust_remote_code=True, revision=FULL_COMMIT)
 
-It works with transformers 4.51 and later.
+It works with transformers 4.51 and later; 4.51 itself wants `image_processor=REPO_ID` said as well.
 """
 
 import torch
@@ -61,12 +61,10 @@ class BackboneWithHeadForImageClassification(PreTrainedModel):
             nn.init.zeros_(module.bias)
 
     def train(self, mode=True):
-        """As in torch, but a layer whose parameters are all frozen stands still, BatchNorm's statistics included."""
+        """As in torch, but a backbone whose parameters are all frozen stands still, BatchNorm's statistics included."""
         super().train(mode)
-        for module in self.modules():
-            own = list(module.parameters(recurse=False))
-            if own and not any(parameter.requires_grad for parameter in own):
-                module.training = False
+        if not any(parameter.requires_grad for parameter in self.backbone.parameters()):
+            self.backbone.eval()
         return self
 
     def features(self, pixel_values):

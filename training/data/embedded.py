@@ -22,6 +22,8 @@ def write_digits(folder: Path) -> None:
             Image.fromarray((255 - pixels * 255 / 16).round().astype("uint8")).save(path)
         os.chmod(partial, 0o755)
         os.replace(partial, folder)
-    except BaseException:
+    except OSError:
+        if not folder.is_dir():  # if it is there now, another process was quicker, and its digits are these
+            raise
+    finally:
         shutil.rmtree(partial, ignore_errors=True)
-        raise

@@ -8,11 +8,9 @@ splits out of file names, so that one file called `test_2.png` shrinks the data 
 import os
 import re
 import unicodedata
-from collections import Counter
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from dataclasses import dataclass, replace
+from pathlib import Path
 
 from tqdm.auto import tqdm
 
@@ -26,6 +24,7 @@ SPLIT_FOLDERS = {
 }
 SYSTEM_FILES = {"thumbs.db", "desktop.ini", "__macosx", "@eadir", "$recycle.bin"}
 MASK = re.compile(r"(?P<image>.+?)[_-](?:mask|seg|segmentation)(?:[_-]?\d+)?$", re.IGNORECASE)
+MASK_FOLDER = re.compile(r"(^|/)masks?/", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -41,7 +40,7 @@ class Example:
 
 @dataclass(frozen=True)
 class Skipped:
-    """A file that is not trained on, and why."""
+    """A file that is not trained on, and why; what stands before ": " in the reason is the kind of fault."""
 
     path: str
     reason: str
@@ -51,113 +50,183 @@ def read_folder(folder: Path, data: Data, progress: bool = True) -> tuple[list[E
     """Every image below `folder` that can be trained on, in the order of their paths, and what was skipped.
 
     Raises:
-        UserError: there is no such folder, or nothing in it can be told apart into classes.
+        UserError: there is no such folder, or no two classes of images in it.
     """
-    if not folder.is_dir():
-        what = "is not a folder" if folder.exists() else "does not exist"
-        raise UserError(f"data folder '{folder}' {what}{_where_to_get(data)}")
+    _check_folder(folder, data)
     skipped: list[Skipped] = []
-    paths = sorted(_image_files(folder, skipped))
+    paths = _image_files(folder, skipped)
     if not paths:
-        other = f" ({len(skipped)} other files)" if skipped else ""
+        instead = f" ({summary(skipped)})" if skipped else ""
         raise UserError(
-            f"no images in '{folder}'{other}; expected one folder a class, with files such as {folder}/cat/1.jpg"
+            f"no images in '{folder}'{instead}; expected one folder a class, with files such as {folder}/cat/1.jpg"
         )
-    found = _without_masks(paths, skipped)
-    labelled = _label(found, data, folder, skipped)
+    labelled = _label(_without_masks(paths, skipped), data, folder, skipped)
     examples = _verify(labelled, folder, skipped, progress)
     if not examples:
         raise UserError(f"none of the {len(paths)} images in '{folder}' can be used: {summary(skipped)}")
-    return examples, sorted(skipped, key=lambda each: each.path)
+    lost = {example.label for example in labelled} - {example.label for example in examples}
+    skipped += [Skipped(label, "a class without a usable image") for label in lost]
+    skipped.sort(key=lambda each: each.path)
+    hint = f"one folder a class, such as {folder}/cat/1.jpg and {folder}/dog/1.jpg"
+    check_classes(examples, skipped, f"'{folder}'", hint)
+    return examples, skipped
+
+
+def check_classes(examples: list[Example], skipped: list[Skipped], where: str, hint: str) -> None:
+    """Refuse what is all of one class.
+
+    Raises:
+        UserError: so it is.
+    """
+    labels = {example.label for example in examples}
+    if len(labels) < 2:
+        raise UserError(
+            f"only one class in {where}, '{labels.pop()}' ({len(examples)} images); a classifier needs two or more: {hint}"
+            + (f"; skipped: {summary(skipped)}" if skipped else "")
+        )
 
 
 def summary(skipped: list[Skipped]) -> str:
-    """`3 × empty file (a/1.jpg, a/2.jpg, …); 1 × …`, the most frequent reason first."""
-    reasons = Counter(each.reason for each in skipped)
+    """`3 × empty file (a/1.jpg, a/2.jpg, …); 1 × …`, the most frequent kind first."""
+    kinds: dict[str, list[Skipped]] = {}
+    for each in skipped:
+        kinds.setdefault(each.reason.partition(": ")[0], []).append(each)
     lines = []
-    for reason, count in reasons.most_common():
-        names = [each.path for each in skipped if each.reason == reason]
-        lines.append(f"{count} × {reason} ({', '.join(names[:3])}{', …' if count > 3 else ''})")
+    for kind, alike in sorted(kinds.items(), key=lambda item: -len(item[1])):
+        reason = alike[0].reason if len({each.reason for each in alike}) == 1 else kind
+        names = ", ".join(each.path for each in alike[:3])
+        lines.append(f"{len(alike)} × {reason} ({names}{', …' if len(alike) > 3 else ''})")
     return "; ".join(lines)
 
 
-def _where_to_get(data: Data) -> str:
-    """The next step for someone who has no data yet."""
-    if data.homepage is None:
-        return "; give the folder of your images with --data_dir"
-    return f"; the images are published at {data.homepage} : unpack them and say --data_dir FOLDER, or try `digits`"
+def split_of(name: str) -> str | None:
+    """The split that a folder or a split of the Hub is called after: `Training`, `test_set`, `seg_test`, `val2`."""
+    named = {SPLIT_FOLDERS[word] for word in re.findall("[a-z]+", name.lower()) if word in SPLIT_FOLDERS}
+    return named.pop() if len(named) == 1 else None
 
 
-def _image_files(folder: Path, skipped: list[Skipped]) -> Iterator[str]:
-    """POSIX paths of the files that are images by name; links are followed, unless they loop."""
+def _check_folder(folder: Path, data: Data) -> None:
+    """Raise `UserError` for a folder that cannot be looked into."""
+    try:
+        os.scandir(folder).close()
+        return
+    except FileNotFoundError:
+        what = "does not exist"
+    except NotADirectoryError:
+        what = "is not a folder"
+    except OSError as error:
+        what = f"cannot be opened ({error.strerror})"
+    where = "; give the folder of your images with --data_dir"
+    if data.homepage is not None:
+        where = f"; the images are published at {data.homepage} : unpack them and say --data_dir FOLDER, or try `digits`"
+    raise UserError(f"data folder '{folder}' {what}{where}")
 
-    def walk(directory: Path, above: tuple[str, ...]) -> Iterator[str]:
-        real = os.path.realpath(directory)
+
+def _image_files(folder: Path, skipped: list[Skipped]) -> list[str]:
+    """Sorted POSIX paths of the files that are images by name; links are followed, unless they loop."""
+    found = []
+
+    def walk(inside: str, above: tuple[str, ...]) -> None:
+        real = os.path.realpath(folder / inside)
         if real in above:
-            skipped.append(Skipped(directory.relative_to(folder).as_posix(), "a link to a folder above it"))
+            skipped.append(Skipped(inside, "a link to a folder above it"))
             return
         try:
-            entries = sorted(os.scandir(directory), key=lambda entry: entry.name)
+            entries = list(os.scandir(folder / inside))
         except OSError as error:
-            skipped.append(Skipped(directory.relative_to(folder).as_posix(), f"cannot be opened: {error.strerror}"))
+            skipped.append(Skipped(inside, f"cannot be opened: {error.strerror}"))
             return
+        if inside and not entries:
+            skipped.append(Skipped(inside, "an empty folder"))
         for entry in entries:
-            if entry.name.startswith(".") or entry.name.lower() in SYSTEM_FILES:
-                continue
-            path = Path(entry.path).relative_to(folder).as_posix()
-            if entry.is_dir():
-                yield from walk(Path(entry.path), (*above, real))
-            elif PurePosixPath(path).suffix.lower() in EXTENSIONS:
-                yield path
+            path = f"{inside}/{entry.name}" if inside else entry.name
+            reason = _not_an_image(entry)
+            if reason:
+                # Bytes that are no UTF-8 are surrogates here, which can neither be printed nor written.
+                skipped.append(Skipped(path.encode(errors="backslashreplace").decode(), reason))
+            elif os.path.isdir(entry.path):
+                walk(path, (*above, real))
             else:
-                skipped.append(Skipped(path, f"not an image ({PurePosixPath(path).suffix or 'no ending'})"))
+                found.append(path)
 
-    return walk(folder, ())
+    walk("", ())
+    return sorted(found)
+
+
+def _not_an_image(entry: os.DirEntry) -> str | None:
+    """Why nothing is to be looked for behind this name, or None. `entry.is_dir()` would raise for a link to itself."""
+    if entry.name.startswith(".") or entry.name.lower() in SYSTEM_FILES:
+        return "hidden, or the operating system's own"
+    if entry.name != entry.name.encode(errors="replace").decode():
+        return "its name is not UTF-8: rename it"
+    if os.path.isdir(entry.path):
+        return None
+    if not os.path.isfile(entry.path):
+        return "a broken link" if entry.is_symlink() else "neither a file nor a folder"
+    ending = os.path.splitext(entry.name)[1]
+    return None if ending.lower() in EXTENSIONS else f"not an image by its name: {ending or 'no ending'}"
 
 
 def _without_masks(paths: list[str], skipped: list[Skipped]) -> list[str]:
-    """Drop `benign (1)_mask.png` where `benign (1).png` lies beside it."""
-    stems = {str(PurePosixPath(path).with_suffix("")) for path in paths}
+    """Drop `benign (1)_mask.png` beside `benign (1).png`, and `masks/a/1.png` beside `images/a/1.png`."""
+    stems = {os.path.splitext(path)[0] for path in paths}
     kept = []
     for path in paths:
-        match = MASK.fullmatch(str(PurePosixPath(path).with_suffix("")))
-        if match and match["image"] in stems:
+        stem = os.path.splitext(path)[0]
+        named = MASK.fullmatch(stem)
+        images = {named["image"] if named else stem, MASK_FOLDER.sub(r"\1images/", stem)} - {stem}
+        if images & stems:
             skipped.append(Skipped(path, "a mask of the image beside it"))
         else:
             kept.append(path)
     return kept
 
 
+@dataclass(frozen=True)
+class _Folders:
+    """What folders tell: the first below `depth` wrapping ones is the class or, `with_splits`, the split."""
+
+    depth: int
+    with_splits: bool
+
+    def place(self, path: str) -> tuple[str | None, str | None]:
+        """Split and class of a path, None for what cannot be told."""
+        folders = path.split("/")[self.depth : -1]
+        split = None
+        if self.with_splits and folders:
+            split = split_of(folders[0])
+            twice = len(folders) > 2 and folders[0] == folders[1]  # seg_train/seg_train/forest/1.jpg
+            folders = folders[2:] if twice else folders[1:]
+        return split, folders[0] if folders else None
+
+
 def _label(paths: list[str], data: Data, folder: Path, skipped: list[Skipped]) -> list[Example]:
     """Class, split and group of each path: by the recipe's pattern if it fits any, else by folders."""
-    parts = {path: PurePosixPath(path).parts for path in paths}
-    depth = _wrapper_depth(list(parts.values()))
-    parts = {path: names[depth:] for path, names in parts.items()}
-    with_splits = _has_split_folders(list(parts.values()))
-    by_pattern = data.pattern and any(re.search(data.pattern, path) for path in paths)
+    depth = _wrapper_depth([path.split("/")[:-1] for path in paths])
+    layout = _Folders(depth, _has_split_folders([path.split("/")[depth:-1] for path in paths]))
+    pattern = _compile(data.pattern) if data.pattern else None
+    fits = pattern is not None and any(pattern.search(path) for path in paths)
     examples = []
     for path in paths:
-        names = parts[path]
-        split = SPLIT_FOLDERS[names[0].lower()] if with_splits else None
-        label, group = None, None
-        if by_pattern:
-            match = re.search(data.pattern, path)
+        split, label = layout.place(path)
+        told = {}
+        if fits:
+            match = pattern.search(path)
             if not match:
                 skipped.append(Skipped(path, "its name does not fit the recipe's pattern"))
                 continue
-            known = match.groupdict()
-            label, group = known["label"], known.get("group")
-            if known.get("split"):
-                split = data.split_names.get(known["split"], known["split"])
-        else:
-            classes = names[1:-1] if with_splits else names[:-1]
-            if not classes:
-                skipped.append(Skipped(path, "in no class folder"))
-                continue
-            label = classes[0]
+            told = {name: value for name, value in match.groupdict().items() if value}
+            label = told.get("label", label)
+            split = _named_split(told["split"], data, path) if "split" in told else split
+        elif layout.with_splits and split is None:
+            skipped.append(Skipped(path, "beside the train and test folders, in none of them"))
+            continue
         # A Mac writes ü as u and two dots, others as one letter: one class, not two.
-        label = unicodedata.normalize("NFC", label).strip()
-        examples.append(Example(path, data.class_names.get(label, label), split, group))
+        label = unicodedata.normalize("NFC", label or "").strip()
+        if not label:
+            skipped.append(Skipped(path, "in no class folder"))
+            continue
+        examples.append(Example(path, data.class_names.get(label, label), split, told.get("group")))
     if not examples:
         raise UserError(
             f"{len(paths)} images in '{folder}', but no class folders; put each class in a folder of its own, such as "
@@ -166,22 +235,44 @@ def _label(paths: list[str], data: Data, folder: Path, skipped: list[Skipped]) -
     return examples
 
 
-def _wrapper_depth(paths: list[tuple[str, ...]]) -> int:
-    """How many leading folders all paths share, as in `flower_photos/rose/1.jpg`: they are wrapping, not classes."""
-    folders = [names[:-1] for names in paths]
-    shared = 0
-    while len({names[shared : shared + 1] for names in folders}) == 1 and len(folders[0]) > shared:
-        shared += 1
-    deepest = max(len(names) for names in folders)
-    # If nothing is left below what is shared, its last folder is the only class, which is said later.
-    return shared if deepest > shared else max(shared - 1, 0)
+def _wrapper_depth(folders: list[list[str]]) -> int:
+    """How many folders hold nothing but one folder, as in `flower_photos/rose/1.jpg`: they are wrapping, not classes.
+
+    A picture that lies about in them changes nothing, and the innermost folder is always a class.
+    """
+    depth = 0
+    while len({names[depth] for names in folders if len(names) > depth}) == 1:
+        if all(len(names) <= depth + 1 for names in folders):
+            break
+        depth += 1
+    return depth
 
 
-def _has_split_folders(paths: list[tuple[str, ...]]) -> bool:
-    """Whether the first level is train, test …, with classes below; a class may well be called `test`."""
-    first = {names[0].lower() for names in paths if len(names) > 1}
-    inner = any(len(names) > 2 and SPLIT_FOLDERS.get(names[0].lower()) == "train" for names in paths)
-    return inner and all(len(names) > 1 for names in paths) and first <= SPLIT_FOLDERS.keys()
+def _has_split_folders(folders: list[list[str]]) -> bool:
+    """Whether the first level is train, test …; a class may well be called `test`, and trains are one as well."""
+    splits = {split_of(names[0]) for names in folders if names}
+    if None not in splits:
+        return len(splits) > 1
+    classes = {names[1] for names in folders if len(names) > 1 and split_of(names[0]) == "train"}
+    return len(splits - {None, "train"}) > 0 and len(classes) > 1
+
+
+def _compile(pattern: str) -> re.Pattern:
+    try:
+        return re.compile(pattern)
+    except re.error as error:
+        raise UserError(f"the recipe's pattern '{pattern}' is no regular expression: {error}") from error
+
+
+def _named_split(found: str, data: Data, path: str) -> str:
+    """What the recipe, or else everybody, calls by the name that the pattern found."""
+    split = SPLIT_FOLDERS.get(data.split_names.get(found, found).lower())
+    if split is None:
+        raise UserError(
+            f"the recipe's pattern finds the split '{found}' in '{path}'; allowed are train, validation and test: say in "
+            "`split_names` which one it is"
+        )
+    return split
 
 
 def _verify(examples: list[Example], folder: Path, skipped: list[Skipped], progress: bool) -> list[Example]:
@@ -193,9 +284,7 @@ def _verify(examples: list[Example], folder: Path, skipped: list[Skipped], progr
         except OSError as error:
             return Skipped(example.path, f"cannot be opened: {error.strerror}")
         reason = inspect(content)
-        if reason:
-            return Skipped(example.path, reason)
-        return Example(example.path, example.label, example.split, example.group, sha256(content))
+        return Skipped(example.path, reason) if reason else replace(example, sha256=sha256(content))
 
     readable = []
     with ThreadPoolExecutor(os.cpu_count()) as pool:  # PIL and hashlib let go of the interpreter lock

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -11,14 +11,15 @@ from typing import TYPE_CHECKING
 from tqdm.auto import tqdm
 
 from training.data.images import inspect, sha256
-from training.data.intake import SPLIT_FOLDERS, Example, Skipped, read_folder
+from training.data.intake import Example, Skipped, check_classes, read_folder, split_of, summary
 from training.data.splits import SPLITS, Row
 from training.recipe import Data, UserError
 
 if TYPE_CHECKING:
     from datasets import Dataset, DatasetDict
 
-LABEL_COLUMNS = ("label", "labels", "class", "class_label", "category", "target", "fine_label", "species", "breed")
+LABEL_COLUMNS = ("label", "labels", "class", "class_label", "class_name", "category", "target", "cls", "fine_label")
+LABEL_COLUMNS += ("label_name", "species", "breed", "diagnosis")
 
 
 @dataclass(frozen=True)
@@ -32,9 +33,20 @@ class Folder:
         return read_folder(self.data_dir, data, progress)
 
     def as_datasets(self, rows: list[Row]) -> DatasetDict:
-        """`image` (Image), `label` (ClassLabel) and `path` (string) for each split, in the order of `rows`."""
+        """`image` (Image), `label` (ClassLabel) and `path` (string) for each split, in the order of `rows`.
+
+        Raises:
+            UserError: an image is gone.
+        """
         from datasets import ClassLabel, Dataset, DatasetDict, Features, Image, Value
 
+        gone = [row.path for row in rows if not (self.data_dir / row.path).is_file()]
+        if gone:
+            raise UserError(
+                f"{len(gone)} of the run's {len(rows)} images {'is' if len(gone) == 1 else 'are'} not in "
+                f"'{self.data_dir}' any more, '{gone[0]}' for one; give their folder with --data_dir, or start anew with "
+                "--overwrite"
+            )
         names = sorted({row.label for row in rows})
         features = Features(image=Image(), label=ClassLabel(names=names), path=Value("string"))
         parts = {split: [row for row in rows if row.split == split] for split in SPLITS}
@@ -66,30 +78,42 @@ class HubDataset:
 
     def read(self, data: Data, progress: bool = True) -> tuple[list[Example], list[Skipped]]:
         """Every readable row, in order, with its class name and the Hub's own split."""
-        from datasets import Image
-
         found = self._load()
-        examples, skipped = [], []
+        examples: list[Example] = []
+        skipped: list[Skipped] = []
         for split, part in found.items():
-            image, label = columns(part, self.repo_id)
-            names = getattr(part.features[label], "names", None)
-            encoded = part.cast_column(image, Image(decode=False)).select_columns([image, label])
-            rows = tqdm(encoded, f"Reading {split}", unit=" images", leave=False, disable=not progress or None)
-            for index, row in enumerate(rows):
-                path = f"{self.revision}/{split}/{index}"
-                content = _content(row[image])
-                reason = inspect(content) if row[label] is not None and row[label] != -1 else "no label"
-                if reason:
-                    skipped.append(Skipped(path, reason))
-                    continue
-                name = names[row[label]] if names else str(row[label])
-                own = SPLIT_FOLDERS.get(split.lower())
-                examples.append(Example(path, data.class_names.get(name, name), own, None, sha256(content)))
+            for result in self._read_split(split, part, data, progress):
+                (skipped if isinstance(result, Skipped) else examples).append(result)
         if not examples:
-            raise UserError(f"data set '{self.repo_id}' has no readable image with a label")
+            why = f": {summary(skipped)}" if skipped else ""
+            raise UserError(f"data set '{self.repo_id}' has no image that can be used{why}; choose another --dataset")
+        check_classes(examples, skipped, f"data set '{self.repo_id}'", "choose another --dataset")
         if {example.split for example in examples} <= {"train", None}:
             examples = [replace(example, split=None) for example in examples]
         return examples, skipped
+
+    def _read_split(self, split: str, part: Dataset, data: Data, progress: bool) -> Iterator[Example | Skipped]:
+        from datasets import Image
+
+        image, label = columns(part, self.repo_id)
+        names = getattr(part.features[label], "names", None)
+        encoded = part.cast_column(image, Image(decode=False)).select_columns([image, label])
+        rows = tqdm(encoded, f"Reading {split}", unit=" images", leave=False, disable=not progress or None)
+        for index, row in enumerate(rows):
+            path = f"{self.revision}/{split}/{index}"
+            if row[label] in (None, -1, ""):
+                yield Skipped(path, "no label")
+                continue
+            try:
+                content = _content(row[image])
+                reason = inspect(content)
+            except OSError as error:
+                reason = f"cannot be opened: {error.strerror}"
+            if reason:
+                yield Skipped(path, reason)
+            else:
+                name = names[row[label]] if names else str(row[label])
+                yield Example(path, data.class_names.get(name, name), split_of(split), None, sha256(content))
 
     def pinned(self) -> HubDataset:
         """The same data set at the commit that it has now, so that a run that goes on sees the same images.
@@ -98,17 +122,21 @@ class HubDataset:
             UserError: there is no such data set for this user, or the Hub cannot be reached.
         """
         from huggingface_hub import HfApi
-        from huggingface_hub.errors import HfHubHTTPError
+        from huggingface_hub.errors import HfHubHTTPError, HFValidationError, HTTPError
 
         try:
             return replace(self, revision=HfApi().dataset_info(self.repo_id, revision=self.revision).sha)
         except HfHubHTTPError as error:
             status = error.response.status_code
+            if status >= 500:
+                raise UserError(f"data set '{self.repo_id}': the Hub answers HTTP {status}; try again later") from error
             raise UserError(
                 f"no data set '{self.repo_id}' on the Hub for you (HTTP {status}); is the name right? A private one "
                 "needs `hf auth login` or HF_TOKEN"
             ) from error
-        except (OSError, ValueError) as error:
+        except HFValidationError as error:
+            raise UserError(f"--dataset '{self.repo_id}': a data set of the Hub is called OWNER/NAME") from error
+        except (HTTPError, OSError) as error:  # the client's own connection errors are no OSError
             raise UserError(
                 f"data set '{self.repo_id}': {_first_line(error)}; is the network there? HF_ENDPOINT names another "
                 "Hub, --data_dir FOLDER needs none"
@@ -142,11 +170,15 @@ class HubDataset:
 
     def _load(self) -> Mapping[str, Dataset]:
         from datasets import load_dataset
+        from datasets.exceptions import DatasetsError
 
         try:
             return load_dataset(self.repo_id, revision=self.revision)
-        except (OSError, ValueError, RuntimeError) as error:
-            raise UserError(f"data set '{self.repo_id}' cannot be loaded: {_first_line(error)}") from error
+        except (DatasetsError, OSError, ValueError, RuntimeError) as error:
+            raise UserError(
+                f"data set '{self.repo_id}' cannot be loaded: {_first_line(error)}; choose another --dataset, or download "
+                "it as a folder of images and give that with --data_dir"
+            ) from error
 
 
 Source = Folder | HubDataset
@@ -169,26 +201,31 @@ def columns(part: Dataset, repo_id: str) -> tuple[str, str]:
     from datasets import ClassLabel, Image, Value
 
     features = part.features
+    has = f"it has {', '.join(features)}"
     images = [name for name, feature in features.items() if isinstance(feature, Image)]
     if not images:
-        raise UserError(f"data set '{repo_id}' has no column of images; it has {', '.join(features)}")
+        raise UserError(f"data set '{repo_id}' has no column of images; {has}")
     classes = [name for name, feature in features.items() if isinstance(feature, ClassLabel)]
-    plain = [
-        name
-        for name, feature in features.items()
-        if isinstance(feature, Value) and (feature.dtype.startswith("int") or "string" in feature.dtype)
-    ]
-    usual = [name for name in LABEL_COLUMNS if name in classes] + classes[:1]
-    usual += [name for name in LABEL_COLUMNS if name in plain]
-    if not usual:
+    plain = [name for name, feature in features.items() if isinstance(feature, Value) and _names_classes(feature.dtype)]
+    usual = [name for kind in (classes, plain) for wanted in LABEL_COLUMNS for name in kind if name.lower() == wanted]
+    if usual or len(classes) == 1:
+        return images[0], (usual or classes)[0]
+    if classes:
         raise UserError(
-            f"data set '{repo_id}' has no column of labels; it has {', '.join(features)}, and looked for were a "
-            f"ClassLabel or {', '.join(LABEL_COLUMNS)}"
+            f"data set '{repo_id}' has several columns of labels, {', '.join(classes)}; rename the one that is meant to "
+            "'label'"
         )
-    return images[0], usual[0]
+    raise UserError(
+        f"data set '{repo_id}' has no column of labels; {has}, and looked for were a ClassLabel or "
+        f"{', '.join(LABEL_COLUMNS)}"
+    )
 
 
-def _content(image: Mapping) -> bytes:
+def _names_classes(dtype: str) -> bool:
+    return dtype.startswith(("int", "uint")) or "string" in dtype
+
+
+def _content(image: Mapping | None) -> bytes:
     """The encoded bytes of an undecoded `Image` value, which stand in the row or in a file of the cache."""
     if image is None:
         return b""

@@ -1,6 +1,7 @@
 """Train, validation and test: stratified, seeded, and never with one photograph or patient on two sides."""
 
 import csv
+import os
 import random
 from collections import Counter, defaultdict
 from dataclasses import dataclass
@@ -27,20 +28,16 @@ def make_splits(examples: list[Example], splits: Splits) -> tuple[list[Row], lis
     """Assign every example to train, validation or test.
 
     Splits that the data brings are kept. The missing ones are taken out of the rest, `splits.validation` and
-    `splits.test` of it, so that every class is divided alike and exact duplicates and groups stay together. A copy of
-    an image that stands in a later split of the data's own (test before validation before train) is left out.
+    `splits.test` of it, so that every class is divided alike and exact duplicates and groups stay together. An image
+    whose copy or group stands in a later split of the data's own (test before validation before train) is left out.
 
     Raises:
-        UserError: fewer than two classes, or no image is left to train on.
+        UserError: a split would be empty.
     """
-    labels = sorted({example.label for example in examples})
-    if len(labels) < 2:
-        raise UserError(
-            f"only one class, '{labels[0]}' ({len(examples)} images); a classifier needs two: one folder a class"
-        )
-    examples, skipped = _without_leaks(examples)
     groups = connected_groups(examples)
+    examples, groups, skipped = _without_leaks(examples, groups)
     assigned = _assign(examples, groups, splits)
+    _check_not_empty(assigned, skipped)
     sizes = Counter(groups)
     rows = []
     for example, group, split in zip(examples, groups, assigned, strict=True):
@@ -64,26 +61,29 @@ def connected_groups(examples: list[Example]) -> list[str]:
     return [root(f"sha256:{example.sha256}") for example in examples]
 
 
-def _without_leaks(examples: list[Example]) -> tuple[list[Example], list[Skipped]]:
-    """Where the data's own splits share an image, the copy nearest to training goes."""
+def _without_leaks(
+    examples: list[Example], groups: list[str]
+) -> tuple[list[Example], list[str], list[Skipped]]:
+    """Where the data's own splits share an image or a group, what is nearer to training goes."""
     rank = {None: 0, "train": 0, "validation": 1, "test": 2}
-    highest: dict[str, Example] = {}
-    for example in examples:
-        best = highest.setdefault(example.sha256, example)
-        if rank[example.split] > rank[best.split]:
-            highest[example.sha256] = example
-    kept, skipped = [], []
-    for example in examples:
-        other = highest[example.sha256]
+    latest: dict[str, Example] = {}
+    for example, group in zip(examples, groups, strict=True):
+        if rank[example.split] > rank[latest.setdefault(group, example).split]:
+            latest[group] = example
+    kept, kept_groups, skipped = [], [], []
+    for example, group in zip(examples, groups, strict=True):
+        other = latest[group]
         if rank[example.split] < rank[other.split]:
-            skipped.append(Skipped(example.path, f"the same file as '{other.path}', which is in {other.split}"))
+            how = "the same file as one" if example.sha256 == other.sha256 else "of one group with an image"
+            skipped.append(Skipped(example.path, f"{how} in {other.split}: '{other.path}'"))
         else:
             kept.append(example)
-    return kept, skipped
+            kept_groups.append(group)
+    return kept, kept_groups, skipped
 
 
 def _assign(examples: list[Example], groups: list[str], splits: Splits) -> list[str]:
-    """A split for each example. Largest groups first, each to the split that its classes miss most."""
+    """A split for each example: largest groups first, each to the split that its classes miss most."""
     given = {example.split for example in examples}
     missing = [name for name in ("validation", "test") if name not in given]
     members: dict[str, list[int]] = defaultdict(list)
@@ -93,35 +93,74 @@ def _assign(examples: list[Example], groups: list[str], splits: Splits) -> list[
     pool = list(members.values())
     random.Random(splits.seed).shuffle(pool)
     pool.sort(key=len, reverse=True)  # stable: equal sizes stay shuffled
-    needed = _targets([[examples[i].label for i in indices] for indices in pool], missing, splits)
+    labels = [Counter(examples[i].label for i in indices) for indices in pool]
+    needed = _targets(labels, missing, splits)
+    reserved = _reserve(labels, missing)
     assigned = [example.split or "train" for example in examples]
-    for indices in pool:
-        counts = Counter(examples[i].label for i in indices)
-        split = max(needed, key=lambda name: sum(n * needed[name][label] for label, n in counts.items()))
-        for i in indices:
-            assigned[i] = split
-        needed[split].subtract(counts)
-    empty = [name for name in SPLITS if name not in assigned]
-    if empty:
-        raise UserError(
-            f"{len(examples)} images leave nothing for {' and '.join(empty)}; at least one class needs "
-            "three images or more"
+    for number in sorted(range(len(pool)), key=lambda number: number not in reserved):
+        split = reserved.get(number) or max(
+            needed, key=lambda name: sum(n * needed[name][label] for label, n in labels[number].items())
         )
+        for i in pool[number]:
+            assigned[i] = split
+        needed[split].subtract(labels[number])
     return assigned
 
 
-def _targets(pool: list[list[str]], missing: list[str], splits: Splits) -> dict[str, Counter]:
-    """How many images of each class each split should get; at least one of a class that has three groups or more."""
-    images = Counter(label for labels in pool for label in labels)
-    groups = Counter(label for labels in pool for label in set(labels))
-    targets = {"train": Counter(images)}
-    for name in missing:
-        share = getattr(splits, name)
-        targets[name] = Counter(
-            {label: max(n * share, 1.0 if groups[label] >= 3 else 0.0) for label, n in images.items()}
-        )
-        targets["train"].subtract(targets[name])
+def _targets(pool: list[Counter], missing: list[str], splits: Splits) -> dict[str, Counter]:
+    """How many images of each class each split should get; a class of fewer than three groups stays in training.
+
+    What rounding takes from one split or class the next one gets: a fifth of 30 classes of 12 is 72 images, not 30 × 2.
+    """
+    images = sum(pool, Counter())
+    groups = Counter(label for labels in pool for label in labels)
+    targets = {"train": Counter(images), **{name: Counter() for name in missing}}
+    owed = 0.0
+    for turn, label in enumerate(label for label in sorted(images) if groups[label] >= 3):
+        for name in missing if turn % 2 else reversed(missing):
+            wanted = images[label] * getattr(splits, name) + owed
+            targets[name][label] = max(1, round(wanted))
+            owed = wanted - round(wanted)
+            targets["train"][label] -= targets[name][label]
     return targets
+
+
+def _reserve(pool: list[Counter], missing: list[str]) -> dict[int, str]:
+    """A split for some of the pool, largest first, so that every class of three groups or more is in every split.
+
+    Rare classes choose first; the smallest groups are enough for validation and test.
+    """
+    where: dict[str, list[int]] = defaultdict(list)
+    for number, labels in enumerate(pool):
+        for label in labels:
+            where[label].append(number)
+    reserved: dict[int, str] = {}
+    present: dict[str, set[str]] = defaultdict(set)
+    for label, numbers in sorted(where.items(), key=lambda item: (len(item[1]), item[0])):
+        for name in (*missing, "train") if len(numbers) >= 3 else ():
+            free = [number for number in numbers if number not in reserved]
+            if free and label not in present[name]:
+                chosen = free[0] if name == "train" else free[-1]
+                reserved[chosen] = name
+                present[name].update(pool[chosen])
+    return reserved
+
+
+def _check_not_empty(assigned: list[str], skipped: list[Skipped]) -> None:
+    """Raise `UserError` if a split has no image."""
+    empty = [name for name in SPLITS if name not in assigned]
+    if "train" in empty:
+        there = " and ".join(name for name in SPLITS if name in assigned)
+        copies = f" ({len(skipped)} copies left out)" if skipped else ""
+        raise UserError(
+            f"no image is left to train on: all {len(assigned)} are in {there} by the data's own splits{copies}; add a "
+            "folder `train`, or arrange them in class folders alone"
+        )
+    if empty:
+        raise UserError(
+            f"{len(assigned)} images leave nothing for {' and '.join(empty)}: no class has three (copies of one image, or "
+            "all of one group, count once); add images, at least three to a class"
+        )
 
 
 def warnings(rows: list[Row]) -> list[str]:
@@ -140,13 +179,13 @@ def warnings(rows: list[Row]) -> list[str]:
         absent = [label for label in labels if not counts[split][label]]
         if absent:
             found.append(f"classes without a {split} image, on which nothing can be said: {_some(absent)}")
-    by_content = defaultdict(set)
+    by_content = defaultdict(list)
     for row in rows:
-        by_content[row.sha256].add(row.label)
-    torn = [content for content, names in by_content.items() if len(names) > 1]
+        by_content[row.sha256].append(row)
+    torn = [copies for copies in by_content.values() if len({row.label for row in copies}) > 1]
     if torn:
-        names = [" = ".join(row.path for row in rows if row.sha256 == content) for content in torn]
-        found.append(f"{len(torn)} images stand in two classes at once: {_some(names)}")
+        names = [" = ".join(row.path for row in copies) for copies in torn]
+        found.append(f"{len(torn)} images stand in two classes at once (delete the wrong ones): {_some(names, most=3)}")
     return found
 
 
@@ -155,11 +194,16 @@ def _some(names: list[str], most: int = 5) -> str:
 
 
 def write_splits(rows: list[Row], path: Path) -> None:
-    """Write `splits.csv`."""
-    with path.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file)
-        writer.writerow(Row.__dataclass_fields__)
-        writer.writerows((row.path, row.sha256, row.label, row.split, row.group) for row in rows)
+    """Write `splits.csv` under a temporary name and move it, so that the file is whole or not there."""
+    partial = path.with_name(f".{path.name}")
+    try:
+        with partial.open("w", newline="", encoding="utf-8") as file:
+            writer = csv.writer(file)
+            writer.writerow(Row.__dataclass_fields__)
+            writer.writerows((row.path, row.sha256, row.label, row.split, row.group) for row in rows)
+        os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
 
 
 def read_splits(path: Path) -> list[Row]:
@@ -170,6 +214,10 @@ def read_splits(path: Path) -> list[Row]:
     """
     try:
         with path.open(newline="", encoding="utf-8") as file:
-            return [Row(**line) for line in csv.DictReader(file)]
-    except (OSError, TypeError) as error:
-        raise UserError(f"{path} cannot be read ({error}); start anew with --overwrite") from error
+            rows = [Row(**line) for line in csv.DictReader(file)]
+        if not rows or any(row.split not in SPLITS or row.group is None for row in rows):
+            raise ValueError("it has no rows, or half of a row, or one of an unknown split")
+    except (OSError, TypeError, ValueError, csv.Error) as error:
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise UserError(f"'{path}' cannot be read ({reason}); start anew with --overwrite") from error
+    return rows

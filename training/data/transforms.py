@@ -14,11 +14,15 @@ from torch.utils.data import Dataset
 from torchvision.transforms.v2 import functional as tv
 
 from training.data.images import open_rgb
-from training.recipe import Augmentation
+from training.recipe import Augmentation, UserError
 
 
 class Preprocessing:
-    """An image processor, native or timm's, and the two halves it consists of."""
+    """An image processor, native or timm's, and the two halves it consists of.
+
+    Raises:
+        UserError: it does more than resize, crop and normalise, as EfficientNet's, which normalises twice.
+    """
 
     def __init__(self, processor: Any):
         self.processor = processor
@@ -28,9 +32,16 @@ class Preprocessing:
             mean, std = processor.data_config["mean"], processor.data_config["std"]
         else:
             self._geometry = None
-            mean, std = processor.image_mean, processor.image_std
+            mean, std = (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)
+            if getattr(processor, "do_normalize", False):
+                mean, std = processor.image_mean, processor.image_std
         self.mean = torch.tensor(mean).view(3, 1, 1)
         self.std = torch.tensor(std).view(3, 1, 1)
+        if not self._halves_agree():
+            raise UserError(
+                f"{type(processor).__name__} does more to an image than resize, crop and normalise, which training "
+                "cannot repeat; choose another base model"
+            )
 
     def __call__(self, image: Image.Image) -> torch.Tensor:
         """What the deployed model sees: float32, (3, height, width)."""
@@ -47,6 +58,15 @@ class Preprocessing:
     def normalise(self, pixels: torch.Tensor) -> torch.Tensor:
         """Pixels of 0 to 255, (…, 3, height, width), to the network's range."""
         return (pixels.float() / 255 - self.mean) / self.std
+
+    def _halves_agree(self) -> bool:
+        """Whether `geometry` and `normalise` make of a colourful picture what the processor makes of it."""
+        shades = Image.linear_gradient("L")
+        probe = Image.merge("RGB", (shades, shades.rotate(90), Image.radial_gradient("L")))
+        try:
+            return torch.allclose(self.normalise(self.geometry(probe)), self(probe), atol=1e-4)
+        except (TypeError, RuntimeError):  # bytes where it computes with floats; another shape
+            return False
 
 
 class Views(Dataset):
@@ -91,6 +111,9 @@ def augment(pixels: torch.Tensor, how: Augmentation, draw: torch.Generator) -> t
     if not torch.equal(theta, torch.eye(2, 3)):
         grid = functional.affine_grid(theta[None], list(image.shape), align_corners=False)
         image = functional.grid_sample(image, grid, padding_mode="border", align_corners=False)
+    for axis, flips in ((3, how.horizontal_flip), (2, how.vertical_flip)):
+        if flips and _between(0, 1, draw) < 0.5:
+            image = image.flip(axis)  # not in the matrix, whose rounding would blur what only has to be turned round
     for name in ("brightness", "contrast", "saturation"):
         reach = getattr(how, name)
         if reach:
@@ -106,13 +129,9 @@ def random_affine(how: Augmentation, aspect: float, draw: torch.Generator) -> to
     angle = math.radians(_between(-how.rotation, how.rotation, draw))
     shear = math.tan(math.radians(_between(-how.shear, how.shear, draw)))
     scale = _between(1 - how.zoom, 1 + how.zoom, draw)
-    flip_x = -1 if how.horizontal_flip and _between(0, 1, draw) < 0.5 else 1
-    flip_y = -1 if how.vertical_flip and _between(0, 1, draw) < 0.5 else 1
     rotation = torch.tensor([[math.cos(angle), -math.sin(angle)], [math.sin(angle), math.cos(angle)]])
     linear = rotation @ torch.tensor([[1.0, shear], [0.0, 1.0]]) / scale
-    linear = linear @ torch.diag(torch.tensor([float(flip_x), float(flip_y)]))
-    to_square = torch.diag(torch.tensor([1.0, aspect]))
-    linear = torch.linalg.inv(to_square) @ linear @ to_square
+    linear *= torch.tensor([[1.0, aspect], [1 / aspect, 1.0]])
     shift = torch.tensor([[2 * _between(-how.shift, how.shift, draw)], [2 * _between(-how.shift, how.shift, draw)]])
     return torch.cat([linear, shift], dim=1)
 
@@ -120,9 +139,10 @@ def random_affine(how: Augmentation, aspect: float, draw: torch.Generator) -> to
 def random_crop(image: Image.Image, smallest: float, draw: torch.Generator) -> Image.Image:
     """A random part of `smallest` to all of the area, its sides at most 3:4 off the image's own ratio."""
     area = _between(smallest, 1, draw)
-    ratio = math.exp(_between(math.log(3 / 4), math.log(4 / 3), draw))
-    width = min(image.width, max(1, round(image.width * math.sqrt(area * ratio))))
-    height = min(image.height, max(1, round(image.height * math.sqrt(area / ratio))))
+    widest = math.log(min(4 / 3, 1 / area))  # beyond 1 / area the part would be wider than the image
+    ratio = math.exp(_between(-widest, widest, draw))
+    width = max(1, round(image.width * math.sqrt(area * ratio)))
+    height = max(1, round(image.height * math.sqrt(area / ratio)))
     left = round(_between(0, image.width - width, draw))
     top = round(_between(0, image.height - height, draw))
     return image.crop((left, top, left + width, top + height))

@@ -13,14 +13,15 @@ PREFIX = "checkpoint-"
 STATE = "trainer_state.json"
 
 
-def newest_checkpoint(folder: Path) -> tuple[Path | None, list[str]]:
+def newest_checkpoint(folder: Path) -> tuple[Path | None, dict[Path, str]]:
     """The newest complete checkpoint below `folder`, and what is wrong with each newer one."""
-    broken = []
-    for path in sorted(folder.glob(f"{PREFIX}*"), key=_step, reverse=True):
+    found = [path for path in folder.glob(f"{PREFIX}*") if path.is_dir() and _step(path) is not None]
+    broken = {}
+    for path in sorted(found, key=_step, reverse=True):
         reason = _what_is_broken(path)
         if reason is None:
             return path, broken
-        broken.append(f"{path} {reason}")
+        broken[path] = reason
     return None, broken
 
 
@@ -43,9 +44,9 @@ def result_of(checkpoint: Path, restore_best: bool) -> Path:
     return best if restore_best and best.is_dir() else checkpoint
 
 
-def _step(path: Path) -> int:
+def _step(path: Path) -> int | None:
     number = path.name.removeprefix(PREFIX)
-    return int(number) if number.isdigit() else -1
+    return int(number) if number.isdigit() else None
 
 
 def _what_is_broken(path: Path) -> str | None:
@@ -61,7 +62,8 @@ def _what_is_broken(path: Path) -> str | None:
             pass
     except (OSError, SafetensorError):
         return "has weights that are cut off"
-    for name in ("optimizer.pt", "scheduler.pt"):
+    states = [each.name for each in path.glob("rng_state*.pth")]  # one a process
+    for name in ("optimizer.pt", "scheduler.pt", *states):
         try:
             with zipfile.ZipFile(path / name) as archive:
                 if archive.testzip() is not None:

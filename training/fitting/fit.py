@@ -6,19 +6,16 @@ import gc
 import shutil
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from accelerate import PartialState
 from accelerate.utils import broadcast_object_list
-from torch.utils.data import DataLoader
-from tqdm.auto import tqdm
 from transformers.utils import logging as transformers_logging
 
-from hub_utils.export import largest_difference, load_deployable, save_deployable
 from hub_utils.portable.modeling_backbone_with_head import BackboneWithHeadForImageClassification
 from training.data import splits as splitting
 from training.data.intake import Skipped, summary
@@ -26,16 +23,17 @@ from training.data.source import HubDataset, Source, load_source
 from training.data.splits import SPLITS, Row
 from training.data.transforms import Preprocessing, Views
 from training.fitting import checkpoints, hardware
+from training.fitting.deploy import deploy
 from training.fitting.flags import check_names, make_arguments, parse_flags
 from training.fitting.network import base_model_facts, build_network, describe, set_trainable
 from training.fitting.progress import Progress, history_rows, write_history
 from training.fitting.trainer import StageTrainer, balanced_weights
 from training.recipe import Recipe, Stage, UserError
 from training.results.curves import plot_curves
-from training.results.metrics import classification_metrics
 from training.run_folder import RunFolder, check_same, recipe_facts, write_json, write_skipped
 
-TOLERANCE = 1e-4  # of the largest logit: how far the deployed model may be from the trained one, in fp32
+if TYPE_CHECKING:
+    from datasets import DatasetDict
 
 
 @dataclass(frozen=True)
@@ -48,7 +46,21 @@ class Options:
     channels_last: bool | None = None
 
 
-def fit(recipe: Recipe, source: Source, run: RunFolder, options: Options = Options(), flags: list[str] = ()) -> dict:
+@dataclass(frozen=True)
+class Job:
+    """What every stage and the deployment share."""
+
+    recipe: Recipe
+    run: RunFolder
+    machine: hardware.Hardware
+    datasets: DatasetDict
+    preprocessing: Preprocessing
+    say: Callable[[str], None]
+
+
+def fit(
+    recipe: Recipe, source: Source, run: RunFolder, options: Options | None = None, flags: Sequence[str] = ()
+) -> dict:
     """Train `recipe` on the images of `source` into `run`, and return what `all_results.json` says.
 
     Nothing is written before data, base model and flags have proved good.
@@ -57,6 +69,7 @@ def fit(recipe: Recipe, source: Source, run: RunFolder, options: Options = Optio
         UserError: something that a user can put right.
     """
     began = time.perf_counter()
+    options = options or Options()
     transformers_logging.disable_progress_bar()
     stage_flags = parse_flags(list(flags), recipe)
     for number, stage in enumerate(recipe.stages, 1):
@@ -78,13 +91,13 @@ def fit(recipe: Recipe, source: Source, run: RunFolder, options: Options = Optio
 
     say(f"{recipe.title} ({recipe.name})")
     source, rows, skipped = _on_main(process, lambda: _read_data(recipe, source, run if goes_on else None))
-    labels = sorted({row.label for row in rows})
-    for line in _data_lines(recipe, rows, skipped, labels):
+    for line in _data_lines(recipe, rows, skipped):
         say(line)
-    network, processor = build_network(recipe, labels)
+    network, processor = build_network(recipe, sorted({row.label for row in rows}))
+    config = network.config
     say(f"network\n{describe(network, recipe)}")
     say(f"hardware   {machine}")
-    datasets = source.as_datasets(rows)
+    job = Job(recipe, run, machine, source.as_datasets(rows), Preprocessing(processor), say)
     if process.is_main_process and not goes_on:
         _check_space(network, recipe, run.path)
         run.begin(facts, options.overwrite)
@@ -93,15 +106,12 @@ def fit(recipe: Recipe, source: Source, run: RunFolder, options: Options = Optio
         write_json(source.to_dict(), run.data)
     process.wait_for_everyone()
 
-    preprocessing = Preprocessing(processor)
     history: list[dict[str, Any]] = []
     weights: Path | None = None
-    config = network.config
-    for number, stage in enumerate(recipe.stages, 1):
-        args = stage_arguments[number - 1]
+    for stage, args in zip(recipe.stages, stage_arguments, strict=True):
         if weights is not None:
             network = _load_checkpoint(config, weights)
-        weights = _run_stage(network, stage, args, recipe, machine, datasets, preprocessing, history, run, goes_on, say)
+        weights = _run_stage(job, network, stage, args, history, goes_on)
         history += history_rows(stage.name, checkpoints.state_of(_last(args))["log_history"])
     if not process.is_main_process:
         return {}
@@ -109,11 +119,14 @@ def fit(recipe: Recipe, source: Source, run: RunFolder, options: Options = Optio
     network = _load_checkpoint(config, weights).eval()
     write_history(history, run.history)
     plot_curves(history, run.curves, f"{recipe.title} ({recipe.name})")
-    results = _deploy(network, processor, datasets, stage_arguments[-1], run, say)
-    results["seconds"] = round(sum(row["seconds"] or 0 for row in history), 1)
-    results["hardware"] = str(machine)
-    results["images"] = {split: len(datasets[split]) for split in SPLITS}
-    results["parameters"] = sum(p.numel() for p in network.parameters())
+    results = {
+        **deploy(network, processor, job.datasets, run.path, stage_arguments[-1], say),
+        "seconds": round(sum(row["seconds"] or 0 for row in history), 1),
+        "hardware": str(machine),
+        "processes": process.num_processes,
+        "images": {split: len(job.datasets[split]) for split in SPLITS},
+        "parameters": sum(parameter.numel() for parameter in network.parameters()),
+    }
     write_json(results, run.results)
     say(
         f"time       {results['seconds'] / 60:.1f} min of training, {(time.perf_counter() - began) / 60:.1f} min in all"
@@ -164,7 +177,8 @@ def _argument_values(
         "label_names": ["labels"],
         "log_level": "error",
         "report_to": "none",
-        "run_name": f"{recipe.name}-{number}-{stage.name}",
+        "project": recipe.name,
+        "run_name": f"{run.path.name}-{number}-{stage.name}",
         "seed": recipe.seed,
         "max_grad_norm": 0.0,  # Keras clips nothing
         "bf16": machine.bf16,
@@ -172,6 +186,7 @@ def _argument_values(
         "dataloader_num_workers": machine.workers,
         "dataloader_persistent_workers": machine.workers > 0,
         "dataloader_pin_memory": machine.device == "cuda",
+        "ddp_find_unused_parameters": False,  # what is frozen is known before the model is wrapped
         **stage.arguments,
         **flags,
     }
@@ -209,7 +224,9 @@ def _read_data(recipe: Recipe, source: Source, run: RunFolder | None) -> tuple[S
     return source, rows, [*skipped, *leaks]
 
 
-def _data_lines(recipe: Recipe, rows: list[Row], skipped: list[Skipped], labels: list[str]) -> list[str]:
+def _data_lines(recipe: Recipe, rows: list[Row], skipped: list[Skipped]) -> list[str]:
+    """What is in the data, for a person to read before the long part begins."""
+    labels = sorted({row.label for row in rows})
     counts = Counter(row.split for row in rows)
     split = " · ".join(f"{name} {counts[name]:,}" for name in SPLITS)
     lines = [f"data       {len(rows):,} images, {len(labels)} classes · {split}"]
@@ -242,56 +259,53 @@ def _check_space(network: torch.nn.Module, recipe: Recipe, folder: Path) -> None
 
 
 def _run_stage(
+    job: Job,
     network: BackboneWithHeadForImageClassification,
     stage: Stage,
     args: Any,
-    recipe: Recipe,
-    machine: hardware.Hardware,
-    datasets: Any,
-    preprocessing: Preprocessing,
-    history: list[dict[str, Any]],
-    run: RunFolder,
+    history: list[dict],
     goes_on: bool,
-    say: Callable[[str], None],
 ) -> Path:
     """Train a stage to its end, from its newest checkpoint if it has one; the checkpoint with the weights it yields."""
-    newest, broken = checkpoints.newest_checkpoint(Path(args.output_dir)) if goes_on else (None, [])
-    for line in broken:
-        say(f"warning    {line}; going on from {newest or 'the start of the stage'}")
+    folder, images = Path(args.output_dir), job.datasets["train"]
+    newest, broken = checkpoints.newest_checkpoint(folder) if goes_on else (None, {})
     batch = args.train_batch_size * args.gradient_accumulation_steps * args.world_size
-    say(f"stage      {stage.name}: {stage.trainable} layers, {len(datasets['train']):,} images, batch {batch}")
+    trained = "all layers" if stage.trainable == "all" else "the head, the rest stands still"
+    job.say(f"stage      {stage.name}: trains {trained}; {len(images):,} images in batches of {batch}")
+    for path, reason in broken.items():
+        job.say(f"warning    {path} {reason}; going on from {newest or 'the start of the stage'}")
     if newest is not None and checkpoints.is_finished(newest):
-        say(f"  finished before, at step {checkpoints.state_of(newest)['global_step']}")
+        job.say(f"  finished before, at step {checkpoints.state_of(newest)['global_step']}")
         return checkpoints.result_of(newest, args.load_best_model_at_end)
     if args.process_index == 0:
-        for path in Path(args.output_dir).glob(f"{checkpoints.PREFIX}*"):
-            if broken and path.name > "" and any(line.startswith(f"{path} ") for line in broken):
-                shutil.rmtree(path)
+        for path in broken:
+            shutil.rmtree(path)
     PartialState().wait_for_everyone()
 
     set_trainable(network, stage.trainable)
-    if machine.channels_last:
+    if job.machine.channels_last:
         network.to(memory_format=torch.channels_last)
-    labels = datasets["train"]["label"]
-    weights = balanced_weights(list(labels), len(network.config.id2label)) if recipe.class_weights else None
+    class_weights = None
+    if job.recipe.class_weights == "balanced":
+        class_weights = balanced_weights(list(images["label"]), network.config.num_labels)
     trainer = StageTrainer(
         stage,
-        Progress(stage.name, history, run.history),
-        weights,
+        Progress(stage.name, history, job.run.history),
+        class_weights,
         model=network,
         args=args,
-        train_dataset=Views(datasets["train"], preprocessing, recipe.augmentation, args.seed),
-        eval_dataset=Views(datasets["validation"], preprocessing),
+        train_dataset=Views(images, job.preprocessing, job.recipe.augmentation, args.seed),
+        eval_dataset=Views(job.datasets["validation"], job.preprocessing),
     )
     if newest is not None:
-        say(f"  going on after step {checkpoints.state_of(newest)['global_step']}")
+        job.say(f"  going on after step {checkpoints.state_of(newest)['global_step']}")
     trainer.train(resume_from_checkpoint=None if newest is None else str(newest))
     trainer.accelerator.free_memory()
     del trainer
     gc.collect()
     result = checkpoints.result_of(_last(args), args.load_best_model_at_end)
     if args.load_best_model_at_end:
-        say(f"  best weights are those of epoch {checkpoints.state_of(result)['epoch']:g}")
+        job.say(f"  best weights are those of epoch {checkpoints.state_of(result)['epoch']:g}")
     return result
 
 
@@ -307,59 +321,3 @@ def _load_checkpoint(config: Any, checkpoint: Path) -> BackboneWithHeadForImageC
     network = BackboneWithHeadForImageClassification(config)
     load_model(network, checkpoint / "model.safetensors")
     return network
-
-
-def _deploy(
-    network: BackboneWithHeadForImageClassification,
-    processor: Any,
-    datasets: Any,
-    args: Any,
-    run: RunFolder,
-    say: Callable[[str], None],
-) -> dict[str, Any]:
-    """Fold, save, load again as a visitor would, and measure what was loaded, in fp32."""
-    save_deployable(network, processor, run.path)
-    classifier = load_deployable(run.path, args.device)
-    deployed = classifier.model.eval()
-    network.to(args.device)
-    preprocessing = Preprocessing(classifier.image_processor)
-    sample = _loader(datasets["validation"].select(range(min(64, len(datasets["validation"])))), preprocessing, args)
-    difference, largest = largest_difference(
-        network, deployed, (batch["pixel_values"].to(args.device) for batch in sample)
-    )
-    if difference > TOLERANCE * largest:
-        raise RuntimeError(
-            f"the saved model differs from the trained one by {difference:.2e} of {largest:.2e}, more than "
-            f"{TOLERANCE:g} of the largest logit: please report this"
-        )
-    say(
-        f"saved      {type(deployed).__name__}, loaded again; its logits differ by {difference:.1e} at most (largest "
-        f"logit {largest:.1f})"
-    )
-    results: dict[str, Any] = {
-        "model_class": type(deployed).__name__,
-        "largest_logit_difference": difference,
-        "largest_logit": largest,
-    }
-    for split in ("validation", "test"):
-        metrics = measure(deployed, _loader(datasets[split], preprocessing, args), split)
-        results[split] = metrics
-        say(f"{split:<11}accuracy {metrics['accuracy']:.2%} of {len(datasets[split])}, loss {metrics['loss']:.4f}")
-    return results
-
-
-def _loader(rows: Any, preprocessing: Preprocessing, args: Any) -> DataLoader:
-    return DataLoader(
-        Views(rows, preprocessing), batch_size=args.per_device_eval_batch_size, num_workers=args.dataloader_num_workers
-    )
-
-
-def measure(model: torch.nn.Module, batches: DataLoader, name: str) -> dict[str, float]:
-    """`classification_metrics` of a model in fp32 over batches of `pixel_values` and `labels`."""
-    device = next(model.parameters()).device
-    logits, labels = [], []
-    with torch.inference_mode():
-        for batch in tqdm(batches, f"Measuring {name}", unit=" batches", leave=False, disable=None):
-            logits.append(model(batch["pixel_values"].to(device)).logits.float().cpu())
-            labels.append(batch["labels"])
-    return classification_metrics(torch.cat(logits).numpy(), torch.cat(labels).numpy())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import json
 import re
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -19,7 +20,9 @@ INSTEAD = {
     "do_train": "this command trains",
     "do_eval": "every epoch is evaluated",
     "do_predict": "this command trains",
+    "save_only_model": "without the optimiser's state --resume could not go on",
 }
+# Flags of the command itself, which are for the whole run.
 OWN = (
     "data_dir",
     "dataset",
@@ -42,7 +45,10 @@ def parse_flags(tokens: list[str], recipe: Recipe) -> list[dict[str, Any]]:
     common, single = _by_stage(tokens, len(recipe.stages))
     parser = _parser()
     everywhere = _parse(parser, common)
-    return [{**everywhere, **_parse(parser, single.get(number, []))} for number in range(1, len(recipe.stages) + 1)]
+    return [
+        _with_direction({**everywhere, **_parse(parser, single.get(number, []))})
+        for number in range(1, len(recipe.stages) + 1)
+    ]
 
 
 def check_names(names: Iterable[str], where: str) -> None:
@@ -68,9 +74,18 @@ def make_arguments(values: Mapping[str, Any]) -> Any:
     from transformers import TrainingArguments
 
     try:
-        return TrainingArguments(**values)
+        arguments = TrainingArguments(**values)
+    except json.JSONDecodeError as error:
+        name = next((name for name, value in values.items() if value == error.doc), "a value")
+        raise UserError(f"training arguments: {name} is no JSON, in the shell's quotes: {error}") from error
     except (ValueError, ImportError, TypeError) as error:
         raise UserError(f"training arguments: {str(error).strip().splitlines()[0]}") from error
+    for name in ("eval_strategy", "save_strategy"):
+        if getattr(arguments, name) not in ("epoch", "steps"):
+            raise UserError(
+                f"training arguments: {name} can be epoch or steps; each stage hands its checkpoint to the next"
+            )
+    return arguments
 
 
 def _by_stage(tokens: list[str], stages: int) -> tuple[list[str], dict[int, list[str]]]:
@@ -94,6 +109,9 @@ def _by_stage(tokens: list[str], stages: int) -> tuple[list[str], dict[int, list
 def _parse(parser: Any, tokens: list[str]) -> dict[str, Any]:
     given = [token.split("=")[0] for token in tokens if token.startswith("--")]
     for flag in given:
+        own = flag.removeprefix("--").replace("-", "_")
+        if own in OWN:
+            raise UserError(f"{flag}: write --{own}, which is for the whole run and not for a stage")
         name = parser.destination.get(flag)
         if name is None:
             near = difflib.get_close_matches(flag, [*parser.destination, *(f"--{own}" for own in OWN)], n=1, cutoff=0.5)
@@ -107,13 +125,19 @@ def _parse(parser: Any, tokens: list[str]) -> dict[str, Any]:
     return {parser.destination[flag]: getattr(namespace, parser.destination[flag]) for flag in given}
 
 
+def _with_direction(flags: dict[str, Any]) -> dict[str, Any]:
+    """A metric to choose the best weights by, with its direction: stages say that lower is better, of the loss."""
+    metric = flags.get("metric_for_best_model")
+    return flags if metric is None else {"greater_is_better": not metric.endswith("loss"), **flags}
+
+
 def _parser() -> Any:
     """An argument parser for `TrainingArguments` that raises `UserError` instead of ending the process."""
     from transformers import HfArgumentParser, TrainingArguments
 
     class Parser(HfArgumentParser):
         def error(self, message: str) -> None:
-            raise UserError(message.replace("argument ", ""))
+            raise UserError(re.sub(r"argument (--\w+)(/--[\w-]+)?", r"\1", message))
 
     parser = Parser(TrainingArguments, allow_abbrev=False, add_help=False)
     parser.destination = {flag: action.dest for action in parser._actions for flag in action.option_strings}

@@ -24,7 +24,7 @@ class Hardware:
             "bf16" if self.bf16 else "fp32",
             "channels-last" if self.channels_last else "channels-first",
             f"{self.threads} thread{'s' if self.threads > 1 else ''}",
-            f"{self.workers} loader workers",
+            f"{self.workers} loader worker{'' if self.workers == 1 else 's'}",
         ]
         return " · ".join(part for part in parts if part)
 

@@ -100,7 +100,7 @@ def _base_model_name(recipe: Recipe) -> str:
 
 
 def _is_folder(recipe: Recipe) -> bool:
-    return Path(recipe.base_model).is_dir()
+    return Path(recipe.base_model).expanduser().is_dir()
 
 
 def _from_config(base: FromConfig) -> tuple[Any, Any]:
@@ -118,17 +118,20 @@ def _load(recipe: Recipe) -> tuple[Any, Any]:
     from transformers import AutoImageProcessor, AutoModel
 
     name = recipe.base_model
-    looks_local = name.startswith((".", "/", "~", "\\")) or name.count("/") > 1
-    if looks_local and not Path(name).expanduser().is_dir():
+    if _is_folder(recipe):
+        name = str(Path(name).expanduser())
+    elif name.startswith((".", "/", "~")) or "\\" in name or name.count("/") > 1:
         raise UserError(
             f"base model folder '{name}' does not exist; give a folder in Hub layout or a Hub id with --base_model"
         )
-    if looks_local:
-        name = str(Path(name).expanduser())
     try:
+        if not Path(name).is_dir():
+            _ask_hub(name)
         with _quiet():
-            body, found = AutoModel.from_pretrained(name, dtype=torch.float32, output_loading_info=True)
-            processor = AutoImageProcessor.from_pretrained(name)
+            body, found = AutoModel.from_pretrained(
+                name, dtype=torch.float32, output_loading_info=True, trust_remote_code=False
+            )
+            processor = AutoImageProcessor.from_pretrained(name, trust_remote_code=False)
     except Exception as error:  # transformers raises OSError, ValueError, ImportError, SafetensorError, KeyError here
         raise UserError(_cannot_load(name, error)) from error
     if found["missing_keys"]:
@@ -138,6 +141,24 @@ def _load(recipe: Recipe) -> tuple[Any, Any]:
             "any timm checkpoint that pools its features, for example --base_model timm/resnet50.a1_in1k"
         )
     return body, processor
+
+
+def _ask_hub(name: str) -> None:
+    """One request, unless the model is in the cache: where there is no network, the client would go on for 23 seconds.
+
+    Raises:
+        ConnectionError: no answer came; or what the client raises of an answer.
+    """
+    from huggingface_hub import get_hf_file_metadata, hf_hub_url, try_to_load_from_cache
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError
+
+    try:
+        if not isinstance(try_to_load_from_cache(name, "config.json"), str):
+            get_hf_file_metadata(hf_hub_url(name, "config.json"))
+    except (HfHubHTTPError, HFValidationError):
+        raise
+    except Exception as error:  # a dozen of the HTTP library's and the system's
+        raise ConnectionError(str(error)) from error
 
 
 def _cannot_load(name: str, error: Exception) -> str:
@@ -171,8 +192,6 @@ def _first_line(error: Exception) -> str:
 def _adapt(processor: Any, config: Any, recipe: Recipe) -> Any:
     """The base model's own processor, or a stock one with its mean and deviation where the recipe asks otherwise."""
     size, resize = recipe.image_size, recipe.resize
-    if isinstance(recipe.base_model, FromConfig):
-        return processor
     if config.model_type == "timm_wrapper":
         return _adapt_timm(config, recipe)
     if size is None and resize is None:
@@ -182,18 +201,20 @@ def _adapt(processor: Any, config: Any, recipe: Recipe) -> Any:
     if (size, resize) == (own_size, own_resize):
         return processor
     colours = {"image_mean": processor.image_mean, "image_std": processor.image_std, "resample": processor.resample}
-    return _stock_processor(size, size / crop_share, resize, colours)
+    return _stock_processor(size, size / (crop_share if resize == "crop" else 1), resize, colours)
 
 
 def _stock_processor(size: int, edge: float, resize: str, colours: dict[str, Any]) -> Any:
-    """A processor that any transformers has: a square of `size`, squashed or cut from a shorter side of `edge`."""
+    """A processor that any transformers has: a square of `size`, cut from a picture squashed to `edge`, or from one
+    whose shorter side is `edge`.
+    """
     from transformers import BitImageProcessor, ViTImageProcessor
 
-    square = {"height": size, "width": size}
-    if resize == "squash":
+    square, edge = {"height": size, "width": size}, int(edge)
+    if resize == "squash" and edge == size:
         return ViTImageProcessor(size=square, **colours)
-    shorter = {"shortest_edge": int(edge)}
-    return BitImageProcessor(size=shorter, crop_size=square, do_center_crop=True, do_convert_rgb=True, **colours)
+    larger = {"height": edge, "width": edge} if resize == "squash" else {"shortest_edge": edge}
+    return BitImageProcessor(size=larger, crop_size=square, do_center_crop=True, do_convert_rgb=True, **colours)
 
 
 def _native_geometry(processor: Any) -> tuple[int, str, float]:
@@ -232,7 +253,7 @@ def _adapt_timm(config: Any, recipe: Recipe) -> Any:
     size = own["input_size"][-1]
     resample = Image.Resampling[own["interpolation"].upper()]
     colours = {"image_mean": list(own["mean"]), "image_std": list(own["std"]), "resample": resample}
-    return _stock_processor(size, size / own["crop_pct"], recipe.resize or "crop", colours)
+    return _stock_processor(size, size / own["crop_pct"], "squash" if own["crop_mode"] == "squash" else "crop", colours)
 
 
 def _feature_width(body: Any, processor: Any, recipe: Recipe) -> int:
@@ -240,21 +261,27 @@ def _feature_width(body: Any, processor: Any, recipe: Recipe) -> int:
     import torch
     from PIL import Image
 
-    pixels = processor(Image.new("RGB", (64, 64), "grey"), return_tensors="pt")["pixel_values"]
-    with torch.no_grad():
-        output = body.eval()(pixels)
+    from training.data.transforms import Preprocessing
+
+    name = _base_model_name(recipe)
+    pixels = Preprocessing(processor)(Image.new("RGB", (64, 64), "grey"))
+    try:
+        with torch.no_grad():
+            output = body.eval()(pixels[None])
+    except Exception as error:  # every architecture has its own: AssertionError, ValueError, RuntimeError …
+        size = f"{pixels.shape[2]} × {pixels.shape[1]}"
+        raise UserError(f"base model '{name}' takes no pictures of {size} pixels: {_first_line(error)}") from error
     pooled = getattr(output, "pooler_output", None)
     if pooled is None:
-        raise UserError(
-            f"base model '{_base_model_name(recipe)}' pools no features; use a ResNet or any timm checkpoint"
-        )
+        raise UserError(f"base model '{name}' pools no features; use a ResNet or any timm checkpoint")
     return pooled.flatten(1).shape[1]
 
 
 def _plain(config: Any) -> dict[str, Any]:
     """The body's configuration without what belongs to its old head, or to the machine it was loaded on."""
     values = config.to_dict()
-    for name in ("id2label", "label2id", "label_names", "num_classes", "num_labels", "architectures", "_name_or_path"):
+    labels = ("id2label", "label2id", "label_names", "label_descriptions", "num_classes", "num_labels")
+    for name in (*labels, "architectures", "_name_or_path"):
         values.pop(name, None)
     if config.model_type == "timm_wrapper":
         values["num_classes"] = 0  # its reader wants the number; none is timm's word for "no classifier"

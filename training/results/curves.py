@@ -31,6 +31,7 @@ def plot_curves(rows: list[dict[str, Any]], path: Path, title: str) -> None:
                 f"{stage}", (x, 1), (3, -3), xycoords=("data", "axes fraction"), textcoords="offset points",
                 va="top", color="0.4", fontsize=8,
             )  # fmt: skip
+        axis.set_xlim(switches[0][0] - 0.1, epochs[-1] + 0.5)
         axis.set_xlabel("epoch")
         axis.set_ylabel(value)
         axis.xaxis.set_major_locator(MaxNLocator(integer=True))

@@ -1,0 +1,144 @@
+"""From which of Trainer's checkpoints a run can go on, and what a finished stage hands on."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import EarlyStoppingCallback, Trainer, TrainingArguments
+
+from training.fitting.checkpoints import is_finished, newest_checkpoint, result_of, state_of
+
+# Validation losses of the epochs: the second is the best, and with a patience of 2 the fourth is the last.
+LOSSES = [3.0, 1.0, 2.0, 4.0, 0.5]
+
+
+class Model(torch.nn.Module):
+    """A thousand numbers, so that a checkpoint has a body; its validation losses are given."""
+
+    def __init__(self):
+        super().__init__()
+        self.weight = torch.nn.Parameter(torch.zeros(1000))
+        self.evaluations = 0
+
+    def forward(self, x, labels):
+        if self.training:
+            return {"loss": ((self.weight - x) ** 2).mean()}
+        self.evaluations += 1
+        return {"loss": torch.tensor(LOSSES[self.evaluations - 1]), "logits": self.weight[:2].expand(len(labels), 2)}
+
+
+def train(folder: Path, epochs: int, **changes) -> Path:
+    """A real run of Trainer with one step and one checkpoint an epoch."""
+    values = {"num_train_epochs": epochs, "eval_strategy": "epoch", "save_strategy": "epoch", "use_cpu": True}
+    values |= {
+        "metric_for_best_model": "eval_loss",
+        "greater_is_better": False,
+        "report_to": "none",
+        "disable_tqdm": True,
+    }
+    args = TrainingArguments(str(folder), **values | changes)
+    stopping = [EarlyStoppingCallback(2)] if args.load_best_model_at_end else []
+    rows = [{"x": torch.ones(1000), "labels": 0}] * 2
+    Trainer(Model(), args, train_dataset=rows, eval_dataset=rows[:1], callbacks=stopping).train()
+    return folder
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory) -> Path:
+    """checkpoint-1, -2 and -3 of a run of three epochs."""
+    return train(tmp_path_factory.mktemp("run"), 3)
+
+
+@pytest.fixture
+def run(finished, tmp_path) -> Path:
+    return shutil.copytree(finished, tmp_path / "run")
+
+
+def truncate(path: Path, share: float = 0.6) -> None:
+    content = path.read_bytes()
+    path.write_bytes(content[: int(len(content) * share)])
+
+
+def flip_a_byte(path: Path) -> None:
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 0xFF
+    path.write_bytes(content)
+
+
+def test_the_newest_is_the_one_of_the_most_steps_and_not_of_the_last_name(run):
+    (run / "checkpoint-3").rename(run / "checkpoint-10")
+    (run / "checkpoint-2").rename(run / "checkpoint-9")
+    assert newest_checkpoint(run) == (run / "checkpoint-10", {})
+
+
+def test_nothing_is_found_where_nothing_is(tmp_path):
+    assert newest_checkpoint(tmp_path) == (None, {})
+    assert newest_checkpoint(tmp_path / "never") == (None, {})
+
+
+def test_what_has_no_step_in_its_name_is_no_checkpoint(run):
+    for name in ("checkpoint-3", "checkpoint-2"):
+        shutil.copytree(run / name, run / f"{name}-backup")
+    (run / "checkpoint-99").write_text("a file")
+    assert newest_checkpoint(run)[0] == run / "checkpoint-3"
+
+
+@pytest.mark.parametrize(
+    ("damage", "told"),
+    [
+        (lambda path: (path / "trainer_state.json").unlink(), "was not written to its end"),
+        (lambda path: truncate(path / "trainer_state.json"), "was not written to its end"),
+        (lambda path: (path / "trainer_state.json").write_bytes(b""), "was not written to its end"),
+        (lambda path: [each.unlink() for each in path.iterdir()], "was not written to its end"),
+        (lambda path: truncate(path / "model.safetensors"), "weights"),
+        (lambda path: truncate(path / "model.safetensors", 0.99), "weights"),
+        (lambda path: (path / "model.safetensors").unlink(), "weights"),
+        (lambda path: (path / "model.safetensors").write_bytes(b""), "weights"),
+        (lambda path: truncate(path / "optimizer.pt"), "optimizer.pt"),
+        (lambda path: truncate(path / "optimizer.pt", 0.99), "optimizer.pt"),
+        (lambda path: flip_a_byte(path / "optimizer.pt"), "optimizer.pt"),
+        (lambda path: (path / "optimizer.pt").unlink(), "optimizer.pt"),
+        (lambda path: (path / "scheduler.pt").write_bytes(b""), "scheduler.pt"),
+        (lambda path: truncate(path / "rng_state.pth"), "rng_state.pth"),
+    ],
+)
+def test_a_half_written_checkpoint_gives_way_to_the_one_before(run, damage, told):
+    damage(run / "checkpoint-3")
+    newest, broken = newest_checkpoint(run)
+    assert newest == run / "checkpoint-2"
+    assert broken.keys() == {run / "checkpoint-3"}
+    assert told in broken[run / "checkpoint-3"]
+
+
+def test_all_that_are_broken_are_named_newest_first(run):
+    for step in (1, 2, 3):
+        truncate(run / f"checkpoint-{step}" / "model.safetensors")
+    newest, broken = newest_checkpoint(run)
+    assert newest is None
+    assert list(broken) == [run / f"checkpoint-{step}" for step in (3, 2, 1)]
+
+
+def test_a_stage_is_finished_when_its_length_is_reached(run):
+    assert [is_finished(run / f"checkpoint-{step}") for step in (1, 2, 3)] == [False, False, True]
+    assert state_of(run / "checkpoint-2")["global_step"] == 2
+
+
+def test_a_stage_that_stopped_early_is_finished_and_hands_on_its_best_weights(tmp_path):
+    run = train(tmp_path, 5, load_best_model_at_end=True, save_total_limit=2)
+    newest, _ = newest_checkpoint(run)
+    assert newest == run / "checkpoint-4"
+    assert is_finished(newest)
+    assert result_of(newest, restore_best=True) == run / "checkpoint-2"
+    assert result_of(newest, restore_best=False) == newest
+
+    moved = run.rename(tmp_path.parent / f"{tmp_path.name}-moved")
+    assert result_of(moved / "checkpoint-4", restore_best=True) == moved / "checkpoint-2"
+
+
+def test_the_last_weights_are_handed_on_where_none_were_best(run):
+    state = state_of(run / "checkpoint-3")
+    state["best_global_step"] = None
+    (run / "checkpoint-3" / "trainer_state.json").write_text(json.dumps(state))
+    assert result_of(run / "checkpoint-3", restore_best=True) == run / "checkpoint-3"

@@ -1,0 +1,360 @@
+"""Splits: as large as asked for in every class, the same for one seed, and never one photograph or patient on two sides."""
+
+import random
+import time
+from collections import Counter, defaultdict
+from pathlib import Path
+
+import pytest
+
+from training.data.intake import Example
+from training.data.splits import SPLITS, Row, connected_groups, make_splits, read_splits, warnings, write_splits
+from training.recipe import Splits, UserError
+
+USUAL = Splits(validation=0.15, test=0.2)
+
+
+def examples(classes: dict[str, int], split: str | None = None, group: str | None = None) -> list[Example]:
+    """Images of the given number for each class; no two are of one content unless their paths are equal."""
+    names = [f"{name}/{split or ''}{group or ''}{i:05}.png" for name, count in classes.items() for i in range(count)]
+    return [Example(name, name.split("/")[0], split, group, f"digest of {name}") for name in names]
+
+
+def split(found: list[Example], splits: Splits = USUAL) -> list[Row]:
+    """Rows, of examples of which none is left out."""
+    rows, skipped = make_splits(found, splits)
+    assert skipped == []
+    return rows
+
+
+def counts(rows: list[Row]) -> dict[str, dict[str, int]]:
+    return {name: dict(Counter(row.label for row in rows if row.split == name)) for name in SPLITS}
+
+
+def sides(rows: list[Row]) -> dict[str, set[str]]:
+    """On which sides the images of each group are."""
+    found = defaultdict(set)
+    for row in rows:
+        if row.group:
+            found[row.group].add(row.split)
+    return found
+
+
+# How large
+
+
+@pytest.mark.parametrize("shares", [(0.15, 0.2), (0.1, 0.1), (0.2, 0.25), (0.01, 0.5), (0.33, 0.33), (0.6, 0.39)])
+def test_every_class_gets_its_share_to_a_rounding(shares):
+    classes = {f"class {n}": n for n in (3, 4, 7, 12, 12, 13, 50, 99, 200, 1001)}
+    splits = Splits(validation=shares[0], test=shares[1])
+    found = counts(split(examples(classes), splits))
+    wanted = {"validation": shares[0], "test": shares[1], "train": 1 - sum(shares)}
+    for name, total in classes.items():
+        for part, share in wanted.items():
+            assert found[part][name] >= 1
+            # One image of each class in each split goes before the share that was asked for.
+            least = min(total * share for share in wanted.values())
+            assert abs(found[part][name] - total * share) < 1 or least < 1
+
+
+@pytest.mark.parametrize("share", [0.1, 0.15, 0.2, 0.33])
+def test_all_classes_together_get_their_share_as_well(share):
+    classes = {f"class {i:02}": n for i, n in enumerate((10, 12, 12, 13, 13, 13, 14, 50, 150, 199, 1001))}
+    found = counts(split(examples(classes), Splits(validation=share, test=share)))
+    for part in ("validation", "test"):
+        assert abs(sum(found[part].values()) - share * sum(classes.values())) < 2  # rounded down in each, up to 8
+
+
+def test_a_fifth_of_the_360_rocks_is_72():
+    """A fifth of 12 is 2.4: rounded for each class alone, a sixth of all would be left for validation."""
+    train = examples({f"rock {i:02}": 12 for i in range(30)})
+    test = examples({f"rock {i:02}": 4 for i in range(30)}, "test")
+    found = counts(split(train + test, Splits(validation=0.2, test=0.25)))
+    assert {name: sum(part.values()) for name, part in found.items()} == {"train": 288, "validation": 72, "test": 120}
+    assert set(found["validation"].values()) == {2, 3}
+
+
+def test_the_order_of_the_rows_is_that_of_the_examples():
+    found = examples({"a": 9, "b": 9})
+    assert [row.path for row in split(found)] == [example.path for example in found]
+
+
+@pytest.mark.parametrize(
+    ("classes", "held_out"),
+    [({"a": 3, "b": 3}, {"a": 1, "b": 1}), ({"a": 5, "b": 2}, {"a": 1}), ({"a": 3, "b": 1}, {"a": 1})],
+)
+def test_from_three_images_on_a_class_is_in_every_split_and_below_only_in_training(classes, held_out):
+    found = counts(split(examples(classes)))
+    assert found["validation"] == found["test"] == held_out
+    assert set(found["train"]) == set(classes)
+
+
+# Seeds
+
+
+def test_one_seed_one_answer_and_another_seed_another():
+    found = examples({"a": 40, "b": 30})
+    assert split(found) == split(found)
+    others = [split(found, Splits(validation=0.15, test=0.2, seed=seed)) for seed in range(5)]
+    assert len({tuple(rows) for rows in others}) == 5
+    assert all(counts(rows) == counts(others[0]) for rows in others)
+
+
+def test_neither_names_nor_dates_decide_what_is_held_out():
+    held_out = [int(row.path[-9:-4]) for row in split(examples({"a": 1000, "b": 3})) if row.split == "test"]
+    assert 300 < sum(held_out) / len(held_out) < 700
+
+
+# Kept together
+
+
+def with_groups(draw: random.Random, groups: int, labels: int, largest: int) -> list[Example]:
+    found = []
+    for number in range(groups):
+        for _ in range(draw.randint(1, largest)):
+            name = f"class {draw.randrange(labels) if draw.random() < 0.1 else number % labels}"
+            path = f"{name}/{len(found):05}.png"
+            found.append(Example(path, name, None, f"patient {number}", f"digest of {path}"))
+    return found
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_groups_and_duplicates_stay_on_one_side_whatever_comes(seed):
+    draw = random.Random(seed)
+    found = with_groups(draw, groups=draw.randint(12, 60), labels=draw.randint(2, 4), largest=draw.randint(1, 30))
+    for index in range(0, len(found), 17):  # the same picture again, in another group and perhaps in another class
+        twin = draw.choice(found)
+        found[index] = Example(found[index].path, found[index].label, None, found[index].group, twin.sha256)
+    rows = split(found)
+    by_content, by_patient = defaultdict(set), defaultdict(set)
+    for example, row in zip(found, rows, strict=True):
+        by_content[example.sha256].add(row.split)
+        by_patient[example.group].add(row.split)
+    assert all(len(where) == 1 for where in [*by_content.values(), *by_patient.values(), *sides(rows).values()])
+    groups = defaultdict(set)
+    for row in rows:
+        groups[row.label].add(row.group)
+    for part in counts(rows).values():
+        assert {name for name, those in groups.items() if len(those) >= 8} <= set(part)
+
+
+def test_many_patients_are_divided_nearly_as_asked():
+    """About as BreakHis is: 24 and 58 patients with 40 to 180 images each."""
+    draw = random.Random(1)
+    found = []
+    for label, patients in {"benign": 24, "malignant": 58}.items():
+        for patient in range(patients):
+            of_one = examples({label: draw.randint(40, 180)}, group=f"{label} {patient} ")
+            found += of_one
+    rows = split(found)
+    assert all(len(where) == 1 for where in sides(rows).values())
+    for name in ("benign", "malignant"):
+        total = sum(row.label == name for row in rows)
+        for part, share in {"validation": 0.15, "test": 0.2}.items():
+            got = sum(row.label == name and row.split == part for row in rows)
+            assert got / total == pytest.approx(share, abs=0.03)
+
+
+def test_three_patients_suffice_however_unlike_they_are():
+    found = [
+        example
+        for label in ("ill", "well")
+        for number, images in enumerate((50, 40, 30))
+        for example in examples({label: images}, group=f"{label} {number} ")
+    ]
+    assert counts(split(found)) == {
+        "train": {"ill": 50, "well": 50},
+        "validation": {"ill": 30, "well": 30},
+        "test": {"ill": 40, "well": 40},
+    }
+
+
+def test_one_large_group_does_not_push_single_images_out():
+    found = examples({"a": 50}, group="burst") + examples({"a": 50, "b": 100})
+    rows = split(found)
+    assert counts(rows)["train"]["a"] == 65
+    assert sides(rows) == {"burst": {"train"}}
+
+
+def test_equal_content_ties_groups_together():
+    a, b, c = (Example(f"{name}.png", "x", None, name, name) for name in "abc")
+    bridge = Example("bridge.png", "x", None, "a", "b")
+    groups = connected_groups([a, b, c, bridge])
+    assert groups[0] == groups[1] == groups[3] != groups[2]
+
+
+def test_duplicates_without_a_group_are_shown_as_one():
+    found = examples({"a": 10, "b": 10})
+    found[3] = Example("a/copy.png", "a", None, None, found[2].sha256)
+    rows = split(found)
+    assert [row.path for row in rows if row.group] == [found[2].path, "a/copy.png"]
+    assert len(sides(rows)) == 1
+
+
+# Splits that the data brings
+
+
+def test_given_splits_are_kept_and_only_the_missing_ones_are_carved():
+    classes = {"a": 20, "b": 40}
+    test = examples({"a": 5, "b": 5}, "test")
+    rows = split(examples(classes, "train") + test)
+    assert counts(rows) == {"train": {"a": 17, "b": 34}, "validation": {"a": 3, "b": 6}, "test": {"a": 5, "b": 5}}
+    assert {row.path for row in rows if row.split == "test"} == {example.path for example in test}
+
+
+def test_given_splits_are_all_kept_if_nothing_is_missing():
+    found = [example for name in SPLITS for example in examples({"a": 3, "b": 4}, name)]
+    assert [row.split for row in split(found)] == [example.split for example in found]
+
+
+def test_a_class_that_is_only_in_the_given_test_split_is_kept_and_warned_of():
+    rows = split(examples({"a": 20, "b": 20}, "train") + examples({"a": 5, "c": 5}, "test"))
+    assert counts(rows)["test"] == {"a": 5, "c": 5}
+    assert "fewer than 10 images to learn from: c (0)" in warnings(rows)
+    assert "classes without a test image, on which nothing can be said: b" in warnings(rows)
+
+
+def test_copies_across_given_splits_are_removed_from_the_side_nearer_to_training_and_listed():
+    train, validation, test = (examples({"a": 12, "b": 12}, name) for name in SPLITS)
+    in_test = Example("b/train twin.png", "b", "train", None, test[0].sha256)
+    in_validation = Example("a/train twin.png", "a", "train", None, validation[0].sha256)
+    of_both = Example("a/validation twin.png", "a", "validation", None, test[1].sha256)
+    rows, skipped = make_splits([*train, *validation, *test, in_test, in_validation, of_both], USUAL)
+    assert [(each.path, each.reason) for each in skipped] == [
+        ("b/train twin.png", f"the same file as one in test: '{test[0].path}'"),
+        ("a/train twin.png", f"the same file as one in validation: '{validation[0].path}'"),
+        ("a/validation twin.png", f"the same file as one in test: '{test[1].path}'"),
+    ]
+    assert counts(rows) == {name: {"a": 12, "b": 12} for name in SPLITS}
+
+
+def test_a_patient_of_a_given_test_split_is_not_trained_on():
+    train = examples({"a": 20, "b": 20}, "train")
+    seen = Example("a/seen.png", "a", "train", "patient 1", "seen")
+    test = [Example(f"{name}/test.png", name, "test", "patient 1", name) for name in "ab"]
+    rows, skipped = make_splits([*train, seen, *test], USUAL)
+    assert [(each.path, each.reason) for each in skipped] == [
+        ("a/seen.png", "of one group with an image in test: 'a/test.png'")
+    ]
+    assert sides(rows) == {"patient 1": {"test"}}
+
+
+def test_copies_within_one_side_are_all_kept():
+    found = examples({"a": 10, "b": 10}, "train") + examples({"a": 3, "b": 3}, "test")
+    twins = [Example("a/twin.png", "a", "train", None, found[0].sha256)]
+    rows = split(found + twins)
+    assert len({row.split for row in rows if row.sha256 == found[0].sha256}) == 1
+
+
+# Too little
+
+
+def test_too_few_images_are_refused_with_what_would_do():
+    with pytest.raises(UserError) as refused:
+        make_splits(examples({"a": 2, "b": 2}), USUAL)
+    assert str(refused.value) == (
+        "4 images leave nothing for validation and test: no class has three (copies of one image, or all of one group, "
+        "count once); add images, at least three to a class"
+    )
+
+
+def test_if_all_is_for_the_test_nothing_is_left_to_train_on():
+    with pytest.raises(UserError) as refused:
+        make_splits(examples({"a": 20, "b": 20}, "test"), USUAL)
+    assert str(refused.value) == (
+        "no image is left to train on: all 40 are in test by the data's own splits; add a folder `train`, or arrange "
+        "them in class folders alone"
+    )
+
+
+def test_if_every_training_image_is_a_copy_of_a_test_image_nothing_is_left_to_train_on():
+    test = examples({"a": 5, "b": 5}, "test")
+    train = [Example(f"train/{each.path}", each.label, "train", None, each.sha256) for each in test]
+    with pytest.raises(UserError, match=r"no image is left to train on: all 10 are in test .* \(10 copies left out\)"):
+        make_splits(train + test, USUAL)
+
+
+# Warnings
+
+
+def test_splits_on_which_results_mean_something_are_not_warned_of():
+    assert warnings(split(examples({"a": 300, "b": 300}))) == []
+
+
+def test_small_splits_are_warned_of_with_the_uncertainty():
+    assert warnings(split(examples({"a": 70, "b": 70}))) == [
+        "only 21 validation images: an accuracy on them is uncertain by ± 21 points",
+        "only 28 test images: an accuracy on them is uncertain by ± 19 points",
+    ]
+
+
+def test_of_many_small_classes_five_are_named():
+    found = warnings(split(examples({f"{i:03}": 4 for i in range(120)})))
+    assert found == [
+        "fewer than 10 images to learn from: 000 (2), 001 (2), 002 (2), 003 (2), 004 (2) and 115 more",
+    ]
+
+
+def test_an_image_in_two_classes_is_warned_of_and_kept_on_one_side():
+    found = examples({"rose": 300, "tulip": 300})
+    for i in range(7):
+        found[300 + i] = Example(found[300 + i].path, "tulip", None, None, found[i].sha256)
+    rows = split(found)
+    (warning,) = warnings(rows)
+    assert warning.startswith(
+        "7 images stand in two classes at once (delete the wrong ones): rose/00000.png = tulip/00000.png, rose/00001.png ="
+    )
+    assert warning.endswith(" and 4 more")
+    assert all(len(where) == 1 for where in sides(rows).values())
+
+
+def test_fifty_thousand_images_are_divided_and_judged_in_no_time():
+    found = examples({f"class {i}": 500 for i in range(100)})
+    found = [Example(e.path, e.label, None, None, f"digest {i % 25_000}") for i, e in enumerate(found)]  # all conflict
+    began = time.perf_counter()
+    rows, _ = make_splits(found, USUAL)
+    assert len(warnings(rows)) == 1
+    given = [Example(e.path, e.label, "test" if i < 25_000 else "train", None, e.sha256) for i, e in enumerate(found)]
+    with pytest.raises(UserError, match="no image is left to train on"):
+        make_splits(given, USUAL)
+    assert time.perf_counter() - began < 15  # quadratic, it took minutes
+
+
+# splits.csv
+
+ODD = ['a, "b"/1.png', "it's/ü 花 [1].png", " leading/x.png", "semi;colon/#.png", "tab\there/1.png", "two\nlines/1.png"]
+
+
+def test_splits_are_read_back_as_they_were_written_whatever_the_names(tmp_path):
+    rows = [Row(path, "0" * 64, path.split("/")[0], "train", f"group of {path}") for path in ODD]
+    write_splits(rows, tmp_path / "splits.csv")
+    assert read_splits(tmp_path / "splits.csv") == rows
+    assert [path.name for path in tmp_path.iterdir()] == ["splits.csv"]
+    header = (tmp_path / "splits.csv").read_text(encoding="utf-8").splitlines()[0]
+    assert header == "path,sha256,label,split,group"
+
+
+def test_a_failing_write_leaves_neither_half_a_file_nor_the_old_one_harmed(tmp_path):
+    path = tmp_path / "splits.csv"
+    whole = [Row("a.png", "0", "a", "train", "")]
+    write_splits(whole, path)
+    with pytest.raises(UnicodeEncodeError):
+        write_splits([*whole, Row("\udcff.png", "0", "a", "train", "")], path)
+    assert read_splits(path) == whole
+    assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize(
+    "content",
+    [None, b"", b"path,label\na.png,a\n", b"path,sha256,label,split,group\n", b"path,sha256,label,split,group\na.png,0,a\n"]
+    + [b"path,sha256,label,split,group\na.png,0,a,training,\n", b"\xff\xfe", b"path,sha256,label,split,group\na,b,c,test,,,\n"],
+)
+def test_a_file_that_is_not_ours_is_refused_with_the_way_out(content: bytes | None, tmp_path: Path):
+    path = tmp_path / "splits.csv"
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(UserError) as refused:
+        read_splits(path)
+    assert str(refused.value).startswith(f"'{path}' cannot be read (")
+    assert str(refused.value).endswith("); start anew with --overwrite")
+    assert "\n" not in str(refused.value)
