@@ -1,12 +1,13 @@
 """Flags are `TrainingArguments`, for every stage or for one; what is wrong with them is one line with the next step."""
 
+import os
 from pathlib import Path
 
 import pytest
 
 from training.fitting.fit import _argument_values
 from training.fitting.flags import OWN, check_names, make_arguments, parse_flags
-from training.fitting.hardware import Hardware
+from training.fitting.hardware import Hardware, choose
 from training.recipe import Linear, Recipe, Stage, UserError
 from training.run_folder import RunFolder
 from training.train import parser
@@ -175,3 +176,16 @@ def test_flags_go_over_the_recipe_and_the_recipe_over_the_machine_and_the_house(
     assert values()["per_device_train_batch_size"] == 12  # 24 over two processes
     assert values(gradient_accumulation_steps=3)["per_device_train_batch_size"] == 4
     assert values(per_device_train_batch_size=5)["per_device_train_batch_size"] == 5
+
+
+def test_the_machine_is_used_as_asked_and_otherwise_by_its_cores(monkeypatch):
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "1")
+    alone = choose(use_cpu=True)
+    assert (alone.device, alone.workers, alone.channels_last) == ("cpu", 0, True)
+    assert 1 <= alone.threads <= os.cpu_count()
+    asked = choose(use_cpu=True, bf16=False, channels_last=False, threads=3, workers=1)
+    assert str(asked) == "cpu · fp32 · channels-first · 3 threads · 1 loader worker"
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "1000")
+    assert choose(use_cpu=True).threads == 1
+    with pytest.raises(UserError, match="--threads 0: at least 1"):
+        choose(threads=0)

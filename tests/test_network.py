@@ -270,7 +270,9 @@ def test_a_base_model_comes_from_the_hub_and_later_from_the_cache(tiny_resnet, t
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
     with LoopbackHub() as hub:
         hub.add("alice/tiny", tiny_resnet)
-        monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", hub.url + "/{repo_id}/resolve/{revision}/{filename}")
+        monkeypatch.setattr(
+            constants, "HUGGINGFACE_CO_URL_TEMPLATE", hub.url + "/{repo_id}/resolve/{revision}/{filename}"
+        )
         from_hub, _ = build_network(recipe("alice/tiny"), LABELS)
         assert "no base model 'alice/typo' on the Hub" in error(recipe("alice/typo"), LABELS)
     from_cache, _ = build_network(recipe("alice/tiny"), LABELS)
@@ -317,6 +319,19 @@ def test_a_size_that_a_base_model_cannot_take_is_refused(tmp_path):
     ViTImageProcessor(size={"height": 32, "width": 32}).save_pretrained(tmp_path)
     build_network(recipe(tmp_path), LABELS)
     assert "48" in error(recipe(tmp_path, image_size=48), LABELS)
+
+
+def test_a_distilled_model_of_two_classifiers_is_refused_before_training_and_not_after_it(tmp_path):
+    import timm
+
+    small = {"embed_dim": 8, "depth": 1, "num_heads": 1, "img_size": 32}
+    model = timm.create_model("deit_tiny_distilled_patch16_224", **small)
+    save_file(model.state_dict(), tmp_path / "model.safetensors")
+    cfg = {"input_size": [3, 32, 32], "interpolation": "bicubic", "crop_pct": 0.9, "mean": [0.5] * 3, "std": [0.5] * 3}
+    config = {"architecture": "deit_tiny_distilled_patch16_224", "num_classes": 1000, "model_args": small}
+    (tmp_path / "config.json").write_text(json.dumps(config | {"pretrained_cfg": cfg}))
+    assert "two classifiers" in error(recipe(tmp_path), LABELS)
+    build_network(recipe(tmp_path, head=HIDDEN), LABELS)
 
 
 def test_a_body_that_pools_nothing_is_refused():

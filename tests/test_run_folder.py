@@ -157,17 +157,22 @@ def test_the_facts_hold_no_path_of_this_machine(tmp_path):
 @pytest.mark.parametrize(
     ("changes", "flags", "told"),
     [
-        ({"seed": 1}, [{}, {}], "another seed (42 then, 1 now)"),
-        ({"base_model": "c"}, [{}, {}], "another base_model (b then, c now)"),
-        ({"image_size": 224}, [{}, {}], "another image_size (None then, 224 now)"),
-        ({}, [{}, {"learning_rate": 1e-4}], "another flags.2.learning_rate (None then, 0.0001 now)"),
+        ({"seed": 1}, [{}, {}], "another recipe (seed: 42 then, 1 now)"),
+        ({"base_model": "c"}, [{}, {}], "another recipe (base_model: b then, c now)"),
+        ({"image_size": 224}, [{}, {}], "another recipe (image_size: None then, 224 now)"),
+        ({}, [{}, {"learning_rate": 1e-4}], "other flags (--stage2.learning_rate: None then, 0.0001 now)"),
         (
             {"stages": (Stage(name="head"), Stage(name="all", batch_size=8))},
             [{}, {}],
-            "another stages.2.batch_size (32 then, 8 now)",
+            "another recipe (stages.2.batch_size: 32 then, 8 now)",
         ),
-        ({"base_model": FromConfig("resnet", {}, 32)}, [{}, {}], "another base_model (b then, "),
-        ({"stages": (Stage(name="all"),)}, [{}], "another stages ("),
+        ({"base_model": FromConfig("resnet", {}, 32)}, [{}, {}], "another recipe (base_model: b then, "),
+        (
+            {"seed": 1},
+            [{"bf16": True}, {}],
+            "another recipe and other flags (seed: 42 then, 1 now, --stage1.bf16: None",
+        ),
+        ({"stages": (Stage(name="all"),)}, [{}], "another recipe (stages: [{"),
     ],
 )
 def test_a_run_goes_on_only_under_the_recipe_and_the_flags_it_began_with(tmp_path, changes, flags, told):
@@ -195,5 +200,5 @@ def test_a_field_that_recipes_did_not_have_when_the_run_began_is_told_and_no_cra
     facts = recipe_facts(RECIPE, "b", [{}, {}])
     older = {name: value for name, value in facts["recipe"].items() if name != "splits"}
     write_json({**facts, "recipe": older}, tmp_path / "recipe.json")
-    with pytest.raises(UserError, match="another splits"):
+    with pytest.raises(UserError, match="another recipe \\(splits: None then"):
         check_same(tmp_path / "recipe.json", facts)

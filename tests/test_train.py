@@ -132,7 +132,9 @@ def test_early_stopping_ends_and_the_best_weights_come_back(photos, tiny_resnet,
         losses = [float(row["validation_loss"]) for row in csv.DictReader(file)]
     best = losses.index(min(losses))
     assert len(losses) == best + 3 < 30
-    assert results["validation"]["loss"] == pytest.approx(losses[best], rel=0.2)  # the log's is of bf16, where there is
+    assert results["validation"]["loss"] == pytest.approx(
+        losses[best], rel=0.2, abs=1e-3
+    )  # the log's is of bf16, where there is
 
 
 def test_balanced_weights_help_the_rare_class(tmp_path, tiny_resnet):

@@ -5,6 +5,7 @@ The layout is a contract: see the README. Nothing below `local/` or `checkpoints
 
 import csv
 import dataclasses
+import errno
 import json
 import os
 import shutil
@@ -94,15 +95,25 @@ class RunFolder:
         return False
 
     def begin(self, facts: dict[str, Any], overwrite: bool) -> None:
-        """Make the folder; of an old run, only with `overwrite`, everything is removed."""
-        if overwrite and self.exists():
-            for path in sorted(
-                self.path.iterdir(), key=lambda path: path == self.recipe
-            ):  # last: it says whose this is
-                shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
-        self.path.mkdir(parents=True, exist_ok=True)
-        write_json(facts, self.recipe)
-        self.splits.parent.mkdir(exist_ok=True)
+        """Make the folder; of an old run, only with `overwrite`, everything is removed.
+
+        Raises:
+            UserError: the folder cannot be written.
+        """
+        try:
+            if overwrite and self.exists():
+                # recipe.json last: it says whose folder this is.
+                for path in sorted(self.path.iterdir(), key=lambda path: path == self.recipe):
+                    shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
+            self.path.mkdir(parents=True, exist_ok=True)
+            write_json(facts, self.recipe)
+            self.splits.parent.mkdir(exist_ok=True)
+        except OSError as error:
+            if error.errno == errno.ENOSPC:
+                raise
+            raise UserError(
+                f"'{self.path}' cannot be written ({error.strerror}); choose another --output_dir"
+            ) from error
 
 
 def write_json(content: Any, path: Path) -> None:
@@ -139,11 +150,17 @@ def check_same(stored: Path, facts: dict[str, Any]) -> None:
     """
     before = json.loads(stored.read_text(encoding="utf-8"))
     now = json.loads(json.dumps(facts))
-    found = [*_differences(before["recipe"], now["recipe"]), *_differences(before["flags"], now["flags"], "flags")]
-    if found:
-        told = ", ".join(f"{name} ({_short(was)} then, {_short(now_is)} now)" for name, was, now_is in found[:3])
+    recipe = list(_differences(before["recipe"], now["recipe"]))
+    flags = []
+    for number, (was, now_is) in enumerate(zip(before["flags"], now["flags"], strict=False), 1):
+        flags += _differences(was, now_is, f"--stage{number}")
+    if recipe or flags:
+        what = " and ".join(["another recipe"] * bool(recipe) + ["other flags"] * bool(flags))
+        told = ", ".join(
+            f"{name}: {_short(was)} then, {_short(now_is)} now" for name, was, now_is in (recipe + flags)[:3]
+        )
         raise UserError(
-            f"the run in '{stored.parent}' began with another {told}; --resume wants the command that began it, "
+            f"the run in '{stored.parent}' began with {what} ({told}); --resume wants the command that began it, "
             "--overwrite starts anew"
         )
 

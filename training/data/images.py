@@ -5,7 +5,7 @@ import io
 import warnings
 from pathlib import Path
 
-from PIL import Image, UnidentifiedImageError
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 # What PIL may open, by name. A file of another name is not taken for an image; one of these that is no image is listed.
 EXTENSIONS = frozenset(
@@ -34,8 +34,6 @@ def inspect(content: bytes) -> str | None:
     JPEGs are decoded at an eighth of their size, which still reads every byte: a file that is cut off is found. What
     stands before ": " in a reason is the kind of fault, by which `intake.summary` counts.
     """
-    from transformers.image_utils import load_image
-
     if not content:
         return "empty file"
     try:
@@ -48,7 +46,7 @@ def inspect(content: bytes) -> str | None:
             if min(image.size) < SMALLEST_SIDE:
                 return f"too small: {image.width} × {image.height} pixels"
             image.draft("RGB", (max(1, image.width // 8), max(1, image.height // 8)))
-            load_image(image)
+            ImageOps.exif_transpose(image).convert("RGB")  # as `load_image` does, without importing torch in threads
     except UnidentifiedImageError:
         if content[4:8] == b"ftyp":
             return "HEIC or another kind that Pillow cannot open: convert it first, magick IN OUT.jpg"

@@ -81,7 +81,8 @@ def check_classes(examples: list[Example], skipped: list[Skipped], where: str, h
     labels = {example.label for example in examples}
     if len(labels) < 2:
         raise UserError(
-            f"only one class in {where}, '{labels.pop()}' ({len(examples)} images); a classifier needs two or more: {hint}"
+            f"only one class in {where}, '{labels.pop()}' ({len(examples)} images); a classifier needs two or more: "
+            + hint
             + (f"; skipped: {summary(skipped)}" if skipped else "")
         )
 
@@ -118,7 +119,9 @@ def _check_folder(folder: Path, data: Data) -> None:
         what = f"cannot be opened ({error.strerror})"
     where = "; give the folder of your images with --data_dir"
     if data.homepage is not None:
-        where = f"; the images are published at {data.homepage} : unpack them and say --data_dir FOLDER, or try `digits`"
+        where = (
+            f"; the images are published at {data.homepage} : unpack them and say --data_dir FOLDER, or try `digits`"
+        )
     raise UserError(f"data folder '{folder}' {what}{where}")
 
 
@@ -269,8 +272,8 @@ def _named_split(found: str, data: Data, path: str) -> str:
     split = SPLIT_FOLDERS.get(data.split_names.get(found, found).lower())
     if split is None:
         raise UserError(
-            f"the recipe's pattern finds the split '{found}' in '{path}'; allowed are train, validation and test: say in "
-            "`split_names` which one it is"
+            f"the recipe's pattern finds the split '{found}' in '{path}'; allowed are train, validation and test: say "
+            "in `split_names` which one it is"
         )
     return split
 

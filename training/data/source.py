@@ -18,8 +18,10 @@ from training.recipe import Data, UserError
 if TYPE_CHECKING:
     from datasets import Dataset, DatasetDict
 
-LABEL_COLUMNS = ("label", "labels", "class", "class_label", "class_name", "category", "target", "cls", "fine_label")
-LABEL_COLUMNS += ("label_name", "species", "breed", "diagnosis")
+LABEL_COLUMNS = (
+    *("label", "labels", "class", "class_label", "class_name", "category", "target", "cls", "fine_label", "label_name"),
+    *("species", "breed", "diagnosis"),
+)
 
 
 @dataclass(frozen=True)
@@ -44,8 +46,8 @@ class Folder:
         if gone:
             raise UserError(
                 f"{len(gone)} of the run's {len(rows)} images {'is' if len(gone) == 1 else 'are'} not in "
-                f"'{self.data_dir}' any more, '{gone[0]}' for one; give their folder with --data_dir, or start anew with "
-                "--overwrite"
+                f"'{self.data_dir}' any more, '{gone[0]}' for one; give their folder with --data_dir, or start anew "
+                "with --overwrite"
             )
         names = sorted({row.label for row in rows})
         features = Features(image=Image(), label=ClassLabel(names=names), path=Value("string"))
@@ -176,8 +178,8 @@ class HubDataset:
             return load_dataset(self.repo_id, revision=self.revision)
         except (DatasetsError, OSError, ValueError, RuntimeError) as error:
             raise UserError(
-                f"data set '{self.repo_id}' cannot be loaded: {_first_line(error)}; choose another --dataset, or download "
-                "it as a folder of images and give that with --data_dir"
+                f"data set '{self.repo_id}' cannot be loaded: {_first_line(error)}; choose another --dataset, or "
+                "download it as a folder of images and give that with --data_dir"
             ) from error
 
 
@@ -212,8 +214,8 @@ def columns(part: Dataset, repo_id: str) -> tuple[str, str]:
         return images[0], (usual or classes)[0]
     if classes:
         raise UserError(
-            f"data set '{repo_id}' has several columns of labels, {', '.join(classes)}; rename the one that is meant to "
-            "'label'"
+            f"data set '{repo_id}' has several columns of labels, {', '.join(classes)}; rename the one that is meant "
+            "to 'label'"
         )
     raise UserError(
         f"data set '{repo_id}' has no column of labels; {has}, and looked for were a ClassLabel or "

@@ -61,9 +61,7 @@ def connected_groups(examples: list[Example]) -> list[str]:
     return [root(f"sha256:{example.sha256}") for example in examples]
 
 
-def _without_leaks(
-    examples: list[Example], groups: list[str]
-) -> tuple[list[Example], list[str], list[Skipped]]:
+def _without_leaks(examples: list[Example], groups: list[str]) -> tuple[list[Example], list[str], list[Skipped]]:
     """Where the data's own splits share an image or a group, what is nearer to training goes."""
     rank = {None: 0, "train": 0, "validation": 1, "test": 2}
     latest: dict[str, Example] = {}
@@ -112,7 +110,7 @@ def _targets(pool: list[Counter], missing: list[str], splits: Splits) -> dict[st
 
     What rounding takes from one split or class the next one gets: a fifth of 30 classes of 12 is 72 images, not 30 × 2.
     """
-    images = sum(pool, Counter())
+    images = Counter(label for labels in pool for label in labels.elements())
     groups = Counter(label for labels in pool for label in labels)
     targets = {"train": Counter(images), **{name: Counter() for name in missing}}
     owed = 0.0
@@ -151,15 +149,15 @@ def _check_not_empty(assigned: list[str], skipped: list[Skipped]) -> None:
     empty = [name for name in SPLITS if name not in assigned]
     if "train" in empty:
         there = " and ".join(name for name in SPLITS if name in assigned)
-        copies = f" ({len(skipped)} copies left out)" if skipped else ""
+        copies = f" ({len(skipped)} left out as copies)" if skipped else ""
         raise UserError(
             f"no image is left to train on: all {len(assigned)} are in {there} by the data's own splits{copies}; add a "
             "folder `train`, or arrange them in class folders alone"
         )
     if empty:
         raise UserError(
-            f"{len(assigned)} images leave nothing for {' and '.join(empty)}: no class has three (copies of one image, or "
-            "all of one group, count once); add images, at least three to a class"
+            f"{len(assigned)} images leave nothing for {' and '.join(empty)}: no class has three (copies of one image, "
+            "or all of one group, count once); add images, at least three to a class"
         )
 
 

@@ -7,7 +7,7 @@ import shutil
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -74,6 +74,7 @@ def fit(
     stage_flags = parse_flags(list(flags), recipe)
     for number, stage in enumerate(recipe.stages, 1):
         check_names(stage.arguments, f"stage {number} of recipe {recipe.name}")
+    recipe = replace(recipe, seed=stage_flags[0].get("seed", recipe.seed))  # for the head's weights as well
     machine = _choose_hardware(stage_flags, options)
     stage_arguments = [
         make_arguments(_argument_values(recipe, number, stage, machine, run, stage_flags[number - 1]))
@@ -184,7 +185,7 @@ def _argument_values(
         "bf16": machine.bf16,
         "use_cpu": machine.device == "cpu",
         "dataloader_num_workers": machine.workers,
-        "dataloader_persistent_workers": machine.workers > 0,
+        "dataloader_persistent_workers": flags.get("dataloader_num_workers", machine.workers) > 0,
         "dataloader_pin_memory": machine.device == "cuda",
         "ddp_find_unused_parameters": False,  # what is frozen is known before the model is wrapped
         **stage.arguments,
@@ -253,7 +254,7 @@ def _check_space(network: torch.nn.Module, recipe: Recipe, folder: Path) -> None
     free = shutil.disk_usage(there).free
     if free < need:
         raise UserError(
-            f"no space left: checkpoints and model need up to {need / 1e9:.1f} GB, '{there}' has {free / 1e9:.1f} GB; "
+            f"no space left: checkpoints and model need up to {need / 1e6:,.0f} MB, '{there}' has {free / 1e6:,.0f} MB; "
             "free some, or choose another --output_dir"
         )
 

@@ -85,6 +85,10 @@ def make_arguments(values: Mapping[str, Any]) -> Any:
             raise UserError(
                 f"training arguments: {name} can be epoch or steps; each stage hands its checkpoint to the next"
             )
+    from transformers.integrations import get_available_reporting_integrations
+
+    for name in set(arguments.report_to) - set(get_available_reporting_integrations()):
+        raise UserError(f"--report_to {name}: is it installed? pip install {name}")
     return arguments
 
 

@@ -5,6 +5,8 @@ from dataclasses import dataclass
 
 import torch
 
+from training.recipe import UserError
+
 
 @dataclass(frozen=True)
 class Hardware:
@@ -40,7 +42,12 @@ def choose(
 
     bf16 only where the hardware multiplies it (elsewhere it is emulated and slower). Channels-last nearly doubles
     convolutions in bf16 on a CPU. Workers load images beside a GPU; beside a CPU they would take its cores.
+
+    Raises:
+        UserError: no threads are asked for.
     """
+    if threads is not None and threads < 1:
+        raise UserError(f"--threads {threads}: at least 1 is needed; without the flag it is the number of cores")
     local = int(os.environ.get("LOCAL_WORLD_SIZE", 1))
     cores = max(1, _cores() // local)
     if torch.cuda.is_available() and not use_cpu:

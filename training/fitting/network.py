@@ -32,7 +32,7 @@ def build_network(recipe: Recipe, labels: list[str]) -> tuple[BackboneWithHeadFo
 
     set_seed(recipe.seed)
     body, processor = _from_config(recipe.base_model) if isinstance(recipe.base_model, FromConfig) else _load(recipe)
-    processor = _adapt(processor, body.config, recipe)
+    processor = _adapt(processor, body, recipe)
     width = _feature_width(body, processor, recipe)
     config = BackboneWithHeadConfig(
         backbone=_plain(body.config),
@@ -125,13 +125,10 @@ def _load(recipe: Recipe) -> tuple[Any, Any]:
             f"base model folder '{name}' does not exist; give a folder in Hub layout or a Hub id with --base_model"
         )
     try:
-        if not Path(name).is_dir():
-            _ask_hub(name)
+        where = {"local_files_only": not (Path(name).is_dir() or _hub_answers(name)), "trust_remote_code": False}
         with _quiet():
-            body, found = AutoModel.from_pretrained(
-                name, dtype=torch.float32, output_loading_info=True, trust_remote_code=False
-            )
-            processor = AutoImageProcessor.from_pretrained(name, trust_remote_code=False)
+            body, found = AutoModel.from_pretrained(name, dtype=torch.float32, output_loading_info=True, **where)
+            processor = AutoImageProcessor.from_pretrained(name, **where)
     except Exception as error:  # transformers raises OSError, ValueError, ImportError, SafetensorError, KeyError here
         raise UserError(_cannot_load(name, error)) from error
     if found["missing_keys"]:
@@ -143,22 +140,29 @@ def _load(recipe: Recipe) -> tuple[Any, Any]:
     return body, processor
 
 
-def _ask_hub(name: str) -> None:
-    """One request, unless the model is in the cache: where there is no network, the client would go on for 23 seconds.
+def _hub_answers(name: str) -> bool:
+    """Whether the Hub is there, by one request; False if not, but the cache may serve.
+
+    Without a network the client itself would try again for 23 seconds, for each file.
 
     Raises:
-        ConnectionError: no answer came; or what the client raises of an answer.
+        ConnectionError: no answer came, and the model is not in the cache.
+        HfHubHTTPError: the Hub refuses the model.
     """
     from huggingface_hub import get_hf_file_metadata, hf_hub_url, try_to_load_from_cache
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 
     try:
-        if not isinstance(try_to_load_from_cache(name, "config.json"), str):
-            get_hf_file_metadata(hf_hub_url(name, "config.json"))
-    except (HfHubHTTPError, HFValidationError):
+        get_hf_file_metadata(hf_hub_url(name, "config.json"))
+    except HFValidationError:
         raise
     except Exception as error:  # a dozen of the HTTP library's and the system's
+        if isinstance(error, HfHubHTTPError) and error.response.status_code < 500:
+            raise
+        if isinstance(try_to_load_from_cache(name, "config.json"), str):
+            return False
         raise ConnectionError(str(error)) from error
+    return True
 
 
 def _cannot_load(name: str, error: Exception) -> str:
@@ -189,11 +193,11 @@ def _first_line(error: Exception) -> str:
     return (str(error) or type(error).__name__).strip().splitlines()[0]
 
 
-def _adapt(processor: Any, config: Any, recipe: Recipe) -> Any:
+def _adapt(processor: Any, body: Any, recipe: Recipe) -> Any:
     """The base model's own processor, or a stock one with its mean and deviation where the recipe asks otherwise."""
     size, resize = recipe.image_size, recipe.resize
-    if config.model_type == "timm_wrapper":
-        return _adapt_timm(config, recipe)
+    if body.config.model_type == "timm_wrapper":
+        return _adapt_timm(body, recipe)
     if size is None and resize is None:
         return processor
     own_size, own_resize, crop_share = _native_geometry(processor)
@@ -230,7 +234,7 @@ def _native_geometry(processor: Any) -> tuple[int, str, float]:
     return edge, "crop" if edge < 384 else "squash", getattr(processor, "crop_pct", None) or 0.875
 
 
-def _adapt_timm(config: Any, recipe: Recipe) -> Any:
+def _adapt_timm(body: Any, recipe: Recipe) -> Any:
     """timm's preprocessing stands in the model's configuration: it is changed there, and so saved with the model.
 
     A head with hidden layers does not deploy as timm's network, where that would be read: it gets a stock processor of
@@ -239,6 +243,7 @@ def _adapt_timm(config: Any, recipe: Recipe) -> Any:
     from PIL import Image
     from transformers.models.timm_wrapper.image_processing_timm_wrapper import TimmWrapperImageProcessor
 
+    config = body.config
     values = dict(config.pretrained_cfg)
     if recipe.image_size is not None:
         values["input_size"] = [3, recipe.image_size, recipe.image_size]
@@ -248,6 +253,11 @@ def _adapt_timm(config: Any, recipe: Recipe) -> Any:
     config.pretrained_cfg = values
     processor = TimmWrapperImageProcessor(pretrained_cfg=values, architecture=config.architecture)
     if not any(isinstance(layer, ReLU) for layer in recipe.head):
+        if isinstance(body.timm_model.get_classifier(), tuple):
+            raise UserError(
+                f"base model '{_base_model_name(recipe)}' has two classifiers (it is distilled): one head does not go "
+                "back into its layout; choose another base model, or a head with a hidden layer"
+            )
         return processor
     own = processor.data_config
     size = own["input_size"][-1]

@@ -23,6 +23,7 @@ recipe = Recipe(
     ),
     splits=Splits(validation=0.15, test=0.2),
     base_model="microsoft/resnet-50",
+    image_size=224,
     head=(
         *(Linear(256), ReLU(), Dropout(0.2)),
         *(Linear(128), ReLU(), Dropout(0.2)),
