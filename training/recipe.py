@@ -74,8 +74,9 @@ class Data:
     """Where the images are published and how a folder of them is read.
 
     `pattern` is a regular expression searched in each image's path (POSIX, relative to the folder). Its group `label`
-    is the class; `split`, if it matches, is looked up in `split_names`; images with the same `group` (a patient, say)
-    are never on both sides of a split. Where the pattern fits no file at all, class folders are used.
+    is the class (without that group, folders tell it); `split`, if it matches, is looked up in `split_names`; images
+    with the same `group` (a patient, say) are never on both sides of a split. Where the pattern fits no file at all,
+    class folders are used.
     `class_names` renames what the folders or file names say.
     """
 

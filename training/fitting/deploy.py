@@ -46,8 +46,8 @@ def deploy(
     )
     if not difference <= TOLERANCE * largest:
         raise RuntimeError(
-            f"the saved model's logits differ from the trained one's by {difference:.2e}, more than {TOLERANCE:g} of the "
-            f"largest, {largest:.2e}: please report this"
+            f"the saved model's logits differ from the trained one's by {difference:.2e}, more than {TOLERANCE:g} of "
+            f"the largest, {largest:.2e}: please report this"
         )
     say(
         f"saved      {type(deployed).__name__}, loaded again; its logits differ by {difference:.1e} at most (largest "

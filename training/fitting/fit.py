@@ -254,8 +254,8 @@ def _check_space(network: torch.nn.Module, recipe: Recipe, folder: Path) -> None
     free = shutil.disk_usage(there).free
     if free < need:
         raise UserError(
-            f"no space left: checkpoints and model need up to {need / 1e6:,.0f} MB, '{there}' has {free / 1e6:,.0f} MB; "
-            "free some, or choose another --output_dir"
+            f"no space left: checkpoints and model need up to {need / 1e6:,.0f} MB, '{there}' has {free / 1e6:,.0f} MB;"
+            " free some, or choose another --output_dir"
         )
 
 

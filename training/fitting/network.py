@@ -74,16 +74,25 @@ def set_trainable(network: Any, trainable: str) -> None:
 def describe(network: Any, recipe: Recipe) -> str:
     """Parts and parameter counts, as a small table.
 
-    `weights as Keras counts them` adds the floating-point buffers, which are BatchNorm's running statistics.
+    Keras counts BatchNorm's running statistics as weights too: here the floating-point buffers.
     """
-    rows = [(f"backbone ({_base_model_name(recipe)})", network.backbone)]
-    rows += [(f"head: {module!r}", module) for module in network.head]
+    head = [(_layer_name(layer), sum(p.numel() for p in module.parameters()))
+            for layer, module in zip(network.config.head, network.head, strict=True)]  # fmt: skip
     parameters = sum(p.numel() for p in network.parameters())
     statistics = sum(b.numel() for b in network.buffers() if b.is_floating_point())
-    lines = [f"  {name:<72} {sum(p.numel() for p in part.parameters()):>12,}" for name, part in rows]
-    lines.append(f"  {'parameters':<72} {parameters:>12,}")
-    lines.append(f"  {'weights as Keras counts them (with BatchNorm statistics)':<72} {parameters + statistics:>12,}")
-    return "\n".join(lines)
+    rows = [
+        ("backbone", _base_model_name(recipe), sum(p.numel() for p in network.backbone.parameters())),
+        *(("head" if index == 0 else "", name, count) for index, (name, count) in enumerate(head)),
+        ("", "all parameters", parameters),
+        ("", "with BatchNorm statistics, as Keras counts", parameters + statistics),
+    ]
+    return "\n".join(f"  {part:<9}{name:<45}{count:>12,}" for part, name, count in rows)
+
+
+def _layer_name(layer: dict[str, Any]) -> str:
+    """`Linear 2048 → 256`, `Dropout 0.5`, …"""
+    names = {"linear": "Linear {in_features} → {out_features}", "batch_norm": "BatchNorm {num_features}"}
+    return (names | {"dropout": "Dropout {p}", "relu": "ReLU"})[layer["type"]].format(**layer)
 
 
 def base_model_facts(recipe: Recipe) -> Any:
