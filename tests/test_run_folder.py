@@ -202,3 +202,12 @@ def test_a_field_that_recipes_did_not_have_when_the_run_began_is_told_and_no_cra
     write_json({**facts, "recipe": older}, tmp_path / "recipe.json")
     with pytest.raises(UserError, match="another recipe \\(splits: None then"):
         check_same(tmp_path / "recipe.json", facts)
+
+
+@pytest.mark.parametrize("flag", ["dataloader_num_workers", "report_to", "logging_steps", "per_device_eval_batch_size"])
+def test_what_changes_no_result_may_change_when_a_run_goes_on(flag, tmp_path):
+    stored = tmp_path / "recipe.json"
+    write_json({"recipe": {"title": "Old", "seed": 1}, "flags": [{flag: 1}]}, stored)
+    check_same(stored, {"recipe": {"title": "New", "seed": 1}, "flags": [{flag: 2}]})
+    with pytest.raises(UserError, match="seed: 1 then, 2 now"):
+        check_same(stored, {"recipe": {"title": "New", "seed": 2}, "flags": [{flag: 1}]})

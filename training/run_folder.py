@@ -8,6 +8,7 @@ import dataclasses
 import errno
 import json
 import os
+import re
 import shutil
 import subprocess
 from collections.abc import Iterator, Mapping
@@ -30,6 +31,11 @@ PACKAGES = (
     "numpy",
     "pillow",
 )
+
+
+# What may change when a run goes on, for it changes no result.
+FREE_FACTS = {"title", "card"}
+FREE_FLAGS = re.compile(r"dataloader_(?!drop_last).*|log.*|report_to|project|run_name|disable_tqdm|per_device_eval_.*")
 
 
 @dataclass(frozen=True)
@@ -150,9 +156,10 @@ def check_same(stored: Path, facts: dict[str, Any]) -> None:
     """
     before = json.loads(stored.read_text(encoding="utf-8"))
     now = json.loads(json.dumps(facts))
-    recipe = list(_differences(before["recipe"], now["recipe"]))
+    recipe = [each for each in _differences(before["recipe"], now["recipe"]) if each[0].split(".")[0] not in FREE_FACTS]
     flags = []
-    for number, (was, now_is) in enumerate(zip(before["flags"], now["flags"], strict=False), 1):
+    for number, both in enumerate(zip(before["flags"], now["flags"], strict=False), 1):
+        was, now_is = ({k: v for k, v in values.items() if not FREE_FLAGS.fullmatch(k)} for values in both)
         flags += _differences(was, now_is, f"--stage{number}")
     if recipe or flags:
         what = " and ".join(["another recipe"] * bool(recipe) + ["other flags"] * bool(flags))

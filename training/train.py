@@ -3,14 +3,21 @@
 accelerate launch -q training/train.py RECIPE [flags]
 """
 
+from __future__ import annotations
+
 import argparse
 import dataclasses
 import errno
 import os
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from training.recipe import Recipe, UserError, load_recipe, recipe_names
+
+if TYPE_CHECKING:
+    from training.data.source import Source
+    from training.run_folder import RunFolder
 
 USAGE = "accelerate launch -q training/train.py RECIPE [flags]"
 EPILOG = """\
@@ -78,43 +85,41 @@ def main(tokens: list[str]) -> int:
     from training.run_folder import RunFolder
 
     options = Options(known.resume, known.overwrite, known.threads, known.channels_last)
-    source = _source(known, recipe)
+    source = _source(known, recipe, RunFolder(run))
     fit(recipe, source, RunFolder(run), options, flags)
     if int(os.environ.get("RANK", 0)) == 0:
         print(f"wrote      {run}")
-        image = _any_image(run)
-        print(
-            'next       python -c "from transformers import pipeline; '  # noqa: UP031
-            "print(pipeline('image-classification', model='%s'%s)('%s'))\"" % (run.as_posix(), _remote(run), image)
-        )
+        print(f'next       python -c "{_use(RunFolder(run))}"')
     return 0
 
 
-def _source(known: argparse.Namespace, recipe: Recipe):
+def _source(known: argparse.Namespace, recipe: Recipe, run: RunFolder) -> Source:
+    """Where the command says that the images are; a run that goes on remembers it."""
     from training.data.embedded import write_digits
-    from training.data.source import Folder, HubDataset
+    from training.data.source import Folder, HubDataset, load_source
 
     if known.dataset:
         return HubDataset(known.dataset)
+    if known.resume and known.data_dir is None and run.data.is_file():
+        return load_source(run.data)
     folder = Path(known.data_dir or Path("data") / recipe.name)
     if recipe.data.source == "sklearn:digits" and known.data_dir is None and not folder.exists():
         write_digits(folder)
     return Folder(folder)
 
 
-def _any_image(run: Path) -> str:
-    """An image of the test split, for the line that shows how to use the model."""
+def _use(run: RunFolder) -> str:
+    """A line of Python that shows an image of the test split to the model."""
     from training.data.source import Folder, load_source
     from training.data.splits import read_splits
-    from training.run_folder import RunFolder
 
-    source = load_source(RunFolder(run).data)
-    path = next(row.path for row in read_splits(RunFolder(run).splits) if row.split == "test")
-    return os.path.relpath(source.data_dir / path) if isinstance(source, Folder) else "IMAGE.jpg"
-
-
-def _remote(run: Path) -> str:
-    return ", trust_remote_code=True" if any(run.glob("modeling_*.py")) else ""
+    source, image = load_source(run.data), "IMAGE.jpg"
+    if isinstance(source, Folder):
+        image = source.data_dir / next(row.path for row in read_splits(run.splits) if row.split == "test")
+        image = (image.relative_to(Path.cwd()) if image.is_relative_to(Path.cwd()) else image).as_posix()
+    remote = ", trust_remote_code=True" if any(run.path.glob("modeling_*.py")) else ""
+    classify = f"pipeline('image-classification', model='{run.path.as_posix()}'{remote})"
+    return f"from transformers import pipeline; print({classify}('{image}'))"
 
 
 def _yes_or_no(word: str) -> bool:
