@@ -16,6 +16,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Literal
 
 RECIPES = Path(__file__).parent / "recipes"
@@ -140,6 +141,10 @@ class ExponentialDecay:
 
     rate: float
     steps: int
+
+
+# Keras' Adam with its own epsilon: torch's AdamW without weight decay is the same rule.
+KERAS_ADAM = MappingProxyType({"optim": "adamw_torch", "weight_decay": 0.0, "adam_epsilon": 1e-7})
 
 
 @dataclass(frozen=True, kw_only=True)

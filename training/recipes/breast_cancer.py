@@ -12,7 +12,7 @@ patient stay on one side of a split, which the original did not do. Folders of b
 but then nobody knows the patients.
 """
 
-from training.recipe import Augmentation, BatchNorm, Card, Data, Dropout, Linear, Recipe, Splits, Stage
+from training.recipe import KERAS_ADAM, Augmentation, BatchNorm, Card, Data, Dropout, Linear, Recipe, Splits, Stage
 
 recipe = Recipe(
     title="Breast cancer histology",
@@ -33,11 +33,9 @@ recipe = Recipe(
             name="all",
             batch_size=16,
             arguments={
+                **KERAS_ADAM,
                 "num_train_epochs": 7,
                 "learning_rate": 1e-4,
-                "optim": "adamw_torch",
-                "weight_decay": 0.0,
-                "adam_epsilon": 1e-7,
                 "lr_scheduler_type": "reduce_lr_on_plateau",
                 "lr_scheduler_kwargs": {"factor": 0.2, "patience": 2},
             },

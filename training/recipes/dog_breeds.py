@@ -11,9 +11,7 @@ Stanford Dogs was taken from ImageNet: the base model has seen these photographs
 The accuracy says how well it remembers, and little about a new dog.
 """
 
-from training.recipe import Augmentation, Card, Data, Linear, Recipe, Splits, Stage
-
-adam = {"optim": "adamw_torch", "weight_decay": 0.0, "adam_epsilon": 1e-7}
+from training.recipe import KERAS_ADAM, Augmentation, Card, Data, Linear, Recipe, Splits, Stage
 
 recipe = Recipe(
     title="Dog breeds",
@@ -33,14 +31,14 @@ recipe = Recipe(
             name="head",
             trainable="head",
             batch_size=32,
-            arguments={**adam, "num_train_epochs": 3, "learning_rate": 1e-3, "lr_scheduler_type": "constant"},
+            arguments={**KERAS_ADAM, "num_train_epochs": 3, "learning_rate": 1e-3, "lr_scheduler_type": "constant"},
             restore_best=True,
         ),
         Stage(
             name="all",
             batch_size=32,
             arguments={
-                **adam,
+                **KERAS_ADAM,
                 "num_train_epochs": 10,
                 "learning_rate": 5e-5,
                 "lr_scheduler_type": "cosine",

@@ -9,9 +9,7 @@ batch 32; early stopping on the validation loss; flips and small rotations and z
 The Kaggle set says `rose`, TensorFlow's `roses`: both come out as `rose`.
 """
 
-from training.recipe import Augmentation, Card, Data, Dropout, Linear, Recipe, ReLU, Splits, Stage
-
-adam = {"optim": "adamw_torch", "weight_decay": 0.0, "adam_epsilon": 1e-7}
+from training.recipe import KERAS_ADAM, Augmentation, Card, Data, Dropout, Linear, Recipe, ReLU, Splits, Stage
 
 recipe = Recipe(
     title="Flowers",
@@ -36,14 +34,14 @@ recipe = Recipe(
             name="head",
             trainable="head",
             batch_size=32,
-            arguments={**adam, "num_train_epochs": 5, "learning_rate": 1e-3, "lr_scheduler_type": "constant"},
+            arguments={**KERAS_ADAM, "num_train_epochs": 5, "learning_rate": 1e-3, "lr_scheduler_type": "constant"},
             restore_best=True,
         ),
         Stage(
             name="all",
             batch_size=32,
             arguments={
-                **adam,
+                **KERAS_ADAM,
                 "num_train_epochs": 8,
                 "learning_rate": 5e-5,
                 "lr_scheduler_type": "cosine",

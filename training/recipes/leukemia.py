@@ -11,7 +11,7 @@ The published numbers on this set (98.9 to 99.9 %) are on random splits, where 3
 overlapping twin in training, and the colour of the picture alone nearly gives the class away.
 """
 
-from training.recipe import BatchNorm, Card, Data, ExponentialDecay, Linear, Recipe, Splits, Stage
+from training.recipe import KERAS_ADAM, BatchNorm, Card, Data, ExponentialDecay, Linear, Recipe, Splits, Stage
 
 recipe = Recipe(
     title="Leukemia cells",
@@ -35,10 +35,9 @@ recipe = Recipe(
             name="all",
             batch_size=32,
             arguments={
+                **KERAS_ADAM,
                 "num_train_epochs": 2,
                 "learning_rate": 1e-4,
-                "optim": "adamw_torch",
-                "weight_decay": 0.0,
                 "adam_beta1": 0.9,
                 "adam_beta2": 0.999,
                 "adam_epsilon": 1e-8,

@@ -13,9 +13,19 @@ The original validated on the 120 rocks, and so chose its weights by them. Here 
 for nothing else; validation is a fifth of the 360. The published name `M_Marble_3_1201.jpg` is a typo of the 120 set.
 """
 
-from training.recipe import Augmentation, BatchNorm, Card, Data, Dropout, Linear, Recipe, ReLU, Splits, Stage
-
-adam = {"optim": "adamw_torch", "weight_decay": 0.0, "adam_epsilon": 1e-7}
+from training.recipe import (
+    KERAS_ADAM,
+    Augmentation,
+    BatchNorm,
+    Card,
+    Data,
+    Dropout,
+    Linear,
+    Recipe,
+    ReLU,
+    Splits,
+    Stage,
+)
 
 recipe = Recipe(
     title="Rocks",
@@ -41,13 +51,13 @@ recipe = Recipe(
             name="head",
             trainable="head",
             batch_size=32,
-            arguments={**adam, "num_train_epochs": 5, "learning_rate": 1e-3, "lr_scheduler_type": "constant"},
+            arguments={**KERAS_ADAM, "num_train_epochs": 5, "learning_rate": 1e-3, "lr_scheduler_type": "constant"},
         ),
         Stage(
             name="all",
             batch_size=32,
             arguments={
-                **adam,
+                **KERAS_ADAM,
                 "num_train_epochs": 250,
                 "learning_rate": 1e-4,
                 "lr_scheduler_type": "reduce_lr_on_plateau",
