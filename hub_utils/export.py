@@ -98,7 +98,9 @@ def save_deployable(network: BackboneWithHeadForImageClassification, processor: 
         for path in (*folder.glob("modeling_*.py"), *folder.glob("preprocessor_config.json")):
             if not (partial / path.name).exists():
                 path.unlink()
+        readable = (partial / "config.json").stat().st_mode
         for path in sorted(partial.iterdir(), key=lambda path: path.suffix == ".safetensors"):
+            path.chmod(readable)  # safetensors lets nobody but the owner read its files
             os.replace(path, folder / path.name)
     finally:
         shutil.rmtree(partial, ignore_errors=True)

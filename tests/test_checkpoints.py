@@ -69,8 +69,24 @@ def flip_a_byte(path: Path) -> None:
 
 def test_the_newest_is_the_one_of_the_most_steps_and_not_of_the_last_name(run):
     (run / "checkpoint-3").rename(run / "checkpoint-10")
-    (run / "checkpoint-2").rename(run / "checkpoint-9")
     assert newest_checkpoint(run) == (run / "checkpoint-10", {})
+
+
+def test_a_checkpoint_whose_best_one_is_cut_off_cannot_be_gone_on_from(run):
+    weights = run / "checkpoint-2" / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-1])
+    newest, broken = newest_checkpoint(run)
+    assert newest == run / "checkpoint-1"
+    assert (
+        "has a best checkpoint before it, checkpoint-2, which has weights that are cut off"
+        in broken[run / "checkpoint-3"]
+    )
+
+
+@pytest.mark.parametrize("content", ["{}", "[]", "{"])
+def test_a_state_that_says_nothing_is_a_broken_one(content, run):
+    (run / "checkpoint-3" / "trainer_state.json").write_text(content)
+    assert newest_checkpoint(run)[0] == run / "checkpoint-2"
 
 
 def test_nothing_is_found_where_nothing_is(tmp_path):

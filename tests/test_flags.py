@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from training.fitting.fit import _argument_values
-from training.fitting.flags import OWN, check_names, make_arguments, parse_flags
+from training.fitting.flags import OWN, check_arguments, make_arguments, parse_flags
 from training.fitting.hardware import Hardware, choose
 from training.recipe import Linear, Recipe, Stage, UserError
 from training.run_folder import RunFolder
@@ -133,9 +133,9 @@ def test_a_metric_to_choose_the_best_weights_by_brings_its_direction():
 
 
 def test_a_typo_in_a_recipes_arguments_names_the_place_and_the_near_one():
-    check_names(ARGUMENTS, "stage 1 of recipe t")
+    check_arguments(ARGUMENTS, "stage 1 of recipe t")
     with pytest.raises(UserError) as caught:
-        check_names({"learning_rat": 1}, "stage 1 of recipe t")
+        check_arguments({"learning_rat": 1}, "stage 1 of recipe t")
     assert (
         str(caught.value)
         == "stage 1 of recipe t: TrainingArguments has no 'learning_rat'; did you mean 'learning_rate'?"

@@ -8,7 +8,7 @@ import pytest
 from conftest import ROOT
 from safetensors.torch import save_file
 
-from training.fitting.flags import check_names, make_arguments
+from training.fitting.flags import check_arguments, make_arguments
 from training.fitting.network import build_network, describe, head_layers
 from training.recipe import (
     Augmentation,
@@ -99,7 +99,7 @@ def test_a_recipe_tells_the_command_that_trains_it(name):
 @pytest.mark.parametrize("name", NAMES)
 def test_the_arguments_of_every_stage_are_trainers_own(name, tmp_path):
     for stage in load_recipe(name).stages:
-        check_names(stage.arguments, stage.name)
+        check_arguments(stage.arguments, stage.name)
         values = {"output_dir": str(tmp_path), "eval_strategy": "epoch", "use_cpu": True, **stage.arguments}
         arguments = make_arguments(values)
         for key, value in stage.arguments.items():

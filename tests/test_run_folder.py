@@ -19,7 +19,7 @@ RECIPE = Recipe(title="t", base_model="b", head=(Linear(),), stages=(Stage(name=
 def begun(path: Path) -> RunFolder:
     """A run that has begun: what is written before the first step."""
     run = RunFolder(path)
-    run.begin(FACTS, overwrite=False)
+    run.begin(FACTS)
     write_json({"data_dir": "data"}, run.data)
     return run
 
@@ -41,7 +41,7 @@ def there(path: Path, what: str) -> RunFolder:
     elif what == "run":
         begun(path)
     elif what == "run that died at once":
-        RunFolder(path).begin(FACTS, overwrite=False)
+        RunFolder(path).begin(FACTS)
     return RunFolder(path)
 
 
@@ -80,16 +80,18 @@ def test_nothing_of_somebody_else_is_written_over(tmp_path, what, outcomes):
     assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
 
 
-def test_overwriting_removes_the_old_run_and_follows_no_link_out_of_it(tmp_path):
+def test_overwriting_removes_what_a_run_writes_and_nothing_else(tmp_path):
     run = begun(tmp_path / "run")
-    (run.path / "model.safetensors").write_bytes(b"old")
+    for name in ("model.safetensors", "modeling_backbone_with_head.py", "log_history.csv"):
+        (run.path / name).write_bytes(b"old")
     (run.path / "checkpoints" / "1-all").mkdir(parents=True)
     precious = tmp_path / "photos"
     precious.mkdir()
     (precious / "one.png").write_bytes(b"1")
-    (run.path / "photos").symlink_to(precious, target_is_directory=True)
-    run.begin({**FACTS, "git_commit": "new"}, overwrite=True)
-    assert {path.name for path in run.path.iterdir()} == {"recipe.json", "local"}
+    (run.path / "plots").symlink_to(precious, target_is_directory=True)
+    (run.path / "notes.txt").write_text("mine")
+    run.begin({**FACTS, "git_commit": "new"})
+    assert {path.name for path in run.path.iterdir()} == {"recipe.json", "local", "notes.txt"}
     assert json.loads(run.recipe.read_text())["git_commit"] == "new"
     assert (precious / "one.png").read_bytes() == b"1"
 
@@ -98,13 +100,13 @@ def test_a_run_stays_recognisable_until_everything_else_of_it_is_gone(tmp_path, 
     run = begun(tmp_path / "run")
     removed = []
     monkeypatch.setattr("shutil.rmtree", lambda path: removed.append((path.name, run.exists())))
-    run.begin(FACTS, overwrite=True)
+    run.begin(FACTS)
     assert removed == [("local", True)]
 
 
 def test_beginning_without_overwrite_removes_nothing(tmp_path):
     (tmp_path / "notes.txt").write_text("mine")
-    RunFolder(tmp_path).begin(FACTS, overwrite=False)
+    RunFolder(tmp_path).begin(FACTS)
     assert (tmp_path / "notes.txt").read_text() == "mine"
 
 
@@ -211,3 +213,12 @@ def test_what_changes_no_result_may_change_when_a_run_goes_on(flag, tmp_path):
     check_same(stored, {"recipe": {"title": "New", "seed": 1}, "flags": [{flag: 2}]})
     with pytest.raises(UserError, match="seed: 1 then, 2 now"):
         check_same(stored, {"recipe": {"title": "New", "seed": 2}, "flags": [{flag: 1}]})
+
+
+def test_a_run_that_starts_afresh_takes_no_old_checkpoint_for_its_own(tmp_path):
+    run = begun(tmp_path / "run")
+    (run.path / "checkpoints" / "1-all" / "checkpoint-5").mkdir(parents=True)
+    run.data.unlink(missing_ok=True)
+    assert run.check_free(resume=True, overwrite=False) is False
+    run.begin(FACTS)
+    assert not (run.path / "checkpoints").exists()

@@ -137,6 +137,33 @@ def test_early_stopping_ends_and_the_best_weights_come_back(photos, tiny_resnet,
     )  # the log's is of bf16, where there is
 
 
+def test_an_image_alone_in_the_last_batch_stops_nothing(tmp_path, tiny_resnet):
+    photos = write_photos(tmp_path / "photos", {"red": 25, "green": 25})
+    recipe, run = replace(ONE_STAGE, base_model=str(tiny_resnet)), RunFolder(tmp_path / "run")
+    images = fit(recipe, Folder(photos), run, flags=["--num_train_epochs", "1"])["images"]["train"]
+    batch = next(batch for batch in range(2, 40) if images % batch == 1)
+    flags = ["--num_train_epochs", "1", "--per_device_train_batch_size", str(batch)]
+    fit(recipe, Folder(photos), run, Options(overwrite=True), flags=flags)
+
+
+def test_a_flag_for_the_schedule_replaces_the_recipes_whole(photos, tiny_resnet, tmp_path):
+    plateau = {**FAST, "lr_scheduler_type": "reduce_lr_on_plateau", "lr_scheduler_kwargs": {"factor": 0.5}}
+    flags = ["--lr_scheduler_type", "constant", "--learning_rate", "1e-3", "--num_train_epochs", "2"]
+    for stage in (
+        replace(ONE_STAGE.stages[0], arguments=plateau),
+        replace(ONE_STAGE.stages[0], decay=ExponentialDecay(0.5, 1)),
+    ):
+        run = RunFolder(tmp_path / f"run-{stage.decay is None}")
+        fit(replace(ONE_STAGE, base_model=str(tiny_resnet), stages=(stage,)), Folder(photos), run, flags=flags)
+        with run.history.open() as file:
+            assert [float(row["learning_rate"]) for row in csv.DictReader(file)] == [1e-3, 1e-3]
+
+
+def test_the_images_may_not_lie_in_the_run_folder(photos, tiny_resnet):
+    with pytest.raises(UserError, match="keep them apart"):
+        fit(replace(ONE_STAGE, base_model=str(tiny_resnet)), Folder(photos), RunFolder(photos.parent))
+
+
 def test_balanced_weights_make_the_rare_class_count(tmp_path, tiny_resnet):
     photos = write_photos(tmp_path / "photos", {"common": 30, "rare": 6})
     recipe = replace(ONE_STAGE, base_model=str(tiny_resnet), head=(Linear(),), augmentation=Augmentation())
@@ -183,6 +210,13 @@ def test_a_bad_file_is_listed_and_the_rest_is_trained_on(photos, tiny_resnet, tm
         (["--num_train_epochs", "many"], "--num_train_epochs"),
         (["--lr_scheduler_type", "spiral"], "--lr_scheduler_type"),
         (["--push_to_hub"], "--push_to_hub is not used here"),
+        (["--stage2.bf16", "false"], "write --bf16, which is for the whole run"),
+        (["--stage1.num_train_epochs", "0"], "num_train_epochs is 0"),
+        (["--gradient_accumulation_steps", "0"], "gradient_accumulation_steps is 0"),
+        (["--gradient_accumulation_steps", "8"], "BatchNorm in the head cannot learn from batches of one image"),
+        (["--learning_rate", "-1"], "learning_rate is -1"),
+        (["--metric_for_best_model", "acuracy"], "allowed are loss, accuracy, macro_f1"),
+        (["--dataloader_drop_last"], "it would drop validation images too"),
     ],
 )
 def test_a_bad_flag_is_refused_and_nothing_is_written(flags, message, photos, tiny_resnet, tmp_path):

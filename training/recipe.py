@@ -35,6 +35,10 @@ class Linear:
 
     features: int | None = None
 
+    def __post_init__(self):
+        if self.features is not None and (not isinstance(self.features, int) or self.features < 1):
+            raise ValueError(f"Linear({self.features!r}): a width of at least 1, or nothing for one output per class")
+
 
 @dataclass(frozen=True)
 class ReLU:
@@ -46,6 +50,10 @@ class Dropout:
     """Zeroes a share `rate` of its inputs while training."""
 
     rate: float
+
+    def __post_init__(self):
+        if not isinstance(self.rate, (int, float)) or not 0 <= self.rate < 1:
+            raise ValueError(f"Dropout({self.rate!r}): a share from 0 to below 1")
 
 
 @dataclass(frozen=True)
@@ -153,8 +161,9 @@ class Stage:
 
     `trainable`: "all", or "head" for the new layers only; what is frozen stands still, BatchNorm statistics included.
     `batch_size` is global: it is divided by processes and gradient accumulation. `arguments` are `TrainingArguments` by
-    their own names. With `early_stopping_patience`, training ends after that many epochs without a lower validation
-    loss, and the best weights come back; with `restore_best` alone, only the latter.
+    their own names; the `patience` of a plateau is one less than Keras', for torch acts one epoch later. With
+    `early_stopping_patience`, training ends after that many epochs without a lower validation loss, and the best
+    weights come back; with `restore_best` alone, only the latter.
     """
 
     name: str
@@ -220,6 +229,13 @@ class Recipe:
             )
         if self.image_size is not None and self.image_size < 1:
             raise ValueError(f"Recipe(image_size={self.image_size}): at least 1 pixel, or None (the base model's)")
+        names = [stage.name for stage in self.stages]
+        if len(set(names)) < len(names):
+            raise ValueError(f"Recipe(stages=...): stages are called {', '.join(names)}; give each a name of its own")
+        kinds = {"data": Data, "splits": Splits, "augmentation": Augmentation, "card": Card, "seed": int}
+        for field_name, kind in {**kinds, "base_model": (str, FromConfig)}.items():
+            if not isinstance(getattr(self, field_name), kind):
+                raise ValueError(f"Recipe({field_name}={getattr(self, field_name)!r}): this is not what it takes")
         if self.class_weights not in (None, "balanced"):
             raise ValueError(f"Recipe(class_weights={self.class_weights!r}): allowed are 'balanced' and None")
 
@@ -244,7 +260,7 @@ def load_recipe(name: str) -> Recipe:
     if not by_path and name not in recipe_names():
         near = difflib.get_close_matches(name, recipe_names(), n=1, cutoff=0.5)
         hint = f"did you mean '{near[0]}'? " if near else ""
-        raise UserError(f"no recipe '{name}'; {hint}There are {', '.join(recipe_names())}, or the path of your own .py")
+        raise UserError(f"no recipe '{name}'; {hint}there are {', '.join(recipe_names())}, or the path of your own .py")
     path = Path(name) if by_path else RECIPES / f"{name}.py"
     if not path.is_file():
         raise UserError(f"no recipe file '{path}'; there are {', '.join(recipe_names())}, or the path of your own .py")

@@ -33,9 +33,16 @@ PACKAGES = (
 )
 
 
-# What may change when a run goes on, for it changes no result.
+# What a run and the commands that read it write; nothing else in the folder is ours to remove.
+WRITTEN = frozenset(
+    ("config.json", "model.safetensors", "preprocessor_config.json", "onnx", "serving.json", "recipe.json", "plots")
+    + ("log_history.csv", "all_results.json", "test_results.json", "README.md", "local", "checkpoints")
+)
+# What may change when a run goes on, for it changes no result; a seed stands in the recipe too.
 FREE_FACTS = {"title", "card"}
-FREE_FLAGS = re.compile(r"dataloader_(?!drop_last).*|log.*|report_to|project|run_name|disable_tqdm|per_device_eval_.*")
+FREE_FLAGS = re.compile(
+    r"dataloader_(?!drop_last).*|log.*|report_to|project|run_name|disable_tqdm|per_device_eval_.*|use_cpu|ddp_.*|seed"
+)
 
 
 @dataclass(frozen=True)
@@ -100,17 +107,18 @@ class RunFolder:
             raise UserError(f"'{self.path}' is not empty and no run of ours; choose another --output_dir")
         return False
 
-    def begin(self, facts: dict[str, Any], overwrite: bool) -> None:
-        """Make the folder; of an old run, only with `overwrite`, everything is removed.
+    def begin(self, facts: dict[str, Any]) -> None:
+        """Make the folder; of an old run, everything that a run writes is removed, and nothing else.
 
         Raises:
             UserError: the folder cannot be written.
         """
         try:
-            if overwrite and self.exists():
+            if self.exists():
                 # recipe.json last: it says whose folder this is.
                 for path in sorted(self.path.iterdir(), key=lambda path: path == self.recipe):
-                    shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
+                    if path.name in WRITTEN or path.match("modeling_*.py") or path.name.startswith(".export-"):
+                        shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
             self.path.mkdir(parents=True, exist_ok=True)
             write_json(facts, self.recipe)
             self.splits.parent.mkdir(exist_ok=True)

@@ -9,6 +9,7 @@ import argparse
 import dataclasses
 import errno
 import os
+import shutil
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -60,8 +61,9 @@ def parser() -> Parser:
         "--base_model", metavar="ID_OR_DIR", help="fine-tune this one instead of the recipe's base model"
     )
     result.add_argument("--output_dir", metavar="RUN", help="folder to write (default: runs/RECIPE)")
-    result.add_argument("--resume", action="store_true", help="go on with a run that was interrupted")
-    result.add_argument("--overwrite", action="store_true", help="replace the run that is in the folder")
+    existing = result.add_mutually_exclusive_group()
+    existing.add_argument("--resume", action="store_true", help="go on with a run that was interrupted")
+    existing.add_argument("--overwrite", action="store_true", help="replace the run that is in the folder")
     result.add_argument("--class_weights", choices=["balanced"], help="weigh rare classes more")
     result.add_argument("--threads", type=int, metavar="N", help="CPU threads (default: the cores there are)")
     result.add_argument(
@@ -86,7 +88,10 @@ def main(tokens: list[str]) -> int:
 
     options = Options(known.resume, known.overwrite, known.threads, known.channels_last)
     source = _source(known, recipe, RunFolder(run))
-    fit(recipe, source, RunFolder(run), options, flags)
+    try:
+        fit(recipe, source, RunFolder(run), options, flags)
+    except Exception as error:
+        raise _explained(error, run) from error
     if int(os.environ.get("RANK", 0)) == 0:
         print(f"wrote      {run}")
         print(f'next       python -c "{_use(RunFolder(run))}"')
@@ -136,24 +141,23 @@ def run_command(command, tokens: list[str]) -> int:
         message = str(error)
     except KeyboardInterrupt:
         message = "interrupted; the same command with --resume goes on"
-    except Exception as error:
-        if not _is_full_disk(error):
-            raise
-        message = "no space left on the disk; free some, then the same command with --resume goes on"
     if int(os.environ.get("RANK", 0)) == 0:
         print(f"error: {message}", file=sys.stderr)
     return 1
 
 
-def _is_full_disk(error: BaseException | None) -> bool:
-    """Whether the disk is full: torch and safetensors say so in words only."""
-    while error is not None:
-        if getattr(error, "errno", None) == errno.ENOSPC or "No space left" in str(error):
-            return True
-        if "PytorchStreamWriter failed writing" in str(error) or "file write failed" in str(error):
-            return True
-        error = error.__cause__ or error.__context__
-    return False
+def _explained(error: Exception, run: Path) -> Exception:
+    """A full disk and a place that cannot be written, in words; any other error as it is.
+
+    torch and safetensors report a full disk as errors of many kinds: whether it is full is for the disk to say.
+    """
+    folder = next(path for path in (run.absolute(), *run.absolute().parents) if path.exists())
+    full = getattr(error, "errno", None) == errno.ENOSPC or shutil.disk_usage(folder).free < 1_000_000
+    if full and not isinstance(error, UserError):
+        return UserError(f"no space left in '{run}'; free some, then the same command with --resume goes on")
+    if isinstance(error, OSError) and error.errno in (errno.EROFS, errno.EACCES, errno.EPERM):
+        return UserError(f"'{error.filename}' cannot be written ({error.strerror}); choose another --output_dir")
+    return error
 
 
 if __name__ == "__main__":

@@ -187,11 +187,18 @@ Source = Folder | HubDataset
 
 
 def load_source(path: Path) -> Source:
-    """The source that `local/data.json` remembers."""
-    stored = json.loads(path.read_text(encoding="utf-8"))
-    return (
-        Folder(Path(stored["data_dir"])) if "data_dir" in stored else HubDataset(stored["dataset"], stored["revision"])
-    )
+    """The source that `local/data.json` remembers.
+
+    Raises:
+        UserError: the file is missing or not one of ours.
+    """
+    try:
+        stored = json.loads(path.read_text(encoding="utf-8"))
+        if "data_dir" in stored:
+            return Folder(Path(stored["data_dir"]))
+        return HubDataset(stored["dataset"], stored["revision"])
+    except (OSError, ValueError, LookupError, TypeError) as error:
+        raise UserError(f"'{path}' cannot be read ({error}); start anew with --overwrite") from error
 
 
 def columns(part: Dataset, repo_id: str) -> tuple[str, str]:

@@ -18,7 +18,7 @@ def newest_checkpoint(folder: Path) -> tuple[Path | None, dict[Path, str]]:
     found = [path for path in folder.glob(f"{PREFIX}*") if path.is_dir() and _step(path) is not None]
     broken = {}
     for path in sorted(found, key=_step, reverse=True):
-        reason = _what_is_broken(path)
+        reason = _what_is_broken(path) or _is_best_broken(path)
         if reason is None:
             return path, broken
         broken[path] = reason
@@ -49,13 +49,23 @@ def _step(path: Path) -> int | None:
     return int(number) if number.isdigit() else None
 
 
+def _is_best_broken(path: Path) -> str | None:
+    """Whether the best checkpoint, to which the stage would go back at its end, is gone or broken."""
+    step = state_of(path).get("best_global_step")
+    best = path.parent / f"{PREFIX}{step}"
+    if step is None or best == path:
+        return None
+    reason = _what_is_broken(best)
+    return f"has a best checkpoint before it, {best.name}, which {reason}" if reason else None
+
+
 def _what_is_broken(path: Path) -> str | None:
     """Why a checkpoint cannot be gone on from, or None."""
     from safetensors import SafetensorError, safe_open
 
     try:
-        state_of(path)
-    except (OSError, ValueError):
+        is_finished(path)
+    except (OSError, ValueError, LookupError, TypeError):
         return "was not written to its end"
     try:
         with safe_open(path / "model.safetensors", "pt"):  # checks that the file has the size its header promises

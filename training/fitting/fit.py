@@ -19,16 +19,16 @@ from transformers.utils import logging as transformers_logging
 from hub_utils.portable.modeling_backbone_with_head import BackboneWithHeadForImageClassification
 from training.data import splits as splitting
 from training.data.intake import Skipped, summary
-from training.data.source import HubDataset, Source, load_source
+from training.data.source import Folder, HubDataset, Source, load_source
 from training.data.splits import SPLITS, Row
 from training.data.transforms import Preprocessing, Views
 from training.fitting import checkpoints, hardware
 from training.fitting.deploy import deploy
-from training.fitting.flags import check_names, make_arguments, parse_flags
+from training.fitting.flags import check_arguments, make_arguments, parse_flags
 from training.fitting.network import base_model_facts, build_network, describe, set_trainable
 from training.fitting.progress import Progress, history_rows, write_history
 from training.fitting.trainer import StageTrainer, balanced_weights
-from training.recipe import Recipe, Stage, UserError
+from training.recipe import BatchNorm, Recipe, Stage, UserError
 from training.results.curves import plot_curves
 from training.run_folder import RunFolder, check_same, recipe_facts, write_json, write_skipped
 
@@ -72,9 +72,7 @@ def fit(
     options = options or Options()
     transformers_logging.disable_progress_bar()
     stage_flags = parse_flags(list(flags), recipe)
-    for number, stage in enumerate(recipe.stages, 1):
-        check_names(stage.arguments, f"stage {number} of recipe {recipe.name}")
-    recipe = replace(recipe, seed=stage_flags[0].get("seed", recipe.seed))  # for the head's weights as well
+    recipe = _with_flags(recipe, stage_flags)
     machine = _choose_hardware(stage_flags, options)
     stage_arguments = [
         make_arguments(_argument_values(recipe, number, stage, machine, run, stage_flags[number - 1]))
@@ -83,6 +81,8 @@ def fit(
     process = PartialState()
     say: Callable[[str], None] = print if process.is_main_process else _silent
 
+    if isinstance(source, Folder) and source.data_dir.resolve().is_relative_to(run.path.resolve()):
+        raise UserError(f"the images in '{source.data_dir}' lie inside the run folder '{run.path}'; keep them apart")
     goes_on = run.check_free(options.resume, options.overwrite)
     if options.resume and not goes_on:
         say(f"nothing to resume in {run.path}: starting afresh")
@@ -101,7 +101,7 @@ def fit(
     job = Job(recipe, run, machine, source.as_datasets(rows), Preprocessing(processor), say)
     if process.is_main_process and not goes_on:
         _check_space(network, recipe, run.path)
-        run.begin(facts, options.overwrite)
+        run.begin(facts)
         splitting.write_splits(rows, run.splits)
         write_skipped(skipped, run.skipped)
         write_json(source.to_dict(), run.data)
@@ -139,8 +139,20 @@ def _silent(_: str) -> None:
     """What the other processes say."""
 
 
+def _with_flags(recipe: Recipe, stage_flags: list[dict[str, Any]]) -> Recipe:
+    """The recipe as the flags change it: its seed, and a schedule that gives way to another one whole."""
+    stages = []
+    for number, (stage, flags) in enumerate(zip(recipe.stages, stage_flags, strict=True), 1):
+        if "lr_scheduler_type" in flags:
+            arguments = {name: value for name, value in stage.arguments.items() if name != "lr_scheduler_kwargs"}
+            stage = replace(stage, decay=None, arguments=arguments)
+        check_arguments({**stage.arguments, **flags}, f"stage {number} of recipe {recipe.name}")
+        stages.append(stage)
+    return replace(recipe, stages=tuple(stages), seed=stage_flags[0].get("seed", recipe.seed))
+
+
 def _choose_hardware(stage_flags: list[dict[str, Any]], options: Options) -> hardware.Hardware:
-    """One choice for all stages; a flag for a single stage still overrides it there."""
+    """One choice for all stages."""
     first = stage_flags[0]
     half = first.get("bf16", False if first.get("fp16") else None)
     machine = hardware.choose(
@@ -162,9 +174,10 @@ def _argument_values(
     devices = machine.processes
     if machine.device == "cuda" and devices == 1:
         devices = max(1, torch.cuda.device_count())
+    batch = max(1, stage.batch_size // (devices * accumulation))
     values = {
         "output_dir": str(run.stage(number, stage.name)),
-        "per_device_train_batch_size": max(1, stage.batch_size // (devices * accumulation)),
+        "per_device_train_batch_size": batch,
         "per_device_eval_batch_size": 32,
         "eval_strategy": "epoch",
         "save_strategy": "epoch",
@@ -191,6 +204,11 @@ def _argument_values(
         **stage.arguments,
         **flags,
     }
+    if values["per_device_train_batch_size"] == 1 and BatchNorm() in recipe.head:
+        raise UserError(
+            f"stage {number} of recipe {recipe.name}: BatchNorm in the head cannot learn from batches of one image; "
+            f"{stage.batch_size} divided by {devices} processes and {accumulation} accumulation steps is too small"
+        )
     return values
 
 
@@ -215,6 +233,8 @@ def _read_data(recipe: Recipe, source: Source, run: RunFolder | None) -> tuple[S
     """Source, splits and skipped files: of the run that goes on, or by looking at the images."""
     if run is not None:
         stored = load_source(run.data)
+        if type(stored) is not type(source):
+            raise UserError(f"the run in '{run.path}' began with {stored}; --resume wants the same, or neither flag")
         if isinstance(stored, HubDataset):
             source = stored
         return source, splitting.read_splits(run.splits), []

@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import json
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from training.recipe import Recipe, UserError
@@ -21,7 +21,12 @@ INSTEAD = {
     "do_eval": "every epoch is evaluated",
     "do_predict": "this command trains",
     "save_only_model": "without the optimiser's state --resume could not go on",
+    "dataloader_drop_last": "it would drop validation images too; a last batch of one image is left out anyway",
 }
+# The process is set up once: for all stages together.
+WHOLE_RUN = ("bf16", "fp16", "use_cpu", "seed")
+LEAST = {"gradient_accumulation_steps": 1, "per_device_train_batch_size": 1, "per_device_eval_batch_size": 1}
+METRICS = ("loss", "accuracy", "macro_f1")
 # Flags of the command itself, which are for the whole run.
 OWN = (
     "data_dir",
@@ -45,24 +50,41 @@ def parse_flags(tokens: list[str], recipe: Recipe) -> list[dict[str, Any]]:
     common, single = _by_stage(tokens, len(recipe.stages))
     parser = _parser()
     everywhere = _parse(parser, common)
+    for number, tokens in single.items():
+        for name in _parse(parser, tokens):
+            if name in WHOLE_RUN:
+                raise UserError(f"--stage{number}.{name}: write --{name}, which is for the whole run")
     return [
         _with_direction({**everywhere, **_parse(parser, single.get(number, []))})
         for number in range(1, len(recipe.stages) + 1)
     ]
 
 
-def check_names(names: Iterable[str], where: str) -> None:
-    """Refuse `TrainingArguments` that this version of transformers does not have, with the nearest name it has.
+def check_arguments(values: Mapping[str, Any], where: str) -> None:
+    """Refuse a stage's `TrainingArguments` that cannot work, before anything has begun.
 
     Raises:
-        UserError: one of them is unknown.
+        UserError: a name that this version of transformers does not have, with the nearest that it has; a name that is
+            not used here; or a value out of its range.
     """
     known = set(_parser().known)
-    for name in names:
+    for name in values:
         if name not in known:
             near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
             hint = f"; did you mean '{near[0]}'?" if near else ""
             raise UserError(f"{where}: TrainingArguments has no '{name}'{hint}")
+        if name in INSTEAD or name in OWN or name.startswith("hub_"):
+            raise UserError(f"{where}: '{name}' is not used here: {INSTEAD.get(name, 'it is for the command line')}")
+    for name, least in LEAST.items():
+        if not isinstance(values.get(name, least), int) or values.get(name, least) < least:
+            raise UserError(f"{where}: {name} is {values[name]!r}; a whole number of {least} or more is needed")
+    for name, least in {"learning_rate": 0, "num_train_epochs": 0}.items():
+        value = values.get(name, 1)
+        if not isinstance(value, (int, float)) or value < least or (name == "num_train_epochs" and value == 0):
+            raise UserError(f"{where}: {name} is {value!r}; a number above 0 is needed")
+    metric = values.get("metric_for_best_model")
+    if metric is not None and metric.removeprefix("eval_") not in METRICS:
+        raise UserError(f"{where}: metric_for_best_model is '{metric}'; allowed are {', '.join(METRICS)}")
 
 
 def make_arguments(values: Mapping[str, Any]) -> Any:
@@ -79,7 +101,7 @@ def make_arguments(values: Mapping[str, Any]) -> Any:
         name = next((name for name, value in values.items() if value == error.doc), "a value")
         raise UserError(f"training arguments: {name} is no JSON, in the shell's quotes: {error}") from error
     except (ValueError, ImportError, TypeError) as error:
-        raise UserError(f"training arguments: {str(error).strip().splitlines()[0]}") from error
+        raise UserError(f"training arguments: {' '.join(str(error).split())}") from error
     for name in ("eval_strategy", "save_strategy"):
         if getattr(arguments, name) not in ("epoch", "steps"):
             raise UserError(

@@ -116,7 +116,10 @@ def _from_config(base: FromConfig) -> tuple[Any, Any]:
     """A body of random weights, and a processor that squashes to its size."""
     from transformers import AutoConfig, AutoModel, ViTImageProcessor
 
-    body = AutoModel.from_config(AutoConfig.for_model(base.model_type, **base.values))
+    try:
+        body = AutoModel.from_config(AutoConfig.for_model(base.model_type, **base.values))
+    except Exception as error:  # every architecture has its own
+        raise UserError(f"FromConfig('{base.model_type}', …) makes no network: {_first_line(error)}") from error
     size = {"height": base.image_size, "width": base.image_size}
     return body, ViTImageProcessor(size=size, image_mean=base.mean, image_std=base.std)
 

@@ -18,9 +18,10 @@ from training.results.metrics import compute_metrics
 class EpochSampler(Sampler):
     """Pairs (epoch, row) in an order that depends on nothing but seed and epoch, for `Views`."""
 
-    def __init__(self, length: int, seed: int):
+    def __init__(self, length: int, seed: int, drawn: int | None = None):
         self.length = length
         self.seed = seed
+        self.drawn = length if drawn is None else drawn
         self.epoch = 0
 
     def set_epoch(self, epoch: int) -> None:
@@ -28,11 +29,11 @@ class EpochSampler(Sampler):
         self.epoch = epoch
 
     def __len__(self) -> int:
-        return self.length
+        return self.drawn
 
     def __iter__(self) -> Iterator[tuple[int, int]]:
         draw = torch.Generator().manual_seed(self.seed * 1_000_003 + self.epoch)
-        for index in torch.randperm(self.length, generator=draw).tolist():
+        for index in torch.randperm(self.length, generator=draw)[: self.drawn].tolist():
             yield self.epoch, index
 
 
@@ -41,6 +42,9 @@ class StageTrainer(Trainer):
 
     def __init__(self, stage: Stage, progress: Progress, class_weights: torch.Tensor | None, **kwargs: Any):
         args: TrainingArguments = kwargs["args"]
+        if args.lr_scheduler_type == "reduce_lr_on_plateau":
+            direction = "max" if args.greater_is_better else "min"
+            args.lr_scheduler_kwargs = {"mode": direction, **(args.lr_scheduler_kwargs or {})}
         callbacks: list[Any] = [progress]
         if stage.early_stopping_patience is not None:
             callbacks.append(EarlyStoppingCallback(stage.early_stopping_patience))
@@ -56,7 +60,12 @@ class StageTrainer(Trainer):
         self._seen = torch.zeros(2, device=args.device)  # images right, images seen, since the last log
 
     def _get_train_sampler(self, train_dataset: Views | None = None) -> EpochSampler:
-        return EpochSampler(len(train_dataset or self.train_dataset), self.args.seed)
+        """Every image once an epoch; but if one alone were left for the last batch, of which BatchNorm cannot take
+        statistics, it waits for another epoch.
+        """
+        images = len(train_dataset or self.train_dataset)
+        alone = images % self.args.train_batch_size == 1 and self.args.train_batch_size > 1
+        return EpochSampler(images, self.args.seed, images - alone)
 
     def create_scheduler(self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None) -> Any:
         """Trainer's schedules, and lr · rate^(step / steps), which it has not."""

@@ -37,7 +37,7 @@ recipe = Recipe(
                 "num_train_epochs": 7,
                 "learning_rate": 1e-4,
                 "lr_scheduler_type": "reduce_lr_on_plateau",
-                "lr_scheduler_kwargs": {"factor": 0.2, "patience": 2},
+                "lr_scheduler_kwargs": {"factor": 0.2, "patience": 1, "threshold_mode": "abs"},
             },
         ),
     ),

@@ -61,7 +61,7 @@ recipe = Recipe(
                 "num_train_epochs": 250,
                 "learning_rate": 1e-4,
                 "lr_scheduler_type": "reduce_lr_on_plateau",
-                "lr_scheduler_kwargs": {"factor": 0.5, "patience": 8},
+                "lr_scheduler_kwargs": {"factor": 0.5, "patience": 7, "threshold_mode": "abs"},
             },
             early_stopping_patience=20,
         ),
