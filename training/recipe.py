@@ -26,6 +26,11 @@ class UserError(Exception):
     """Something a user can put right. Commands print it as one line, without a traceback, and exit with status 1."""
 
 
+def first_line(error: Exception) -> str:
+    """What a library says of an error, as much as fits into a message of ours."""
+    return (str(error) or type(error).__name__).strip().splitlines()[0]
+
+
 # The head: layers from the pooled features to the logits. Softmax belongs to the loss and to `pipeline`.
 
 

@@ -13,7 +13,7 @@ from tqdm.auto import tqdm
 from training.data.images import inspect, sha256
 from training.data.intake import Example, Skipped, check_classes, read_folder, split_of, summary
 from training.data.splits import SPLITS, Row
-from training.recipe import Data, UserError
+from training.recipe import Data, UserError, first_line
 
 if TYPE_CHECKING:
     from datasets import Dataset, DatasetDict
@@ -140,7 +140,7 @@ class HubDataset:
             raise UserError(f"--dataset '{self.repo_id}': a data set of the Hub is called OWNER/NAME") from error
         except (HTTPError, OSError) as error:  # the client's own connection errors are no OSError
             raise UserError(
-                f"data set '{self.repo_id}': {_first_line(error)}; is the network there? HF_ENDPOINT names another "
+                f"data set '{self.repo_id}': {first_line(error)}; is the network there? HF_ENDPOINT names another "
                 "Hub, --data_dir FOLDER needs none"
             ) from error
 
@@ -178,7 +178,7 @@ class HubDataset:
             return load_dataset(self.repo_id, revision=self.revision)
         except (DatasetsError, OSError, ValueError, RuntimeError) as error:
             raise UserError(
-                f"data set '{self.repo_id}' cannot be loaded: {_first_line(error)}; choose another --dataset, or "
+                f"data set '{self.repo_id}' cannot be loaded: {first_line(error)}; choose another --dataset, or "
                 "download it as a folder of images and give that with --data_dir"
             ) from error
 
@@ -239,7 +239,3 @@ def _content(image: Mapping | None) -> bytes:
     if image is None:
         return b""
     return image["bytes"] if image["bytes"] is not None else Path(image["path"]).read_bytes()
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error) or type(error).__name__).strip().splitlines()[0]

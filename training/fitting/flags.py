@@ -6,6 +6,7 @@ import difflib
 import json
 import re
 from collections.abc import Mapping
+from functools import cache
 from typing import Any
 
 from training.recipe import Recipe, UserError
@@ -50,14 +51,12 @@ def parse_flags(tokens: list[str], recipe: Recipe) -> list[dict[str, Any]]:
     common, single = _by_stage(tokens, len(recipe.stages))
     parser = _parser()
     everywhere = _parse(parser, common)
-    for number, tokens in single.items():
-        for name in _parse(parser, tokens):
+    apart = {number: _parse(parser, stage_tokens) for number, stage_tokens in single.items()}
+    for number, values in apart.items():
+        for name in values:
             if name in WHOLE_RUN:
                 raise UserError(f"--stage{number}.{name}: write --{name}, which is for the whole run")
-    return [
-        _with_direction({**everywhere, **_parse(parser, single.get(number, []))})
-        for number in range(1, len(recipe.stages) + 1)
-    ]
+    return [_with_direction({**everywhere, **apart.get(number, {})}) for number in range(1, len(recipe.stages) + 1)]
 
 
 def check_arguments(values: Mapping[str, Any], where: str) -> None:
@@ -157,6 +156,7 @@ def _with_direction(flags: dict[str, Any]) -> dict[str, Any]:
     return flags if metric is None else {"greater_is_better": not metric.endswith("loss"), **flags}
 
 
+@cache
 def _parser() -> Any:
     """An argument parser for `TrainingArguments` that raises `UserError` instead of ending the process."""
     from transformers import HfArgumentParser, TrainingArguments

@@ -8,7 +8,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from training.recipe import BatchNorm, Dropout, FromConfig, Linear, Recipe, ReLU, UserError
+from training.recipe import BatchNorm, Dropout, FromConfig, Linear, Recipe, ReLU, UserError, first_line
 
 if TYPE_CHECKING:
     from hub_utils.portable.modeling_backbone_with_head import BackboneWithHeadForImageClassification
@@ -119,7 +119,7 @@ def _from_config(base: FromConfig) -> tuple[Any, Any]:
     try:
         body = AutoModel.from_config(AutoConfig.for_model(base.model_type, **base.values))
     except Exception as error:  # every architecture has its own
-        raise UserError(f"FromConfig('{base.model_type}', …) makes no network: {_first_line(error)}") from error
+        raise UserError(f"FromConfig('{base.model_type}', …) makes no network: {first_line(error)}") from error
     size = {"height": base.image_size, "width": base.image_size}
     return body, ViTImageProcessor(size=size, image_mean=base.mean, image_std=base.std)
 
@@ -185,7 +185,7 @@ def _cannot_load(name: str, error: Exception) -> str:
     while (causes[-1].__cause__ or causes[-1].__context__) is not None:
         causes.append(causes[-1].__cause__ or causes[-1].__context__)
     if Path(name).is_dir():
-        return f"base model folder '{name}' cannot be loaded: {_first_line(error)}; it needs config.json and weights"
+        return f"base model folder '{name}' cannot be loaded: {first_line(error)}; it needs config.json and weights"
     if any(isinstance(cause, GatedRepoError) for cause in causes):
         return f"base model '{name}' is gated: accept its terms on its page on the Hub, then `hf auth login`"
     if any(isinstance(cause, RepositoryNotFoundError) for cause in causes):
@@ -198,11 +198,7 @@ def _cannot_load(name: str, error: Exception) -> str:
             f"base model '{name}' is not in the cache and the Hub cannot be reached; give a folder with --base_model "
             "DIR, another Hub with HF_ENDPOINT=https://…, or try the recipe `digits`, which downloads nothing"
         )
-    return f"base model '{name}' cannot be loaded: {_first_line(error)}; --base_model takes a Hub id or a folder"
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error) or type(error).__name__).strip().splitlines()[0]
+    return f"base model '{name}' cannot be loaded: {first_line(error)}; --base_model takes a Hub id or a folder"
 
 
 def _adapt(processor: Any, body: Any, recipe: Recipe) -> Any:
@@ -292,7 +288,7 @@ def _feature_width(body: Any, processor: Any, recipe: Recipe) -> int:
             output = body.eval()(pixels[None])
     except Exception as error:  # every architecture has its own: AssertionError, ValueError, RuntimeError …
         size = f"{pixels.shape[2]} × {pixels.shape[1]}"
-        raise UserError(f"base model '{name}' takes no pictures of {size} pixels: {_first_line(error)}") from error
+        raise UserError(f"base model '{name}' takes no pictures of {size} pixels: {first_line(error)}") from error
     pooled = getattr(output, "pooler_output", None)
     if pooled is None:
         raise UserError(f"base model '{name}' pools no features; use a ResNet or any timm checkpoint")
