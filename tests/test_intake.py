@@ -513,7 +513,7 @@ def test_if_no_image_can_be_used_the_reasons_are_given(tmp_path):
         Image.new("I;16", (40, 32)).save(tmp_path / name / "1.png")
     told = refusal(tmp_path)
     assert told.startswith(f"none of the 2 images in '{tmp_path}' can be used: 2 × 16 bits")
-    assert "magick IN -auto-level -depth 8 OUT.png" in told
+    assert "data_report.py DIR --convert COPY" in told
 
 
 def test_one_usable_class_is_refused_with_what_was_skipped(tmp_path):

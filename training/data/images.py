@@ -1,10 +1,12 @@
-"""One image file: opened as `pipeline` opens it, or refused with a reason a person understands."""
+"""One image file: opened as `pipeline` opens it, or refused with a reason a person understands; and what is in it."""
 
 import hashlib
 import io
 import warnings
+from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 # What PIL may open, by name. A file of another name is not taken for an image; one of these that is no image is listed.
@@ -14,6 +16,8 @@ EXTENSIONS = frozenset(
 )
 DEEP_MODES = frozenset({"I;16", "I;16L", "I;16B", "I;16N", "I", "F"})
 SMALLEST_SIDE = 2  # pixels; a 1 × 1 picture is a placeholder, and no network sees anything in it
+THUMBNAIL = 16  # pixels a side
+GLANCE = 64  # pixels; the shorter side at which a JPEG is decoded at least, where it has them
 
 # PIL warns of broken EXIF data, of palettes with transparency, and of pictures from 89 megapixels on (it refuses them
 # from 179 on); `pipeline` opens them all, and so do we. Said once for all threads: they share one list of filters.
@@ -28,36 +32,96 @@ def open_rgb(source: str | Path | bytes) -> Image.Image:
         return load_image(image)
 
 
-def inspect(content: bytes) -> str | None:
-    """Decode an image file's bytes and say why it cannot be trained on, or None if it can.
+@dataclass(frozen=True, slots=True)
+class Facts:
+    """What one decoding tells of an image file's bytes.
 
-    JPEGs are decoded at an eighth of their size, which still reads every byte: a file that is cut off is found. What
-    stands before ": " in a reason is the kind of fault, by which `intake.summary` counts.
+    `reason` says why it cannot be trained on, or is None; what stands before ": " in it is the kind of fault, by which
+    `intake.summary` counts. Width and height are in pixels, after the turn that EXIF asks for; they, `mode` and
+    `format` (Pillow's words) are known of refused images too, as far as decoding came. `thumbnail` is 16 × 16 bytes of
+    grey, by rows, whatever the image's shape. `colours` are 15 float16: of red, green and blue, from 0 to 1, the mean,
+    the standard deviation and the three quartiles. `commonest` is the share of pixels in the most frequent of 16 shades
+    of grey, `two_commonest` in the two most frequent: near 1 for an empty picture, and for a mask.
     """
+
+    sha256: str
+    reason: str | None = None
+    width: int = 0
+    height: int = 0
+    mode: str = ""
+    format: str = ""
+    frames: int = 1
+    thumbnail: bytes = b""
+    colours: bytes = b""
+    commonest: float = 0.0
+    two_commonest: float = 0.0
+
+
+def look(content: bytes) -> Facts:
+    """Decode an image file's bytes once, whole; never raises.
+
+    JPEGs are decoded at a smaller scale, which still reads every byte: a file that is cut off is found.
+    """
+    facts = {"sha256": hashlib.sha256(content).hexdigest()}
+    try:
+        facts["reason"] = _look(content, facts)
+    except UnidentifiedImageError:
+        facts["reason"] = "not an image, whatever its name says"
+        if content[4:8] == b"ftyp":
+            facts["reason"] = "HEIC or another kind that Pillow cannot open: convert it first, magick IN OUT.jpg"
+    except Image.DecompressionBombError as error:
+        facts["reason"] = f"a decompression bomb: {str(error).split(',')[0].lower()}"
+    except Exception as error:  # PIL's decoders raise anything from SyntaxError to struct.error
+        facts["reason"] = f"cannot be read: {str(error) or type(error).__name__}"
+    return Facts(**facts)
+
+
+def _look(content: bytes, facts: dict) -> str | None:
+    """Fill in the facts, in place, as far as decoding goes; the reason to refuse the image."""
     if not content:
         return "empty file"
-    try:
-        with Image.open(io.BytesIO(content)) as image:
-            if image.mode in DEEP_MODES:
-                return (
-                    "16 bits a pixel or more, which `pipeline` would clip to white: make it 8-bit first, "
-                    "magick IN -auto-level -depth 8 OUT.png"
-                )
-            if min(image.size) < SMALLEST_SIDE:
-                return f"too small: {image.width} × {image.height} pixels"
-            image.draft("RGB", (max(1, image.width // 8), max(1, image.height // 8)))
-            ImageOps.exif_transpose(image).convert("RGB")  # as `load_image` does, without importing torch in threads
-    except UnidentifiedImageError:
-        if content[4:8] == b"ftyp":
-            return "HEIC or another kind that Pillow cannot open: convert it first, magick IN OUT.jpg"
-        return "not an image, whatever its name says"
-    except Image.DecompressionBombError as error:
-        return f"a decompression bomb: {str(error).split(',')[0].lower()}"
-    except Exception as error:  # PIL's decoders raise anything from SyntaxError to struct.error
-        return f"cannot be read: {str(error) or type(error).__name__}"
+    with Image.open(io.BytesIO(content)) as image:
+        facts.update(width=image.width, height=image.height, mode=image.mode, format=image.format or "")
+        if image.mode in DEEP_MODES:
+            return (
+                "16 bits a pixel or more, which `pipeline` would clip to white: make 8-bit copies first, "
+                "data_report.py DIR --convert COPY"
+            )
+        if min(image.size) < SMALLEST_SIDE:
+            return f"too small: {image.width} × {image.height} pixels"
+        facts["frames"] = getattr(image, "n_frames", 1)
+        scale = max(1 / 8, GLANCE / min(image.size))
+        image.draft("RGB", (max(1, int(image.width * scale)), max(1, int(image.height * scale))))
+        turned = ImageOps.exif_transpose(image)
+        if (turned.width > turned.height) != (image.width > image.height):
+            facts.update(width=facts["height"], height=facts["width"])
+        rgb = turned.convert("RGB")  # as `load_image` does, without importing torch in threads
+    grey = rgb.convert("L")
+    shades = np.sort(np.asarray(grey.histogram()).reshape(16, 16).sum(axis=1))[::-1] / (grey.width * grey.height)
+    facts["commonest"], facts["two_commonest"] = float(shades[0]), float(shades[0] + shades[1])
+    facts["thumbnail"] = thumbnail(grey)
+    facts["colours"] = _colours(rgb)
     return None
 
 
-def sha256(content: bytes) -> str:
-    """Hexadecimal SHA-256 of a file's bytes: two files of one digest are exact duplicates."""
-    return hashlib.sha256(content).hexdigest()
+def thumbnail(grey: Image.Image) -> bytes:
+    """An "L" image as 16 × 16 bytes, each the mean of what it covers."""
+    smooth = Image.Resampling.BOX if min(grey.size) >= THUMBNAIL else Image.Resampling.BILINEAR
+    return grey.resize((THUMBNAIL, THUMBNAIL), smooth).tobytes()
+
+
+def _colours(rgb: Image.Image) -> bytes:
+    """Mean, deviation and quartiles of each channel; 32 × 32 pixels are sample enough."""
+    pixels = np.asarray(rgb.resize((32, 32), Image.Resampling.NEAREST)).reshape(-1, 3) / np.float32(255)
+    quartiles = np.quantile(pixels, (0.25, 0.5, 0.75), axis=0)
+    return np.concatenate([pixels.mean(axis=0)[None], pixels.std(axis=0)[None], quartiles]).astype(np.float16).tobytes()
+
+
+def grey(content: bytes, longest: int) -> np.ndarray:
+    """The image in shades of grey, uint8, (height, width), its longer side at most `longest` pixels; never enlarged."""
+    with Image.open(io.BytesIO(content)) as image:
+        scale = min(1.0, longest / max(image.size))
+        image.draft("RGB", (max(1, int(image.width * scale)), max(1, int(image.height * scale))))
+        turned = ImageOps.exif_transpose(image).convert("RGB").convert("L")
+    turned.thumbnail((longest, longest), Image.Resampling.BOX)
+    return np.asarray(turned)

@@ -8,13 +8,15 @@ splits out of file names, so that one file called `test_2.png` shrinks the data 
 import os
 import re
 import unicodedata
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from tqdm.auto import tqdm
 
-from training.data.images import EXTENSIONS, inspect, sha256
+from training.data.cache import Cache, identity
+from training.data.images import EXTENSIONS, Facts, look
 from training.recipe import Data, UserError
 
 SPLIT_FOLDERS = {
@@ -22,6 +24,7 @@ SPLIT_FOLDERS = {
     **dict.fromkeys(("val", "valid", "validation", "dev"), "validation"),
     **dict.fromkeys(("test", "testing"), "test"),
 }
+BATCH = 256  # images under way at once: memory stays flat however many there are
 SYSTEM_FILES = {"thumbs.db", "desktop.ini", "__macosx", "@eadir", "$recycle.bin"}
 MASK = re.compile(r"(?P<image>.+?)[_-](?:mask|seg|segmentation)(?:[_-]?\d+)?$", re.IGNORECASE)
 MASK_FOLDER = re.compile(r"(^|/)masks?/", re.IGNORECASE)
@@ -36,6 +39,7 @@ class Example:
     split: str | None = None
     group: str | None = None
     sha256: str = ""
+    facts: Facts | None = field(default=None, repr=False, compare=False)
 
 
 @dataclass(frozen=True)
@@ -280,19 +284,48 @@ def _named_split(found: str, data: Data, path: str) -> str:
 
 def _verify(examples: list[Example], folder: Path, skipped: list[Skipped], progress: bool) -> list[Example]:
     """Decode every image once, in parallel: what is corrupt must show now, not in the middle of an epoch."""
-
-    def check(example: Example) -> Example | Skipped:
-        try:
-            content = (folder / example.path).read_bytes()
-        except OSError as error:
-            return Skipped(example.path, f"cannot be opened: {error.strerror}")
-        reason = inspect(content)
-        return Skipped(example.path, reason) if reason else replace(example, sha256=sha256(content))
-
     readable = []
-    with ThreadPoolExecutor(os.cpu_count()) as pool:  # PIL and hashlib let go of the interpreter lock
-        checked = pool.map(check, examples)
-        bar = tqdm(checked, "Reading images", len(examples), unit=" images", leave=False, disable=not progress or None)
-        for result in bar:
-            (skipped if isinstance(result, Skipped) else readable).append(result)
+    bar = tqdm(total=len(examples), desc="Reading images", unit=" images", leave=False, disable=not progress or None)
+    with bar, Cache.open() as cache, ThreadPoolExecutor(os.cpu_count()) as pool:  # PIL and hashlib let go of the lock
+        for start in range(0, len(examples), BATCH):
+            for example, found in _look_at(examples[start : start + BATCH], folder, cache, pool):
+                reason = found if isinstance(found, str) else found.reason
+                if reason:
+                    skipped.append(Skipped(example.path, reason))
+                else:
+                    readable.append(replace(example, sha256=found.sha256, facts=found))
+                bar.update()
     return readable
+
+
+def _look_at(
+    examples: list[Example], folder: Path, cache: Cache, pool: ThreadPoolExecutor
+) -> Iterator[tuple[Example, Facts | str]]:
+    """Each example with what is in its file, or why it cannot be opened; only what the cache does not know is read."""
+    paths = [Path(os.path.realpath(folder / example.path)) for example in examples]
+    known = [_known(path, cache) for path in paths]
+    news = [None if facts else pool.submit(_see, path) for path, facts in zip(paths, known, strict=True)]
+    remembered = []
+    for example, path, facts, future in zip(examples, paths, known, news, strict=True):
+        found = facts or future.result()
+        if isinstance(found, tuple):
+            remembered.append((str(path), *found))
+            found = found[1]
+        yield example, found
+    cache.put_facts(remembered)
+
+
+def _known(path: Path, cache: Cache) -> Facts | None:
+    try:
+        return cache.facts(str(path), identity(path.stat()))
+    except OSError:
+        return None
+
+
+def _see(path: Path) -> tuple[str, Facts] | str:
+    """Identity and facts of a file, or why it cannot be opened."""
+    try:
+        with path.open("rb") as file:
+            return identity(os.fstat(file.fileno())), look(file.read())
+    except OSError as error:
+        return f"cannot be opened: {error.strerror}"

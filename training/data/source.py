@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from tqdm.auto import tqdm
 
-from training.data.images import inspect, sha256
+from training.data.images import look
 from training.data.intake import Example, Skipped, check_classes, read_folder, split_of, summary
 from training.data.splits import SPLITS, Row
 from training.recipe import Data, UserError, first_line
@@ -107,15 +107,15 @@ class HubDataset:
                 yield Skipped(path, "no label")
                 continue
             try:
-                content = _content(row[image])
-                reason = inspect(content)
+                facts = look(_content(row[image]))
+                reason = facts.reason
             except OSError as error:
                 reason = f"cannot be opened: {error.strerror}"
             if reason:
                 yield Skipped(path, reason)
             else:
                 name = names[row[label]] if names else str(row[label])
-                yield Example(path, data.class_names.get(name, name), split_of(split), None, sha256(content))
+                yield Example(path, data.class_names.get(name, name), split_of(split), None, facts.sha256, facts)
 
     def pinned(self) -> HubDataset:
         """The same data set at the commit that it has now, so that a run that goes on sees the same images.

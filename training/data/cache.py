@@ -1,0 +1,115 @@
+"""What was found out about images before, so that a second look costs nothing: one SQLite file, which may be deleted.
+
+What needs the file alone is kept by its identity (path, size and times), which no reading is needed to see; what needs
+its content is kept by the content's SHA-256, so that a moved or copied file is known again.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import sqlite3
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import astuple, fields
+from pathlib import Path
+
+from training.data.images import Facts
+
+VERSION = 1  # of what is stored: a change in what `look`, `keypoints` or `agreement` find needs a new number
+COLUMNS = ", ".join(field.name for field in fields(Facts))
+SCHEMA = f"""
+CREATE TABLE IF NOT EXISTS files (path TEXT PRIMARY KEY, identity TEXT, {COLUMNS});
+CREATE TABLE IF NOT EXISTS keypoints (sha256 TEXT PRIMARY KEY, points BLOB, descriptors BLOB);
+CREATE TABLE IF NOT EXISTS comparisons (pair TEXT PRIMARY KEY, result TEXT);
+"""
+
+
+def cache_file() -> Path:
+    """Below the Hub's own cache, whose place HF_HOME chooses."""
+    from huggingface_hub.constants import HF_HOME
+
+    return Path(HF_HOME) / "image-folder-to-demo" / f"images-{VERSION}.sqlite3"
+
+
+def identity(status: os.stat_result) -> str:
+    """Changes whenever a file does; on Linux and macOS even if somebody set its time back."""
+    return f"{status.st_size} {status.st_mtime_ns} {status.st_ctime_ns}"
+
+
+class Cache:
+    """The open file; where none can be written, or it is broken, one in memory, and all is found out anew.
+
+    One process at a time writes, the others wait. A thread other than the one that opened it may not use it.
+    """
+
+    def __init__(self, connection: sqlite3.Connection):
+        self._connection = connection
+
+    @classmethod
+    @contextlib.contextmanager
+    def open(cls) -> Iterator[Cache]:
+        """The cache of this user."""
+        connection = _connect()
+        try:
+            yield cls(connection)
+        finally:
+            connection.close()
+
+    def facts(self, path: str, identity: str) -> Facts | None:
+        """What is known of the file at this absolute path, if it is still the same."""
+        rows = self._read(f"SELECT {COLUMNS} FROM files WHERE path = ? AND identity = ?", (path, identity))
+        return Facts(*rows[0]) if rows else None
+
+    def put_facts(self, found: Iterable[tuple[str, str, Facts]]) -> None:
+        """Remember path, identity and facts of files."""
+        places = ", ".join("?" * (2 + len(fields(Facts))))
+        rows = [(path, identity, *astuple(facts)) for path, identity, facts in found]
+        self._write(f"INSERT OR REPLACE INTO files VALUES ({places})", rows)
+
+    def keypoints(self, sha256: str) -> tuple[bytes, bytes] | None:
+        """Points and descriptors of a content, as `put_keypoints` was given them."""
+        rows = self._read("SELECT points, descriptors FROM keypoints WHERE sha256 = ?", (sha256,))
+        return rows[0] if rows else None
+
+    def put_keypoints(self, found: Iterable[tuple[str, bytes, bytes]]) -> None:
+        """Remember digest, points and descriptors of contents."""
+        self._write("INSERT OR REPLACE INTO keypoints VALUES (?, ?, ?)", list(found))
+
+    def comparison(self, pair: str) -> list | None:
+        """The result of comparing two contents, as `put_comparisons` was given it."""
+        rows = self._read("SELECT result FROM comparisons WHERE pair = ?", (pair,))
+        return json.loads(rows[0][0]) if rows else None
+
+    def put_comparisons(self, found: Iterable[tuple[str, list]]) -> None:
+        """Remember results, of what JSON can hold."""
+        self._write("INSERT OR REPLACE INTO comparisons VALUES (?, ?)", [(pair, json.dumps(r)) for pair, r in found])
+
+    def _read(self, query: str, values: Sequence) -> list[tuple]:
+        with contextlib.suppress(sqlite3.Error):
+            return self._connection.execute(query, values).fetchall()
+        return []
+
+    def _write(self, statement: str, rows: list[tuple]) -> None:
+        # A full disk, or another process that does not let go: nothing is lost but time.
+        with contextlib.suppress(sqlite3.Error), self._connection:
+            self._connection.executemany(statement, rows)
+
+
+def _connect() -> sqlite3.Connection:
+    path = cache_file()
+    for _ in range(2):
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            connection = sqlite3.connect(path, timeout=30)
+            connection.executescript(SCHEMA)
+            return connection
+        except sqlite3.OperationalError:  # locked, read-only or full
+            break
+        except sqlite3.DatabaseError:  # no database: cut off, or somebody else's
+            path.unlink(missing_ok=True)
+        except OSError:
+            break
+    connection = sqlite3.connect(":memory:")
+    connection.executescript(SCHEMA)
+    return connection
