@@ -163,6 +163,8 @@ def _sort_out(examples: Sequence[Example], duplicates: Sequence[Duplicate]) -> t
 
 def _leaks(members: list[_Member], duplicates: Iterable[Duplicate]) -> dict[str, str]:
     """Where the data's own splits share an image or a group: of each image nearer to training, why it has to go."""
+    if len({RANK[member.example.split] for member in members}) < 2:
+        return {}
     latest: dict[tuple[str, str], tuple[str, Example]] = {}
 
     def note(key: tuple[str, str], how: str, example: Example) -> None:
@@ -312,8 +314,8 @@ def _check_not_empty(members: list[_Member], assigned: list[str], skipped: list[
         )
 
 
-def warnings(rows: list[Row], torn: Sequence[Sequence[Example]] = ()) -> list[str]:
-    """What makes results on these splits mean little, in sentences; empty if nothing does. `torn`: see `conflicts`."""
+def warnings(rows: list[Row]) -> list[str]:
+    """What makes results on these splits mean little, in sentences; empty if nothing does."""
     counts = {split: Counter(row.label for row in rows if row.split == split) for split in SPLITS}
     labels = sorted({row.label for row in rows})
     found = []
@@ -328,13 +330,16 @@ def warnings(rows: list[Row], torn: Sequence[Sequence[Example]] = ()) -> list[st
         absent = [label for label in labels if not counts[split][label]]
         if absent:
             found.append(f"classes without a {split} image, on which nothing can be said: {_some(absent)}")
-    if torn:
-        names = [" = ".join(f"{each.path} ({each.label})" for each in _of_each_label(cluster)) for cluster in torn]
-        found.append(
-            f"{len(torn)} {'image stands' if len(torn) == 1 else 'images stand'} in two classes at once, and so can "
-            f"only be trained on (delete the wrong ones; all in local/conflicts.csv): {_some(names, most=3)}"
-        )
     return found
+
+
+def conflict_warnings(torn: Sequence[Sequence[Example]]) -> list[str]:
+    """The same of what `conflicts` found."""
+    if not torn:
+        return []
+    names = [" = ".join(f"{each.path} ({each.label})" for each in _of_each_label(cluster)) for cluster in torn]
+    stand = "1 image stands" if len(torn) == 1 else f"{len(torn)} images stand"
+    return [f"{stand} in two classes at once, never to be tested (delete the wrong copies): {_some(names, most=3)}"]
 
 
 def _of_each_label(cluster: Sequence[Example]) -> list[Example]:
