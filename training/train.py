@@ -82,6 +82,8 @@ def main(tokens: list[str]) -> int:
     if tokens and tokens[0].startswith("-") and tokens[0] not in ("-h", "--help"):
         raise UserError(f"RECIPE comes first: {USAGE}")
     known, flags = parser().parse_known_args(tokens)
+    if known.folds is not None and getattr(known, "streaming", False):
+        raise UserError("--folds with --streaming: a streamed data set keeps the Hub's splits; leave out one of them")
     recipe = load_recipe(known.recipe)
     changes = {"base_model": known.base_model, "class_weights": known.class_weights}
     recipe = dataclasses.replace(recipe, **{name: value for name, value in changes.items() if value is not None})

@@ -90,6 +90,7 @@ def _make_ready(plan: Plan, source: Source, run: FoldsFolder, folds: int, option
         return {number for number, fold in enumerate(run.begun(), 1) if fold.results.is_file()}
     if options.resume:
         plan.say(f"nothing to resume in {run.path}: starting afresh")
+    plan.say(f"{plan.recipe.title} ({plan.recipe.name}), cross-validated")
     found = find(plan.recipe, source)
     parts, left_out = make_folds(found.examples, folds, plan.recipe.splits, found.duplicates)
     torn, skipped = conflicts(found.examples, found.duplicates), [*found.skipped, *left_out]

@@ -8,7 +8,7 @@ FOLD, MEAN = "#0072B2", "#D55E00"
 
 
 def plot_folds(summary: dict[str, Any], path: Path, title: str) -> None:
-    """Draw `folds.json`: a point a fold, the mean as a line, its 95 % interval as a band."""
+    """Draw `folds.json`: a point a fold, the mean as a line, its approximate 95 % interval as a band."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -21,7 +21,7 @@ def plot_folds(summary: dict[str, Any], path: Path, title: str) -> None:
         over_folds = summary[name]
         mean, (low, high) = over_folds["mean"], over_folds["interval"]
         axis.axhspan(low, high, color=MEAN, alpha=0.15, linewidth=0)
-        axis.axhline(mean, color=MEAN, linestyle="--", label=f"mean {mean:.1%}, 95 % interval {low:.1%} to {high:.1%}")
+        axis.axhline(mean, color=MEAN, linestyle="--", label=f"mean {mean:.1%}, interval about {low:.1%} to {high:.1%}")
         axis.plot(numbers, [each[name] for each in summary["results"]], "o", color=FOLD, label="a fold, tested")
         axis.set_xlabel("fold")
         axis.set_ylabel(shown)
@@ -29,6 +29,8 @@ def plot_folds(summary: dict[str, Any], path: Path, title: str) -> None:
         axis.yaxis.set_major_formatter("{x:.0%}")
         axis.spines[["top", "right"]].set_visible(False)
         axis.margins(x=0.1, y=0.15)
+        bottom, top = axis.get_ylim()
+        axis.set_ylim(max(bottom, -0.02), min(top, 1.02))
         axis.legend(frameon=False, fontsize=8, loc="lower center", bbox_to_anchor=(0.5, 1), ncols=2)
     figure.suptitle(title, fontsize=11)
     path.parent.mkdir(parents=True, exist_ok=True)
