@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 from conftest import ROOT, write_photos
 from PIL import Image
-from test_commands import OWN_RECIPE, TORCHRUN, error_of
+from test_commands import OWN_RECIPE, TORCHRUN
 from test_commands import run as command
 from test_train import ONE_STAGE
 
@@ -27,6 +27,7 @@ from training.fitting.folds import CAVEAT, fit_folds, table
 from training.recipe import UserError
 from training.results.metrics import mean_interval, wilson_interval
 from training.run_folder import FoldsFolder, RunFolder
+from training.train import main
 
 SHORT = ["--num_train_epochs", "1", "--bf16", "false"]
 
@@ -96,18 +97,14 @@ def test_a_cross_validation_is_a_run_a_fold_and_a_summary_that_adds_up(photos, r
     assert (pooled["right"], pooled["tested"]) == (round(right), 60)
     assert pooled["accuracy"] == pytest.approx(right / 60)
 
+    assert str(tmp_path) not in run.summary.read_text()  # of what may leave the machine
+    assert ".png" not in run.summary.read_text()
+
     said = capsys.readouterr().out
     assert all(line in said for line in table(summary))
     assert "1 image stands in two classes at once, never to be tested" in said
     assert said.count("skipped    1 files") == 1  # they are looked at once
     assert said.count(CAVEAT) == 1
-
-
-def test_what_leaves_the_machine_names_no_image_and_no_path_of_it(photos, recipe, tmp_path):
-    run = FoldsFolder(tmp_path / "run")
-    fit_folds(recipe, Folder(photos), run, 2, flags=SHORT)
-    assert str(tmp_path) not in run.summary.read_text()
-    assert ".png" not in run.summary.read_text()
 
 
 def test_the_images_are_read_once_and_no_network_outlives_its_fold(photos, recipe, tmp_path, monkeypatch):
@@ -182,7 +179,7 @@ elif moment == "summary":
 elif moment != "never":
     go_on = Progress.on_step_end
     def on_step_end(self, args, state, control, **kwargs):
-        if moment in args.output_dir and state.global_step == 5:
+        if Path(args.output_dir).parts[-3] == moment and state.global_step == 5:
             die()
         return go_on(self, args, state, control, **kwargs)
     Progress.on_step_end = on_step_end
@@ -197,28 +194,27 @@ def drive(moment, photos, base, run, resume="afresh"):
     return subprocess.run(words, cwd=ROOT, capture_output=True, text=True, timeout=300)
 
 
-def test_folds_killed_at_any_moment_end_as_unbroken_ones(photos, tiny_resnet, tmp_path):
-    unbroken = FoldsFolder(tmp_path / "unbroken")
+def test_folds_killed_time_and_again_end_as_unbroken_ones(photos, tiny_resnet, tmp_path):
+    unbroken, broken = FoldsFolder(tmp_path / "unbroken"), FoldsFolder(tmp_path / "broken")
     assert drive("never", photos, tiny_resnet, unbroken.path).returncode == 0
-    wanted = {k: v for k, v in unbroken.stored().items() if k != "results"}
-    for moment in ("making ready", "fold2", "summary"):
-        broken = FoldsFolder(tmp_path / moment.replace(" ", "-"))
-        killed = drive(moment, photos, tiny_resnet, broken.path)
+    for moment, resume in (("making ready", "afresh"), ("fold2", "resume"), ("summary", "resume")):
+        killed = drive(moment, photos, tiny_resnet, broken.path, resume)
         assert killed.returncode == -signal.SIGKILL, killed.stderr
-        before = contents(broken.fold(1).path)
-        if moment == "fold2":  # what comes later belongs to no fold that has begun
+        assert killed.stdout.count("starting afresh") == (moment == "fold2")  # no fold had begun to train
+        assert killed.stdout.count(": finished before") == (moment == "summary")
+        if moment == "fold2":  # what comes later belongs to no fold
             Image.new("RGB", (40, 32)).save(photos / "red" / "late.png")
-        resumed = drive("never", photos, tiny_resnet, broken.path, "resume")
-        (photos / "red" / "late.png").unlink(missing_ok=True)
-        assert resumed.returncode == 0, resumed.stderr
-        assert {k: v for k, v in broken.stored().items() if k != "results"} == wanted
-        for number in (1, 2, 3):
-            ours, theirs = broken.fold(number), unbroken.fold(number)
-            assert ours.splits.read_bytes() == theirs.splits.read_bytes()
-            assert (ours.path / "model.safetensors").read_bytes() == (theirs.path / "model.safetensors").read_bytes()
-        if moment != "making ready":
-            assert contents(broken.fold(1).path) == before
-            assert resumed.stdout.count(": finished before") == (1 if moment == "fold2" else 3)
+            first = contents(broken.fold(1).path)
+    resumed = drive("never", photos, tiny_resnet, broken.path, "resume")
+    assert resumed.returncode == 0, resumed.stderr
+    assert resumed.stdout.count(": finished before") == 3
+    assert contents(broken.fold(1).path) == first
+    one, other = ({k: v for k, v in run.stored().items() if k != "results"} for run in (broken, unbroken))
+    assert one == other
+    for number in (1, 2, 3):
+        ours, theirs = broken.fold(number), unbroken.fold(number)
+        assert ours.splits.read_bytes() == theirs.splits.read_bytes()
+        assert (ours.path / "model.safetensors").read_bytes() == (theirs.path / "model.safetensors").read_bytes()
 
 
 # What is refused
@@ -327,14 +323,8 @@ def test_two_processes_train_the_same_folds_and_the_last_lines_name_what_comes_n
     assert images_of(FoldsFolder(out).fold(1)) | images_of(FoldsFolder(out).fold(2)) == {
         f"{path.parent.name}/{path.name}" for path in photos.rglob("*.png")
     }
-    refused = command(TORCHRUN, *words)
-    assert refused.returncode == 1 and refused.stderr.count("error: ") == 1, refused.stderr
-
-
-def test_a_resumed_command_remembers_where_the_images_lie(own, photos, tmp_path):
-    words = [own, "--output_dir", tmp_path / "run", "--folds", 2, "--num_train_epochs", 1]
-    assert command([sys.executable], *words, "--data_dir", photos).returncode == 0
-    again = command([sys.executable], *words, "--resume")
-    assert again.returncode == 0, again.stderr
+    again = command([sys.executable], own, "--output_dir", out, "--folds", 2, *words[7:], "--resume")
+    assert again.returncode == 0, again.stderr  # it remembers where the images lie
     assert again.stdout.count(": finished before") == 2
-    assert "--folds 2 --resume goes on with it" in error_of(command([sys.executable], *words[:3]))
+    with pytest.raises(UserError, match="--folds 2 --resume goes on with it"):
+        main([str(own), "--output_dir", str(out)])
