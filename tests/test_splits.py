@@ -542,6 +542,11 @@ def test_more_folds_than_the_smallest_class_has_groups_are_refused_with_how_many
     assert len(make_folds(found, 4, USUAL)[0]) == 4
 
 
+def test_if_the_data_wants_all_of_it_for_its_test_there_are_no_folds():
+    with pytest.raises(UserError, match="all images are in the data's own test split"):
+        make_folds(examples({"a": 5, "b": 5}, "test"), 2, USUAL)
+
+
 def test_a_class_of_a_single_group_cannot_be_cross_validated():
     with pytest.raises(UserError, match=r"'b' has 1 .*: add images, at least two to each class"):
         make_folds(examples({"a": 30}) + examples({"b": 9}, group="patient"), 2, USUAL)

@@ -286,6 +286,8 @@ def _check_folds(members: list[_Member], folds: int) -> None:
     for member in members:
         if not member.torn:
             groups[member.example.label].add(member.group)
+    if not groups:
+        raise UserError(f"--folds {folds}: all images are in the data's own test split, which folds leave alone")
     label, fewest = min(((label, len(those)) for label, those in groups.items()), key=lambda each: each[1])
     if folds > fewest:
         most = f"at most --folds {fewest} is possible" if fewest > 1 else "add images, at least two to each class"
