@@ -13,7 +13,7 @@ def plot_folds(summary: dict[str, Any], path: Path, title: str) -> None:
 
     matplotlib.use("Agg")
     from matplotlib import pyplot as plt
-    from matplotlib.ticker import MaxNLocator
+    from matplotlib.ticker import MaxNLocator, PercentFormatter
 
     numbers = range(1, len(summary["results"]) + 1)
     figure, axes = plt.subplots(1, 2, figsize=(9, 3.4), layout="constrained", sharey=True)
@@ -26,12 +26,12 @@ def plot_folds(summary: dict[str, Any], path: Path, title: str) -> None:
         axis.set_xlabel("fold")
         axis.set_ylabel(shown)
         axis.xaxis.set_major_locator(MaxNLocator(integer=True))
-        axis.yaxis.set_major_formatter("{x:.0%}")
+        axis.yaxis.set_major_formatter(PercentFormatter(1))
         axis.spines[["top", "right"]].set_visible(False)
         axis.margins(x=0.1, y=0.15)
-        bottom, top = axis.get_ylim()
-        axis.set_ylim(max(bottom, -0.02), min(top, 1.02))
         axis.legend(frameon=False, fontsize=8, loc="lower center", bbox_to_anchor=(0.5, 1), ncols=2)
+    bottom, top = axes[0].get_ylim()
+    axes[0].set_ylim(max(bottom, -0.02), min(top, 1.02))
     figure.suptitle(title, fontsize=11)
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=150)
