@@ -8,7 +8,7 @@ from __future__ import annotations
 import functools
 import math
 import os
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -32,8 +32,8 @@ ALIKE = 0.92  # … so that, weighed by it, all frequencies count the same in th
 FLAT = 1.5  # grey levels; a thumbnail that varies less shows nothing that could be alike
 NEIGHBOURS = 8  # pictures at most that are compared with one by their thumbnails
 AGREES = 0.7  # correlation of windows; what is not the same stays below .5
-TINY = 40  # pixels a side; in less, a window is a few pixels, and a digit in two hands agrees to .95
-TINY_AGREES = 0.98
+TINY = 40  # pixels a side; less says so little that a digit in two hands is alike to .984, and agrees to .95
+TINY_ALIKE, TINY_AGREES = 0.99, 0.9
 LEAST = 0.2  # share of one of the pictures that must overlap
 WHOLE = 0.97  # share of both pictures that must overlap, else one is a part
 BACK = (0, 1, 2, 3, 4, 6, 5, 7)  # the turn that undoes each of `_turn`
@@ -81,6 +81,13 @@ def find_duplicates(
     return sorted(found, key=lambda each: (each.first, each.second))
 
 
+def summary(duplicates: Sequence[Duplicate]) -> str:
+    """`12 images show what another one shows (4 exact, 8 near), …`, in one line."""
+    counts = Counter(pair.kind for pair in duplicates)
+    kinds = ", ".join(f"{counts[kind]} {kind}" for kind in KINDS if counts[kind])
+    return f"{len(duplicates)} images show what another one shows ({kinds}); each stays on one side with its like"
+
+
 # A picture laid on another: "whole 0" to "whole 7" by `_turn`, "part" and "mirrored part" by their keypoints.
 Candidate = tuple[int, int, str]
 
@@ -104,6 +111,8 @@ class _Search:
         thumbnails = thumbnails.reshape(-1, THUMBNAIL, THUMBNAIL)
         places = np.concatenate([_low(thumbnails[part]) for part in _batches(len(thumbnails))])
         tree = cKDTree(places)
+        tiny = np.array([image.facts.width * image.facts.height < TINY**2 for image in self.images])
+        needed = np.where(tiny, TINY_ALIKE, ALIKE)
         for turn in range(8 if turned else 1):
             for part in _batches(len(thumbnails)):
                 asked = places[part] if turn == 0 else _low(_turn(thumbnails[part], turn))
@@ -111,7 +120,7 @@ class _Search:
                 row, rank = np.nonzero(nearest < len(thumbnails))
                 first, second = nearest[row, rank], np.arange(len(thumbnails))[part][row]
                 alike = _weighed(thumbnails[first]) * _weighed(_turn(thumbnails[second], turn))
-                keep = (first != second) & (alike.sum(axis=(1, 2)) >= ALIKE)
+                keep = (first != second) & (alike.sum(axis=(1, 2)) >= np.maximum(needed[first], needed[second]))
                 for pair in zip(first[keep].tolist(), second[keep].tolist(), strict=True):
                     swapped = pair[0] > pair[1]
                     yield min(pair), max(pair), f"whole {BACK[turn] if swapped else turn}"

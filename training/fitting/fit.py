@@ -18,7 +18,8 @@ from transformers.utils import logging as transformers_logging
 
 from hub_utils.portable.modeling_backbone_with_head import BackboneWithHeadForImageClassification
 from training.data import splits as splitting
-from training.data.duplicates import Duplicate
+from training.data.duplicates import Duplicate, find_duplicates
+from training.data.duplicates import summary as duplicates_summary
 from training.data.intake import Example, Skipped, summary
 from training.data.source import Folder, HubDataset, Source, load_source
 from training.data.splits import SPLITS, Row
@@ -77,6 +78,7 @@ class Reading:
     rows: list[Row]
     skipped: list[Skipped] = field(default_factory=list)
     conflicts: list[list[Example]] = field(default_factory=list)
+    duplicates: Sequence[Duplicate] = ()
 
 
 @dataclass(frozen=True)
@@ -116,7 +118,7 @@ def fit(
     say(f"{recipe.title} ({recipe.name})")
     reading = on_main(process, lambda: _read_data(recipe, source, run if goes_on else None))
     rows = reading.rows
-    for line in _data_lines(recipe, rows, reading.skipped, reading.conflicts):
+    for line in _data_lines(recipe, reading):
         say(line)
     network, processor = build_network(recipe, sorted({row.label for row in rows}))
     config = network.config
@@ -309,11 +311,12 @@ def find(recipe: Recipe, source: Source) -> Found:
     if isinstance(source, HubDataset):
         source = source.pinned()
     examples, skipped = source.read(recipe.data)
-    return Found(source, examples, (), skipped)
+    return Found(source, examples, find_duplicates(examples, source.reader()), skipped)
 
 
-def _data_lines(recipe: Recipe, rows: list[Row], skipped: list[Skipped], conflicts: list[list[Example]]) -> list[str]:
+def _data_lines(recipe: Recipe, reading: Reading) -> list[str]:
     """What is in the data, for a person to read before the long part begins."""
+    rows = reading.rows
     labels = sorted({row.label for row in rows})
     counts = Counter(row.split for row in rows)
     split = " · ".join(f"{name} {counts[name]:,}" for name in SPLITS)
@@ -323,16 +326,19 @@ def _data_lines(recipe: Recipe, rows: list[Row], skipped: list[Skipped], conflic
         lines.append("           " + ", ".join(f"{label} {by_class[label]:,}" for label in labels))
     if recipe.data.classes not in (None, len(labels)):
         lines.append(f"warning    {recipe.name} is made for {recipe.data.classes} classes, found {len(labels)}")
-    lines += left_out_lines(skipped, conflicts)
+    lines += left_out_lines(reading)
     return lines + [f"warning    {warning}" for warning in splitting.warnings(rows)]
 
 
-def left_out_lines(skipped: list[Skipped], conflicts: list[list[Example]]) -> list[str]:
-    """What is not learned from, or learned from only."""
-    lines = [f"warning    {warning}; all in local/conflicts.csv" for warning in splitting.conflict_warnings(conflicts)]
-    if skipped:
-        lines.insert(0, f"skipped    {len(skipped)} files (all in local/skipped.csv): {summary(skipped)}")
-    return lines
+def left_out_lines(reading: Reading) -> list[str]:
+    """What is not learned from, what only stands together, and what is learned from only."""
+    lines = []
+    if reading.skipped:
+        lines.append(f"skipped    {len(reading.skipped)} files (all in local/skipped.csv): {summary(reading.skipped)}")
+    if reading.duplicates:
+        lines.append(f"duplicates {duplicates_summary(reading.duplicates)}")
+    torn = splitting.conflict_warnings(reading.conflicts)
+    return lines + [f"warning    {warning}; all in local/conflicts.csv" for warning in torn]
 
 
 def check_space(network: torch.nn.Module, recipe: Recipe, folder: Path, runs: int = 1) -> None:

@@ -97,7 +97,7 @@ def _make_ready(plan: Plan, source: Source, run: FoldsFolder, folds: int, option
     sizes = [sum(row.split == "test" for row in rows) for rows in parts]
     images = {"tested": sum(sizes), "only_trained_on": len(parts[0]) - sum(sizes), "left_out": len(skipped)}
     plan.say(f"folds      {len(parts[0]):,} images, of which are tested {' + '.join(map(str, sizes))}")
-    for line in left_out_lines(skipped, torn):
+    for line in left_out_lines(Reading(found.source, [], skipped, torn, found.duplicates)):
         plan.say(line)
     network, _ = build_network(plan.recipe, sorted({row.label for row in parts[0]}))
     check_space(network, plan.recipe, run.path, folds)
