@@ -92,6 +92,8 @@ def fit(
 
     say(f"{recipe.title} ({recipe.name})")
     source, rows, skipped = _on_main(process, lambda: _read_data(recipe, source, run if goes_on else None))
+    if isinstance(source, Folder) and source.table is not None:
+        say(f"table      {source.table.told}")
     for line in _data_lines(recipe, rows, skipped):
         say(line)
     network, processor = build_network(recipe, sorted({row.label for row in rows}))
