@@ -293,8 +293,10 @@ def _splits(path: Path, sheet: Sheet) -> str | None:
 def _groups(path: Path, sheet: Sheet) -> str | None:
     """The column of patients and the like; of several the one that holds the others, as patients hold lesions."""
     names = _named(sheet, GROUP_COLUMNS)
-    for name in names[:1] if _decided(names, GROUP_COLUMNS) else names:
-        if _decided(names, GROUP_COLUMNS) or all(_within(sheet.columns[other], sheet.columns[name]) for other in names):
+    if _decided(names, GROUP_COLUMNS):
+        return names[0]
+    for name in names:
+        if all(_within(sheet.columns[other], sheet.columns[name]) for other in names):
             return name
     if names:
         raise UserError(
