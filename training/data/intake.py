@@ -275,8 +275,8 @@ def _root_splits(roots: list[str]) -> dict[str, str]:
         return {}
     if len(named) < len(roots):
         raise UserError(
-            f"--data_dir: by their names {_quoted(named)} are splits and {_quoted(sorted(splits.keys() - named))} is none; "
-            "rename what is meant otherwise, or give the splits alone"
+            f"--data_dir: by their names {_quoted(named)} are splits and {_quoted(sorted(splits.keys() - named))} is "
+            "none; rename what is meant otherwise, or give the splits alone"
         )
     return named
 

@@ -7,6 +7,7 @@ import locale
 import re
 import unicodedata
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 
 from training.recipe import UserError, first_line
@@ -16,6 +17,7 @@ BOMS = {codecs.BOM_UTF8: "utf-8-sig", codecs.BOM_UTF16_LE: "utf-16", codecs.BOM_
 CODE_PAGES = ("cp1252", "cp1250", "cp1251", "cp1253", "cp1254", "cp932", "gb18030", "big5", "cp949", "mac_roman")
 SAVE = "save it as UTF-8 (in Excel: Save As, CSV UTF-8; in LibreOffice: Save As, Edit filter settings)"
 SEPARATORS = {",": "comma", ";": "semicolon", "\t": "tab"}
+MOST_MESS = 0.5  # charset_normalizer's measure: accented words have up to .4, words in a wrong alphabet from .6 on
 EMPTY = {"", "nan", "<na>"}  # pandas writes the latter two for a value that is not there
 
 
@@ -90,7 +92,8 @@ def _csv(path: Path, content: bytes) -> Sheet:
         header, *rows = reader
     except csv.Error as error:
         raise UserError(
-            f"table '{path}' breaks off in line {reader.line_num}: {error}; is a quotation mark left open?"
+            f"table '{path}' cannot be read in line {reader.line_num}: {error}; is a quotation mark left open "
+            "or one too many?"
         ) from error
     header = [name.strip() for name in header]
     names = [name for name in header if name]
@@ -141,34 +144,45 @@ def _decoded(path: Path, content: bytes) -> tuple[str, str]:
 
 
 def _guessed(path: Path, content: bytes) -> str:
-    """The code page in which the words that are not ASCII make sense; one that is wrong would misspell the classes."""
-    from charset_normalizer import from_bytes
+    """The one code page in which the words that are not ASCII make sense; a wrong one would misspell the classes.
 
+    charset_normalizer's own choice is no help: of few words it takes the first that fits, and reads forêt as foręt.
+    """
     if b"\0" in content:
         raise UserError(f"table '{path}' is no text, whatever its name says; give a .csv, .tsv or .parquet file")
-    # The ASCII around them would outvote them: they are looked at alone, and each once.
-    words = b"\n".join(sorted(set(re.findall(rb'[^\s,;"/]*[\x80-\xff][^\s,;"/]*', content))))
-    matches = [each for each in from_bytes(words, cp_isolation=list(CODE_PAGES)) if _one_script_a_word(str(each))]
-    matches = [each for each in matches if each.chaos <= matches[0].chaos + 0.05]
-    # Of the code pages that spell alike, which the library folds into one match, the most usual is named.
-    spelt = {str(each): min(each.could_be_from_charset, key=CODE_PAGES.index) for each in matches}
+    # The ASCII around them says nothing of the encoding: they are looked at alone, and each once.
+    words = sorted(set(re.findall(rb'[^\s,;"/]*[\x80-\xff][^\s,;"/]*', content)))
+    spelt: dict[tuple[str, ...], str] = {}
+    for encoding in CODE_PAGES:
+        try:
+            text = tuple(word.decode(encoding) for word in words)
+        except UnicodeDecodeError:
+            continue
+        if _makes_sense(text):
+            spelt.setdefault(text, encoding)
+    if len(spelt) == 1:
+        return spelt.popitem()[1]
     own = codecs.lookup(locale.getencoding()).name
     if own in spelt.values():  # whoever wrote it on this machine wrote it so
         return own
-    if len(spelt) == 1:
-        return spelt.popitem()[1]
     if not spelt:
         raise UserError(f"table '{path}' is neither UTF-8 nor in another encoding that can be told; {SAVE}")
-    lines = zip(*(text.split("\n") for text in spelt), strict=False)
-    differs = next(line for line in lines if len(set(line)) > 1)
-    told = " or ".join(f"{codec} ('{word}')" for codec, word in zip(spelt.values(), differs, strict=True))
+    differs = next(line for line in zip(*spelt, strict=True) if len(set(line)) > 1)
+    told = " or ".join(f"{encoding} ('{word}')" for encoding, word in zip(spelt.values(), differs, strict=True))
     raise UserError(f"table '{path}' is not UTF-8, and could be {told}; {SAVE}")
 
 
-def _one_script_a_word(text: str) -> bool:
-    """Whether no word mixes letters of two scripts, as Blьte does; Japanese does, with its own."""
+def _makes_sense(words: tuple[str, ...]) -> bool:
+    """Whether people write such words: none in letters of two scripts, as Blьte, or as G‰nse, forÍt, or ðîçà."""
+    from charset_normalizer.md import mess_ratio
+
+    text = "\n".join(words)
     for word in set(re.findall(r"[^\W\d_]+", text)):
         scripts = {unicodedata.name(letter, "?").split()[0].split("-")[0] for letter in word}
-        if len(scripts - {"HIRAGANA", "KATAKANA", "KATAKANA-HIRAGANA", "MODIFIER"}) > 1:
+        if len({"CJK" if script in ("HIRAGANA", "KATAKANA") else script for script in scripts}) > 1:
             return False
-    return True
+    if re.search(r"[^\W\d_][^\w\s\x00-\x7f’–—·]+[^\W\d_]", text):
+        return False
+    if any(one.islower() and two.isupper() and not two.isascii() for one, two in pairwise(text)):
+        return False
+    return mess_ratio(text, MOST_MESS) < MOST_MESS

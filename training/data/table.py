@@ -107,11 +107,11 @@ def open_table(path: Path, progress: bool = True) -> Table:
     rows, skipped = [], [Skipped(f"{path.name}, row {row}", "more values than columns") for row in sheet.too_long]
     for index, (place, reason) in enumerate(found):
         written = sheet.columns[name][index]
-        row = f"{path.name}, row {sheet.numbers[index]}"
+        row = f"{path.name}, row {sheet.numbers[index]}" + (f": {' '.join(written.split())}" if written else "")
         if place is None:
-            skipped.append(Skipped(written or row, reason))
+            skipped.append(Skipped(row, reason))
         elif not labels[index]:
-            skipped.append(Skipped(written, "no label"))
+            skipped.append(Skipped(row, "no label"))
         else:
             splits, groups = (sheet.columns[column][index] if column else "" for column in (split, group))
             rows.append((row, Example(place, labels[index], splits or None, groups or None)))
@@ -330,7 +330,7 @@ def _once(rows: list[tuple[str, Example]], skipped: list[Skipped]) -> list[Examp
                 break
         else:
             examples.append(first)
-            skipped += [Skipped(row, f"a file that the table has already: '{path}'") for row, _ in alike[1:]]
+            skipped += [Skipped(row, "a file that the table has already") for row, _ in alike[1:]]
     return examples
 
 
