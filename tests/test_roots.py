@@ -283,6 +283,12 @@ def test_a_table_among_images_without_class_folders_is_the_next_step(tmp_path):
     assert "/a_sample.csv (or labels.csv, train/deep.parquet); or put each class" in refusal(tmp_path)
 
 
+def test_a_table_beside_folders_that_may_be_no_classes_is_pointed_out(tmp_path):
+    put(tmp_path, "images_part_1/1.png", "images_part_2/2.png")
+    (tmp_path / "metadata.csv").write_text("image_id,dx\n1,nv\n")
+    assert read(tmp_path)[1] == {"metadata.csv": "a table: if it tells the classes, give it with --data_dir"}
+
+
 # The command
 
 

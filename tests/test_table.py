@@ -282,6 +282,8 @@ def test_tables_of_all_programs(encoding, separator, tmp_path):
     told = open_table(path).told
     assert ("read as" in told) == (encoding in ("utf-16", "cp1252"))
     assert ("separated by" in told) == (separator != ",")
+    path = path.rename(path.with_suffix(".TSV"))
+    assert tuple(labels(path).values()) == UMLAUTS
 
 
 @pytest.mark.parametrize(

@@ -205,6 +205,8 @@ def _not_an_image(entry: os.DirEntry) -> str | None:
     if not _is_plain(entry) and not os.path.isfile(entry.path):
         return "a broken link" if entry.is_symlink() else "neither a file nor a folder"
     ending = os.path.splitext(entry.name)[1]
+    if ending.lower() in TABLES:
+        return "a table: if it tells the classes, give it with --data_dir"
     return None if ending.lower() in EXTENSIONS else f"not an image by its name: {ending or 'no ending'}"
 
 
