@@ -204,6 +204,8 @@ def _spelt_alike(labels: list[str]) -> list[list[str]]:
 def _parallel(rows: list[Row]) -> str | None:
     """A warning if the classes look like whole data sets: PlantVillage has color, grayscale and segmented of each."""
     below: dict[str, set[str]] = {row.label: set() for row in rows}
+    if len(below) < 2:
+        return None
     loose = 0
     for row in rows:
         folders = row.path.split("/")[:-1]
@@ -216,7 +218,7 @@ def _parallel(rows: list[Row]) -> str | None:
         else:
             loose += 1
     common, either = set.intersection(*below.values()), set.union(*below.values())
-    if len(below) < 2 or len(common) < 2 or 2 * len(common) < len(either) or 10 * loose > len(rows):
+    if len(common) < 2 or 2 * len(common) < len(either) or 10 * loose > len(rows):
         return None
     return (
         f"the classes {_some(sorted(below))} hold folders of the same names ({_some(sorted(common), most=3)}); if "
