@@ -23,6 +23,17 @@ if TYPE_CHECKING:
 
 USAGE = "accelerate launch -q training/train.py RECIPE [flags]"
 EPILOG = """\
+what --data_dir takes (names may hold spaces; what cannot be used is skipped, with the reason, and listed):
+  my_photos                    one folder a class: my_photos/cat/1.jpg
+  my_photos                    split folders of class folders: my_photos/train/cat/1.jpg, my_photos/test/cat/2.jpg
+  my_photos                    nested: the first folders that differ are the classes, whatever wraps them and whatever
+                               lies deeper: download/my_photos/cat/2021/may/1.jpg is a cat
+  cats dogs                    several folders: each a class; or class folders in each, merged by name; or train test
+  my_photos.zip                an archive of any of these: .zip, .tar, .tar.gz and the like
+  labels.csv                   a table (.csv, .tsv, .parquet): a column of paths, one of labels, and if you like one of
+                               splits (train, validation, test) and one of groups (patients, say) that stay together
+A data set on the Hub: --dataset OWNER/NAME in place of --data_dir.
+
 Any flag of transformers' TrainingArguments works too, for every stage or, with --stage1. --stage2. …, for one:
   --num_train_epochs 3  --learning_rate 1e-4  --per_device_train_batch_size 8  --gradient_accumulation_steps 2
   --stage2.learning_rate 1e-5  --bf16 false  --use_cpu  --dataloader_num_workers 4  --seed 1  --report_to tensorboard
@@ -33,6 +44,7 @@ examples:
   accelerate launch -q training/train.py flowers --data_dir flower_photos
   accelerate launch -q training/train.py folder --data_dir my_photos --output_dir runs/mine
   accelerate launch -q training/train.py folder --data_dir my_photos --folds 5 --output_dir runs/folds
+  accelerate launch -q training/train.py folder --data_dir labels.csv
   accelerate launch -q training/train.py flowers --data_dir flower_photos --resume
   torchrun --nproc_per_node 2 training/train.py digits --use_cpu
 """
@@ -57,7 +69,13 @@ def parser() -> Parser:
     )
     result.add_argument("recipe", metavar="RECIPE", help=f"one of {', '.join(recipe_names())}; or your own .py file")
     images = result.add_mutually_exclusive_group()
-    images.add_argument("--data_dir", metavar="DIR", help="folder of the images (default: data/RECIPE)")
+    images.add_argument(
+        "--data_dir",
+        metavar="PATH",
+        nargs="+",
+        action="extend",
+        help="folders of the images, an archive or a table, see below (default: data/RECIPE)",
+    )
     images.add_argument("--dataset", metavar="REPO_ID", help="a data set on the Hub instead")
     result.add_argument(
         "--base_model", metavar="ID_OR_DIR", help="fine-tune this one instead of the recipe's base model"
@@ -115,14 +133,16 @@ def main(tokens: list[str]) -> int:
 def _source(known: argparse.Namespace, recipe: Recipe, run: RunFolder) -> Source:
     """Where the command says that the images are; a run that goes on remembers it."""
     from training.data.embedded import write_digits
-    from training.data.source import Folder, HubDataset, load_source
+    from training.data.source import Folder, HubDataset, load_source, open_local
 
     if known.dataset:
         return HubDataset(known.dataset)
     if known.resume and known.data_dir is None and run.data.is_file():
         return load_source(run.data)
-    folder = Path(known.data_dir or Path("data") / recipe.name)
-    if recipe.data.source == "sklearn:digits" and known.data_dir is None and not folder.exists():
+    if known.data_dir:
+        return open_local([Path(path) for path in known.data_dir], progress=int(os.environ.get("RANK", 0)) == 0)
+    folder = Path("data") / recipe.name
+    if recipe.data.source == "sklearn:digits" and not folder.exists():
         write_digits(folder)
     return Folder(folder)
 

@@ -1,16 +1,18 @@
-"""A folder of images, as it is, becomes a list of examples and a list of what was skipped, with the reason.
+"""Folders of images, as they are, become a list of examples and a list of what was skipped, with the reason.
 
 Three layouts are understood: class folders; train, validation and test folders of class folders; and files whose class,
-split or patient is in the path, by the recipe's pattern. `datasets`' own image-folder loader is not used: it reads
-splits out of file names, so that one file called `test_2.png` shrinks the data set to itself.
+split or patient is in the path, by the recipe's pattern. Of several folders each is read by its
+own layout. `datasets`' own image-folder loader is not used: it reads splits out of file names, so that one file called
+`test_2.png` shrinks the data set to itself.
 """
 
 import os
 import re
 import unicodedata
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
+from operator import itemgetter
 from pathlib import Path
 
 from tqdm.auto import tqdm
@@ -25,6 +27,7 @@ SPLIT_FOLDERS = {
     **dict.fromkeys(("test", "testing"), "test"),
 }
 BATCH = 256  # images under way at once: memory stays flat however many there are
+TABLES = (".csv", ".tsv", ".parquet")
 SYSTEM_FILES = {"thumbs.db", "desktop.ini", "__macosx", "@eadir", "$recycle.bin"}
 MASK = re.compile(r"(?P<image>.+?)[_-](?:mask|seg|segmentation)(?:[_-]?\d+)?$", re.IGNORECASE)
 MASK_FOLDER = re.compile(r"(^|/)masks?/", re.IGNORECASE)
@@ -50,29 +53,54 @@ class Skipped:
     reason: str
 
 
-def read_folder(folder: Path, data: Data, progress: bool = True) -> tuple[list[Example], list[Skipped]]:
+def read_folder(
+    folder: Path, data: Data, progress: bool = True, roots: Sequence[Path] = ()
+) -> tuple[list[Example], list[Skipped]]:
     """Every image below `folder` that can be trained on, in the order of their paths, and what was skipped.
 
+    With several `roots`, which lie below `folder` and apart from each other, only those are looked into. Their class
+    folders of one name are one class; one whose images mostly lie directly in it is itself a class; and if all are
+    called after splits, they are the splits.
+
     Raises:
-        UserError: there is no such folder, or no two classes of images in it.
+        UserError: there is no such folder, or no image in one, or no two classes in all of them.
     """
-    _check_folder(folder, data)
+    roots = roots or (folder,)
     skipped: list[Skipped] = []
-    paths = _image_files(folder, skipped)
-    if not paths:
-        instead = f" ({summary(skipped)})" if skipped else ""
-        raise UserError(
-            f"no images in '{folder}'{instead}; expected one folder a class, with files such as {folder}/cat/1.jpg"
-        )
-    labelled = _label(_without_masks(paths, skipped), data, folder, skipped)
-    examples = _verify(labelled, folder, skipped, progress)
+    found: dict[str, list[str]] = {}
+    for root in roots:
+        _check_folder(root, data)
+        below = _below(root, folder)
+        found[below] = image_files(folder, skipped, below)
+        if not found[below]:
+            here = [each for each in skipped if not below or each.path.startswith(f"{below}/")]
+            instead = f" ({summary(here)})" if here else ""
+            raise UserError(
+                f"no images in '{root}'{instead}; expected one folder a class, with files such as {root}/cat/1.jpg"
+            )
+    images = set(without_masks(sorted(path for paths in found.values() for path in paths), skipped))
+    found = {below: [path for path in paths if path in images] for below, paths in found.items()}
+    where = _quoted(roots)
+    labelled = _label(found, data, folder, roots, skipped)
+    hint = f"one folder a class, such as {roots[0]}/cat/1.jpg and {roots[0]}/dog/1.jpg"
+    return usable(labelled, folder, skipped, progress, where, hint)
+
+
+def usable(
+    labelled: list[Example], folder: Path, skipped: list[Skipped], progress: bool, where: str, hint: str
+) -> tuple[list[Example], list[Skipped]]:
+    """The examples that can be opened, and all that was skipped, by path.
+
+    Raises:
+        UserError: none can, or those that can are all of one class.
+    """
+    examples = verify(labelled, folder, skipped, progress)
     if not examples:
-        raise UserError(f"none of the {len(paths)} images in '{folder}' can be used: {summary(skipped)}")
+        raise UserError(f"none of the {len(labelled)} images in {where} can be used: {summary(skipped)}")
     lost = {example.label for example in labelled} - {example.label for example in examples}
     skipped += [Skipped(label, "a class without a usable image") for label in lost]
     skipped.sort(key=lambda each: each.path)
-    hint = f"one folder a class, such as {folder}/cat/1.jpg and {folder}/dog/1.jpg"
-    check_classes(examples, skipped, f"'{folder}'", hint)
+    check_classes(examples, skipped, where, hint)
     return examples, skipped
 
 
@@ -110,6 +138,12 @@ def split_of(name: str) -> str | None:
     return named.pop() if len(named) == 1 else None
 
 
+def _below(root: Path, folder: Path) -> str:
+    """The POSIX path of `root` below `folder`, empty for `folder` itself."""
+    below = Path(os.path.relpath(os.path.abspath(root), os.path.abspath(folder))).as_posix()
+    return "" if below == "." else below
+
+
 def _check_folder(folder: Path, data: Data) -> None:
     """Raise `UserError` for a folder that cannot be looked into."""
     try:
@@ -129,8 +163,11 @@ def _check_folder(folder: Path, data: Data) -> None:
     raise UserError(f"data folder '{folder}' {what}{where}")
 
 
-def _image_files(folder: Path, skipped: list[Skipped]) -> list[str]:
-    """Sorted POSIX paths of the files that are images by name; links are followed, unless they loop."""
+def image_files(folder: Path, skipped: list[Skipped], below: str = "") -> list[str]:
+    """Sorted POSIX paths, from `folder` on, of the files below `folder`/`below` that are images by name.
+
+    Links are followed, unless they loop.
+    """
     found = []
 
     def walk(inside: str, above: tuple[str, ...]) -> None:
@@ -143,7 +180,7 @@ def _image_files(folder: Path, skipped: list[Skipped]) -> list[str]:
         except OSError as error:
             skipped.append(Skipped(inside, f"cannot be opened: {error.strerror}"))
             return
-        if inside and not entries:
+        if inside != below and not entries:
             skipped.append(Skipped(inside, "an empty folder"))
         for entry in entries:
             path = f"{inside}/{entry.name}" if inside else entry.name
@@ -151,12 +188,12 @@ def _image_files(folder: Path, skipped: list[Skipped]) -> list[str]:
             if reason:
                 # Bytes that are no UTF-8 are surrogates here, which can neither be printed nor written.
                 skipped.append(Skipped(path.encode(errors="backslashreplace").decode(), reason))
-            elif os.path.isdir(entry.path):
+            elif not _is_plain(entry) and os.path.isdir(entry.path):
                 walk(path, (*above, real))
             else:
                 found.append(path)
 
-    walk("", ())
+    walk(below, ())
     return sorted(found)
 
 
@@ -166,15 +203,22 @@ def _not_an_image(entry: os.DirEntry) -> str | None:
         return "hidden, or the operating system's own"
     if entry.name != entry.name.encode(errors="replace").decode():
         return "its name is not UTF-8: rename it"
-    if os.path.isdir(entry.path):
+    if not _is_plain(entry) and os.path.isdir(entry.path):
         return None
-    if not os.path.isfile(entry.path):
+    if not _is_plain(entry) and not os.path.isfile(entry.path):
         return "a broken link" if entry.is_symlink() else "neither a file nor a folder"
     ending = os.path.splitext(entry.name)[1]
+    if ending.lower() in TABLES:
+        return "a table: if it tells the classes, give it with --data_dir"
     return None if ending.lower() in EXTENSIONS else f"not an image by its name: {ending or 'no ending'}"
 
 
-def _without_masks(paths: list[str], skipped: list[Skipped]) -> list[str]:
+def _is_plain(entry: os.DirEntry) -> bool:
+    """Whether it is a file and no link, which the folder itself tells: nothing on the disk is looked up."""
+    return entry.is_file(follow_symlinks=False)
+
+
+def without_masks(paths: list[str], skipped: list[Skipped]) -> list[str]:
     """Drop `benign (1)_mask.png` beside `benign (1).png`, and `masks/a/1.png` beside `images/a/1.png`."""
     stems = {os.path.splitext(path)[0] for path in paths}
     kept = []
@@ -191,15 +235,19 @@ def _without_masks(paths: list[str], skipped: list[Skipped]) -> list[str]:
 
 @dataclass(frozen=True)
 class _Folders:
-    """What folders tell: the first below `depth` wrapping ones is the class or, `with_splits`, the split."""
+    """What folders tell: the first below `depth` wrapping ones is the class or, `with_splits`, the split.
+
+    `split` is what the root's own name says of all that is in it.
+    """
 
     depth: int
-    with_splits: bool
+    with_splits: bool = False
+    split: str | None = None
 
     def place(self, path: str) -> tuple[str | None, str | None]:
         """Split and class of a path, None for what cannot be told."""
         folders = path.split("/")[self.depth : -1]
-        split = None
+        split = self.split
         if self.with_splits and folders:
             split = split_of(folders[0])
             twice = len(folders) > 2 and folders[0] == folders[1]  # seg_train/seg_train/forest/1.jpg
@@ -207,14 +255,51 @@ class _Folders:
         return split, folders[0] if folders else None
 
 
-def _label(paths: list[str], data: Data, folder: Path, skipped: list[Skipped]) -> list[Example]:
+def _layouts(roots: dict[str, list[str]]) -> dict[str, _Folders]:
+    """How each root is arranged, by the paths that are in it."""
+    splits = _root_splits(list(roots)) if len(roots) > 1 else {}
+    layouts = {}
+    for below, paths in roots.items():
+        above = below.count("/") + 1 if below else 0
+        folders = [path.split("/")[above:-1] for path in paths]
+        if len(roots) > 1 and not splits and 2 * folders.count([]) > len(folders):
+            layouts[below] = _Folders(above - 1)  # the root is a class
+            continue
+        depth = _wrapper_depth(folders)
+        layouts[below] = _Folders(
+            above + depth, _has_split_folders([names[depth:] for names in folders]), splits.get(below)
+        )
+    return layouts
+
+
+def _root_splits(roots: list[str]) -> dict[str, str]:
+    """The split of each root, if that is what their names say; nothing, if they say nothing of the kind."""
+    splits = {below: split_of(below.rsplit("/", 1)[-1]) for below in roots}
+    named = {below: split for below, split in splits.items() if split}
+    if len(set(named.values())) < 2:
+        return {}
+    if len(named) < len(roots):
+        raise UserError(
+            f"--data_dir: by their names {_quoted(named)} are splits and {_quoted(sorted(splits.keys() - named))} is "
+            "none; rename what is meant otherwise, or give the splits alone"
+        )
+    return named
+
+
+def _quoted(names: Iterable[str | Path]) -> str:
+    return ", ".join(f"'{name}'" for name in names)
+
+
+def _label(
+    found: dict[str, list[str]], data: Data, folder: Path, roots: Sequence[Path], skipped: list[Skipped]
+) -> list[Example]:
     """Class, split and group of each path: by the recipe's pattern if it fits any, else by folders."""
-    depth = _wrapper_depth([path.split("/")[:-1] for path in paths])
-    layout = _Folders(depth, _has_split_folders([path.split("/")[depth:-1] for path in paths]))
+    layouts = _layouts(found)
+    paths = sorted(((path, layouts[below]) for below, paths in found.items() for path in paths), key=itemgetter(0))
     pattern = _compile(data.pattern) if data.pattern else None
-    fits = pattern is not None and any(pattern.search(path) for path in paths)
+    fits = pattern is not None and any(pattern.search(path) for path, _ in paths)
     examples = []
-    for path in paths:
+    for path, layout in paths:
         split, label = layout.place(path)
         told = {}
         if fits:
@@ -228,18 +313,37 @@ def _label(paths: list[str], data: Data, folder: Path, skipped: list[Skipped]) -
         elif layout.with_splits and split is None:
             skipped.append(Skipped(path, "beside the train and test folders, in none of them"))
             continue
-        # A Mac writes ü as u and two dots, others as one letter: one class, not two.
-        label = unicodedata.normalize("NFC", label or "").strip()
+        label = class_name(label or "", data)
         if not label:
             skipped.append(Skipped(path, "in no class folder"))
             continue
-        examples.append(Example(path, data.class_names.get(label, label), split, told.get("group")))
+        examples.append(Example(path, label, split, told.get("group")))
     if not examples:
+        arrange = (
+            f"put each class in a folder of its own, such as {roots[0]}/cat/1.jpg, or state `pattern` in a recipe if "
+            "the file names tell the class"
+        )
         raise UserError(
-            f"{len(paths)} images in '{folder}', but no class folders; put each class in a folder of its own, such as "
-            f"{folder}/cat/1.jpg, or state `pattern` in a recipe if the file names tell the class"
+            f"{len(paths)} images in {_quoted(roots)}, but no class folders; {_tables(folder, skipped)}{arrange}"
         )
     return examples
+
+
+def _tables(folder: Path, skipped: list[Skipped]) -> str:
+    """The next step where tables lie among images without class folders; the outermost is likely the right one."""
+    found = [each.path for each in skipped if each.path.lower().endswith(TABLES) and "hidden" not in each.reason]
+    if not found:
+        return ""
+    found.sort(key=lambda path: (path.count("/"), path))
+    others = f" (or {', '.join(found[1:4])})" if len(found) > 1 else ""
+    return f"give the table instead: --data_dir {(folder / found[0]).as_posix()}{others}; or "
+
+
+def class_name(found: str, data: Data) -> str:
+    """What the recipe calls a class that is called so in the data; empty for none."""
+    # A Mac writes ü as u and two dots, others as one letter: one class, not two.
+    label = unicodedata.normalize("NFC", found).strip()
+    return data.class_names.get(label, label)
 
 
 def _wrapper_depth(folders: list[list[str]]) -> int:
@@ -282,7 +386,7 @@ def _named_split(found: str, data: Data, path: str) -> str:
     return split
 
 
-def _verify(examples: list[Example], folder: Path, skipped: list[Skipped], progress: bool) -> list[Example]:
+def verify(examples: list[Example], folder: Path, skipped: list[Skipped], progress: bool) -> list[Example]:
     """Decode every image once, in parallel: what is corrupt must show now, not in the middle of an epoch."""
     readable = []
     bar = tqdm(total=len(examples), desc="Reading images", unit=" images", leave=False, disable=not progress or None)

@@ -1,10 +1,14 @@
-"""Where the images lie: a folder on disk or a data set on the Hub. Both become `datasets` with explicit features."""
+"""Where the images lie: folders on disk, a table of files, or a data set on the Hub.
+
+All become `datasets` with explicit features.
+"""
 
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,26 +17,29 @@ from tqdm.auto import tqdm
 from training.data.images import look
 from training.data.intake import Example, Skipped, check_classes, read_folder, split_of, summary
 from training.data.splits import SPLITS, Row
+from training.data.table import LABEL_COLUMNS, Table, is_table, open_table
 from training.recipe import Data, UserError, first_line
 
 if TYPE_CHECKING:
     from datasets import Dataset, DatasetDict
 
-LABEL_COLUMNS = (
-    *("label", "labels", "class", "class_label", "class_name", "category", "target", "cls", "fine_label", "label_name"),
-    *("species", "breed", "diagnosis"),
-)
-
 
 @dataclass(frozen=True)
 class Folder:
-    """Images below a folder; paths in `splits.csv` are relative to it."""
+    """Images below a folder; paths in `splits.csv` are relative to it.
+
+    Only `roots`, if there are any, are looked into; or, if there is a table, only what that names is taken.
+    """
 
     data_dir: Path
+    roots: tuple[Path, ...] = field(default=(), repr=False)
+    table: Table | None = field(default=None, repr=False)
 
     def read(self, data: Data, progress: bool = True) -> tuple[list[Example], list[Skipped]]:
-        """See `read_folder`."""
-        return read_folder(self.data_dir, data, progress)
+        """See `read_folder` and `Table.read`."""
+        if self.table is not None:
+            return self.table.read(data, progress)
+        return read_folder(self.data_dir, data, progress, self.roots)
 
     def as_datasets(self, rows: list[Row]) -> DatasetDict:
         """`image` (Image), `label` (ClassLabel) and `path` (string) for each split, in the order of `rows`.
@@ -203,6 +210,48 @@ class HubDataset:
 
 
 Source = Folder | HubDataset
+
+
+def open_local(paths: list[Path], progress: bool = True) -> Folder:
+    """What `--data_dir` names: a folder, several that are read as one, or a table of files. No image is opened.
+
+    Raises:
+        UserError: what is there does not go together, or the table cannot be understood.
+    """
+    # An archive becomes the folder that it is unpacked to here, before anything looks at the paths.
+    tables = [path for path in paths if is_table(path)]
+    if tables and len(paths) > 1:
+        raise UserError(f"--data_dir: the table '{tables[0]}' stands alone; write all images into one table")
+    if tables:
+        table = open_table(tables[0], progress)
+        return Folder(table.data_dir, table=table)
+    if len(paths) == 1:
+        return Folder(paths[0])
+    _check_apart(paths)
+    try:
+        above = os.path.commonpath([os.path.abspath(path) for path in paths])
+    except ValueError as error:
+        told = ", ".join(f"'{path}'" for path in paths)
+        raise UserError(f"--data_dir: {told} lie on several drives; put them on one") from error
+    return Folder(Path(above), tuple(paths))
+
+
+def _check_apart(paths: list[Path]) -> None:
+    """Raise `UserError` for a folder that is given twice, under two names perhaps, or with one that it lies in."""
+    seen: dict[tuple[int, int], Path] = {}
+    for path in (path for path in paths if path.exists()):
+        if _identity(path) in seen:
+            raise UserError(f"--data_dir: '{seen[_identity(path)]}' and '{path}' are one folder; give it once")
+        seen[_identity(path)] = path
+    for path in seen.values():
+        for above in path.resolve().parents:
+            if _identity(above) in seen:
+                raise UserError(f"--data_dir: '{path}' lies inside '{seen[_identity(above)]}'; give one of them")
+
+
+def _identity(path: Path) -> tuple[int, int]:
+    status = path.stat()
+    return status.st_dev, status.st_ino
 
 
 def load_source(path: Path) -> Source:

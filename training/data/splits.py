@@ -3,6 +3,8 @@
 import csv
 import os
 import random
+import re
+import unicodedata
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
@@ -332,7 +334,44 @@ def warnings(rows: list[Row]) -> list[str]:
         absent = [label for label in labels if not counts[split][label]]
         if absent:
             found.append(f"classes without a {split} image, on which nothing can be said: {_some(absent)}")
+    found += [f"classes that differ only in how they are written: {_some(names)}" for names in _spelt_alike(labels)]
+    parallel = _parallel(rows)
+    if parallel:
+        found.append(parallel)
     return found
+
+
+def _spelt_alike(labels: list[str]) -> list[list[str]]:
+    """Classes that are one word but for capitals and what stands between words: `Rose` and `rose`."""
+    words = defaultdict(list)
+    for label in labels:
+        words[re.sub(r"[\s_-]+", " ", label.casefold())].append(label)
+    return [names for names in words.values() if len(names) > 1]
+
+
+def _parallel(rows: list[Row]) -> str | None:
+    """A warning if the classes look like whole data sets: PlantVillage has color, grayscale and segmented of each."""
+    below: dict[str, set[str]] = {row.label: set() for row in rows}
+    if len(below) < 2:
+        return None
+    loose = 0
+    for row in rows:
+        folders = row.path.split("/")[:-1]
+        # Where the label is no folder of the path, a pattern or a table told it, and knew.
+        place = next((i for i, name in enumerate(folders) if unicodedata.normalize("NFC", name) == row.label), None)
+        if place is None:
+            return None
+        if place + 1 < len(folders):
+            below[row.label].add(folders[place + 1])
+        else:
+            loose += 1
+    common, either = set.intersection(*below.values()), set.union(*below.values())
+    if len(common) < 2 or 2 * len(common) < len(either) or 10 * loose > len(rows):
+        return None
+    return (
+        f"the classes {_some(sorted(below))} hold folders of the same names ({_some(sorted(common), most=3)}); if "
+        f"these are the classes, give one of the former alone, such as --data_dir …/{min(below)}"
+    )
 
 
 def conflict_warnings(torn: Sequence[Sequence[Example]]) -> list[str]:

@@ -331,8 +331,10 @@ def _data_lines(recipe: Recipe, reading: Reading) -> list[str]:
 
 
 def left_out_lines(reading: Reading) -> list[str]:
-    """What is not learned from, what only stands together, and what is learned from only."""
+    """What the table said, what is not learned from, what only stands together, and what is learned from only."""
     lines = []
+    if isinstance(reading.source, Folder) and reading.source.table is not None:
+        lines.append(f"table      {reading.source.table.told}")
     if reading.skipped:
         lines.append(f"skipped    {len(reading.skipped)} files (all in local/skipped.csv): {summary(reading.skipped)}")
     if reading.duplicates:
