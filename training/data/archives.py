@@ -7,17 +7,21 @@ renames absolute names, and knows nothing of zip files.
 
 from __future__ import annotations
 
+import bz2
 import contextlib
 import errno
+import gzip
 import hashlib
-import io
+import lzma
 import os
 import re
 import shutil
 import stat
+import struct
 import tarfile
 import unicodedata
 import zipfile
+import zlib
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,27 +32,35 @@ from tqdm.auto import tqdm
 
 from training.recipe import UserError, first_line
 
+try:
+    from compression import zstd  # Python 3.14 and later
+except ImportError:
+    zstd = None
+
 ENDINGS = (".zip", ".tar", ".tgz", ".tar.gz", ".tbz2", ".tar.bz2", ".txz", ".tar.xz", ".tzst", ".tar.zst")
 
 # What a bomb is. Only bytes that really come out count: the sizes in an archive are whatever its maker wrote there.
 MOST_BYTES = 2 * 2**40  # beyond any image data set that is published as one archive (the largest ImageNet: 1.3 TB)
-MOST_GROWTH = 100  # photographs keep their size and scans shrink to a tenth; flat drawings reach this, deflate ends at 1032
+MOST_GROWTH = (
+    100  # photographs keep their size and scans shrink to a tenth; flat drawings reach this, deflate ends at 1032
+)
 GROWTH_FROM = 2**30  # what may come out of any archive, however small: blank masks do shrink a thousandfold
 MOST_FILES = 5_000_000  # iNaturalist, the largest set of loose files in use, has 2.7 million; inodes run out
 MOST_FOLDERS = 50  # one in another; people nest ten, and Windows ends at 260 characters
 
+ABSOLUTE = re.compile("/|[A-Za-z]:")
 BLOCK = 2**20  # bytes copied at a time
-SIGNATURES = {  # the first bytes of what is called an archive: how to open it
-    b"PK\x03\x04": "zip",
-    b"PK\x05\x06": "zip",  # without a member
-    b"\x1f\x8b": "r:gz",
-    b"BZh": "r:bz2",
-    b"\xfd7zXZ\x00": "r:xz",
-    b"\x28\xb5\x2f\xfd": "r:zst",
+ZIP = (b"PK\x03\x04", b"PK\x05\x06")  # the first bytes; the second is a zip without a member
+COMPRESSED = {
+    b"\x1f\x8b": gzip.open,
+    b"BZh": bz2.open,
+    b"\xfd7zXZ\x00": lzma.open,
+    b"\x28\xb5\x2f\xfd": zstd and zstd.open,
 }
 FOREIGN = {b"Rar!": "a RAR archive", b"7z\xbc\xaf\x27\x1c": "a 7-Zip archive", b"\x7fELF": "a program"}
 # What the libraries raise on bytes that are not what they should be; an OSError of theirs has no errno.
-BROKEN = (zipfile.BadZipFile, tarfile.TarError, EOFError, ValueError, LookupError, ArithmeticError, RuntimeError)
+BROKEN = (zipfile.BadZipFile, tarfile.TarError, zlib.error, lzma.LZMAError, struct.error, EOFError, ValueError)
+BROKEN += (LookupError, ArithmeticError, RuntimeError)
 
 HARMFUL = "it may be meant to do harm, get it from its publisher again"
 AGAIN = "copy or download it again"
@@ -73,7 +85,7 @@ def is_archive(path: Path) -> bool:
 def stem(archive: Path) -> str:
     """`photos` for photos.zip and photos.tar.gz."""
     ending = max((each for each in ENDINGS if archive.name.lower().endswith(each)), key=len, default=archive.suffix)
-    return archive.name.removesuffix(archive.name[len(archive.name) - len(ending) :])
+    return archive.name[: len(archive.name) - len(ending)]
 
 
 def unpacked(archive: Path, into: Path) -> Path:
@@ -128,7 +140,9 @@ def _refused(archive: Path, folder: Path, error: OSError) -> UserError:
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         return UserError(f"no space left in '{folder.parent}' to unpack archive '{archive}'; free some and try again")
     where = f"'{error.filename}'" if error.filename else f"'{folder}'"
-    return UserError(f"archive '{archive}': {where} cannot be opened or written ({error.strerror}); check the place")
+    return UserError(
+        f"archive '{archive}': {where} cannot be opened or written ({error.strerror}); choose another place"
+    )
 
 
 def _unpack(archive: Path, folder: Path, only: Collection[str], progress: bool) -> None:
@@ -138,20 +152,10 @@ def _unpack(archive: Path, folder: Path, only: Collection[str], progress: bool) 
     try:
         with open(archive, "rb") as file:
             temporary.mkdir()
-            _check_space(archive, folder, os.fstat(file.fileno()).st_size)
             _write_members(archive, file, temporary, only, progress)
         os.replace(temporary, folder)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
-
-
-def _check_space(archive: Path, folder: Path, needed: int) -> None:
-    free = shutil.disk_usage(folder.parent).free
-    if needed > free:
-        raise UserError(
-            f"archive '{archive}' needs {needed / 1e9:.1f} GB or more in '{folder.parent}', where {free / 1e9:.1f} GB "
-            "are free; free some, or choose another disk"
-        )
 
 
 def _write_members(archive: Path, file: IO[bytes], root: Path, only: Collection[str], progress: bool) -> None:
@@ -159,12 +163,17 @@ def _write_members(archive: Path, file: IO[bytes], root: Path, only: Collection[
     size = os.fstat(file.fileno()).st_size
     writer = _Writer(archive, root, size, only)
     bar = tqdm(
-        desc=f"Unpacking {archive.name}", total=size, unit="B", unit_scale=True, leave=False, disable=not progress or None
+        desc=f"Unpacking {archive.name}",
+        total=size,
+        unit="B",
+        unit_scale=True,
+        leave=False,
+        disable=not progress or None,
     )
     member = None
     with bar:
         try:
-            for member in _members(archive, file, writer):
+            for member in _members(file, writer):
                 writer.add(member)
                 bar.update(file.tell() - bar.n)
             writer.finish()
@@ -182,35 +191,35 @@ def _broken(archive: Path, member: Member | None, error: Exception) -> UserError
     return UserError(f"archive '{archive}' is cut off or corrupt{where} ({first_line(error)}); {AGAIN}")
 
 
-def _members(archive: Path, file: IO[bytes], writer: _Writer) -> Iterator[Member]:
+def _members(file: IO[bytes], writer: _Writer) -> Iterator[Member]:
     """The members of an archive of any kind, told by its content."""
     start = file.read(512)
-    kind = next((kind for mark, kind in SIGNATURES.items() if start.startswith(mark)), None)
-    if kind is None and start[257:262] == b"ustar":
-        kind = "r:"
-    if kind is None and zipfile.is_zipfile(file):  # with a program before it that unpacks it
-        kind = "zip"
+    # A zip may follow a program that unpacks it, and a tar may hold a zip at its end.
+    is_zip = start.startswith(ZIP) or (start[257:262] != b"ustar" and zipfile.is_zipfile(file))
     file.seek(0)
-    if kind == "zip":
-        return _zip_members(archive, file)
-    if kind == "r:zst" and "zst" not in tarfile.TarFile.OPEN_METH:
-        raise UserError(f"archive '{archive}': this Python cannot read Zstandard, 3.14 and later can; {BY_HAND}")
-    return _tar_members(archive, file, kind, start, writer)
+    if is_zip:
+        return _zip_members(file, writer)
+    for mark, decompress in COMPRESSED.items():
+        if start.startswith(mark):
+            if decompress is None:
+                what = "this Python cannot read Zstandard, 3.14 and later can"
+                raise UserError(f"archive '{writer.archive}': {what}; {BY_HAND}")
+            return _tar_members(decompress(file), writer)
+    return _tar_members(file, writer, start)
 
 
-def _zip_members(archive: Path, file: IO[bytes]) -> Iterator[Member]:
+def _zip_members(file: IO[bytes], writer: _Writer) -> Iterator[Member]:
     with zipfile.ZipFile(file) as opened:
-        members = opened.infolist()
-        _check_space(archive, archive, 0)
-        for info in members:
-            name, form = _zip_name(archive, info), stat.S_IFMT(info.external_attr >> 16)
+        writer.check_space(sum(info.file_size for info in opened.infolist() if writer.wants(info.filename.split("/"))))
+        for info in opened.infolist():
+            name, form = _zip_name(info, writer.archive), stat.S_IFMT(info.external_attr >> 16)
             if info.flag_bits & 0x1:
-                raise UserError(f"archive '{archive}': {name!r} is encrypted; {BY_HAND}")
+                raise UserError(f"archive '{writer.archive}': {name!r} is encrypted; {BY_HAND}")
             if name.endswith("/") or form == stat.S_IFDIR:
                 yield Member(name, "folder")
             elif form == stat.S_IFLNK:
                 with opened.open(info) as content:
-                    target = content.read(4096).decode(errors="surrogateescape")
+                    target = content.read(4096).decode(errors="surrogateescape").replace("\\", "/")
                 yield Member(name, "link", target=_beside(name, target))
             elif form in (0, stat.S_IFREG):
                 yield Member(name, "file", lambda info=info: opened.open(info))
@@ -218,7 +227,7 @@ def _zip_members(archive: Path, file: IO[bytes]) -> Iterator[Member]:
                 yield Member(name, "a device, a pipe or a socket")
 
 
-def _zip_name(archive: Path, info: zipfile.ZipInfo) -> str:
+def _zip_name(info: zipfile.ZipInfo, archive: Path) -> str:
     """A name, with `\\` as some Windows programs write it made `/`.
 
     Without the mark for UTF-8 a name is in the code page of whoever packed it, by the letter of the standard IBM's 437.
@@ -235,47 +244,55 @@ def _zip_name(archive: Path, info: zipfile.ZipInfo) -> str:
 
 def _not_utf8(archive: Path, name: str) -> UserError:
     return UserError(
-        f"archive '{archive}': the name {name!r} is not UTF-8, and nobody can tell what it should be; pack it again with "
-        f"another program, or {BY_HAND}"
+        f"archive '{archive}': the name {name!r} is not UTF-8, and nobody can tell what it should be; pack it again "
+        f"with another program, or {BY_HAND}"
     )
 
 
-def _tar_members(archive: Path, file: IO[bytes], mode: str | None, start: bytes, writer: _Writer) -> Iterator[Member]:
+class _Frugal:
+    """A tar file, never many bytes at once: a member's *name* may claim gigabytes, which `tarfile` would read."""
+
+    def __init__(self, file: IO[bytes]):
+        self.file, self.seek, self.tell = file, file.seek, file.tell
+
+    def read(self, size: int) -> bytes:
+        if size > 16 * BLOCK:
+            raise tarfile.ReadError(f"a header of {size:,} bytes")
+        return self.file.read(size)
+
+
+def _tar_members(file: IO[bytes], writer: _Writer, start: bytes | None = None) -> Iterator[Member]:
+    """`start`: the first bytes of what is not compressed, and may be no archive at all."""
     try:
-        opened = tarfile.open(fileobj=file, mode=mode or "r:")
+        opened = tarfile.TarFile(fileobj=_Frugal(file))
     except tarfile.ReadError as error:
-        if mode in (None, "r:") and not start.startswith(b"\0" * 512):
-            raise _no_archive(archive, start) from error
-        raise
-    with opened:
-        while (info := opened.next()) is not None:
-            opened.members.clear()  # or a million of them stay in memory
-            name = info.name.replace("\\", "/")
-            if info.isreg():
-                yield Member(name, "file", lambda info=info: opened.extractfile(info))
-            elif info.isdir():
-                yield Member(name, "folder")
-            elif info.issym() or info.islnk():
-                target = info.linkname.replace("\\", "/")
-                yield Member(name, "link", target=_beside(name, target) if info.issym() else target)
-            else:
-                yield Member(name, "a device, a pipe or a socket")
-        _check_end(opened, writer)
-
-
-def _check_end(opened: tarfile.TarFile, writer: _Writer) -> None:
-    """`tarfile` takes a cut or a broken header for the end: the end is a block of zeros. Read on for the checksums."""
-    opened.fileobj.seek(opened.offset)
-    if opened.fileobj.read(512) != bytes(512):
+        if start is None or start[257:262] == b"ustar":
+            raise
+        raise _no_archive(writer.archive, start) from error
+    writer.check_space(0 if writer.only else writer.size)
+    while (info := opened.next()) is not None:
+        opened.members.clear()  # or a million of them stay in memory
+        name, target = info.name.replace("\\", "/"), info.linkname.replace("\\", "/")
+        if info.isreg():
+            yield Member(name, "file", lambda info=info: opened.extractfile(info))
+        elif info.isdir():
+            yield Member(name, "folder")
+        elif info.issym() or info.islnk():
+            yield Member(name, "link", target=_beside(name, target) if info.issym() else target)
+        else:
+            yield Member(name, "a device, a pipe or a socket")
+    # `tarfile` takes a header that is cut or broken for the end. The end is a block of zeros; what follows is read for
+    # the checksum of the compressed.
+    file.seek(opened.offset)
+    if file.read(512) != bytes(512):
         raise EOFError("the end is missing")
-    while block := opened.fileobj.read(BLOCK):
+    while block := file.read(BLOCK):
         writer.count(len(block))
 
 
 def _beside(name: str, target: str) -> str:
-    """Where a symbolic link leads, from the root; one that leads out keeps its `/` or `..` at the start."""
-    target = target.replace("\\", "/")
-    if target.startswith("/"):
+    """Where a symbolic link leads, from the root; one that leads out keeps its `/`, `C:` or `..` at the start."""
+    if ABSOLUTE.match(target):
         return target
     parts = name.split("/")[:-1]
     for part in target.split("/"):
@@ -309,7 +326,7 @@ def safe_parts(name: str) -> tuple[str, ...]:
         ValueError: it leads out of the folder; the message says how.
     """
     parts = tuple(part for part in name.split("/") if part not in ("", "."))
-    if name.startswith("/") or (parts and re.match(r"[A-Za-z]:", parts[0])):
+    if ABSOLUTE.match(name) or (parts and ABSOLUTE.match(parts[0])):
         raise ValueError("is an absolute name")
     if ".." in parts:
         raise ValueError("leads out of the folder")
@@ -322,7 +339,7 @@ class _Writer:
     """Writes the members of one archive below `root` and stops what should not come out of it."""
 
     def __init__(self, archive: Path, root: Path, size: int, only: Collection[str]):
-        self.archive, self.root, self.only = archive, root, only
+        self.archive, self.root, self.size, self.only = archive, root, size, set(only)
         self.most_bytes = min(MOST_BYTES, max(GROWTH_FROM, MOST_GROWTH * size))
         self.bytes = self.files = 0
         self.seen: dict[str, str] = {}  # as a system sees it that ignores capitals and kinds of umlauts: as it is
@@ -337,9 +354,9 @@ class _Writer:
             raise self._stop(member, f"is {member.kind}", HARMFUL)
         if member.kind == "link":
             target = "/".join(self._parts(member, member.target))
-        self.found.update(self.only and set(parts[:-1]) & set(self.only))
-        if not parts or (self.only and not set(parts[:-1]) & set(self.only)):
+        if not parts or not self.wants(parts):
             return
+        self.found.update(parts[:-1])
         path = "/".join(parts)
         if member.kind == "folder":
             self._folder(member, path)
@@ -365,11 +382,23 @@ class _Writer:
                 with open(self.root / target, "rb") as content:
                     self._copy(content, path)
             self.links = [each for each in self.links if each not in ready]
-        missing = sorted(set(self.only) - self.found)
+        missing = sorted(self.only - self.found)
         if missing:
             raise UserError(f"archive '{self.archive}' has no folder '{missing[0]}', which the recipe wants; {BY_HAND}")
         if not self.files:
             raise UserError(f"archive '{self.archive}' is empty; pack the images again")
+
+    def wants(self, parts: Collection[str]) -> bool:
+        return not self.only or not self.only.isdisjoint(parts[:-1])
+
+    def check_space(self, size: int) -> None:
+        """There must be room for what the archive says it holds, before anything is written."""
+        free = shutil.disk_usage(self.root).free
+        if size > free:
+            raise UserError(
+                f"archive '{self.archive}' needs {size / 1e9:,.1f} GB or more in '{self.root.parent}', where "
+                f"{free / 1e9:,.1f} GB are free; free some, or choose another disk"
+            )
 
     def count(self, size: int) -> None:
         """So many bytes more come out."""
