@@ -37,7 +37,7 @@ class Server:
     """Files over HTTP, with ranges as RFC 9110 has them, and a `trick` for what goes wrong on request number n.
 
     `log` has (path, Range, status, bytes sent) of each request. A trick writes an answer of its own and returns True,
-    or changes `handler.cut` (bytes after which the line goes dead), `handler.ranges`, `handler.claim` (the length said).
+    or changes `handler.cut` (bytes after which the line goes dead), `handler.ranges`, `handler.claim` (length said).
     """
 
     def __init__(self):
@@ -59,7 +59,8 @@ class Server:
             def log_message(self, *_):
                 pass
 
-        self.http = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        Quiet = type("Quiet", (http.server.ThreadingHTTPServer,), {"handle_error": lambda *_: None})
+        self.http = Quiet(("127.0.0.1", 0), Handler)
         self.url = f"http://127.0.0.1:{self.http.server_port}"
         threading.Thread(target=self.http.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
 
@@ -143,6 +144,12 @@ def left_of(folder: Path) -> list[str]:
     return [path.name for path in folder.parent.iterdir() if path.name not in (folder.name, f".{folder.name}.lock")]
 
 
+def kept(folder: Path) -> list[str]:
+    """What the next try will find of the download of a folder."""
+    work = folder.with_name(f"{folder.name}.part")
+    return sorted(path.name for path in work.iterdir() if path.name not in ("source.txt", ".images.lock"))
+
+
 def refusal(source: str, folder: Path, **data) -> str:
     with pytest.raises(UserError) as refused:
         fetch(recipe(source, **data), folder, progress=False, waits=NO_WAIT)
@@ -161,9 +168,7 @@ def images(folder: Path) -> int:
 
 def test_an_archive_is_fetched_unpacked_and_removed(server, archive, tmp_path):
     server.files["/photos.zip"] = archive
-    folder = get(
-        f"{server.url}/photos.zip?download=1" if False else f"{server.url}/photos.zip", tmp_path / "new" / "photos"
-    )
+    folder = get(f"{server.url}/photos.zip", tmp_path / "new" / "photos")
     assert images(folder) == 40
     assert server.log == [("/photos.zip", None, 200, len(archive))]
     assert "image-folder-to-demo" in server.asked[0]["User-Agent"]
@@ -198,7 +203,8 @@ def test_a_cut_connection_goes_on_where_it_stopped(server, archive, tmp_path, ca
     assert ranges == [None] + [f"bytes={50_000 * number}-" for number in (1, 2, 3, 4)]
     assert server.sent() == len(archive)  # no byte twice
     assert [asked.get("If-Range") for asked in server.asked] == [None] + [TAG] * 4
-    assert f"the connection was cut" in capsys.readouterr().err + "the connection was cut"
+    said = "".join(capsys.readouterr())
+    assert said.count("the connection was cut; trying again in 0 s") == 4
 
 
 def test_a_cut_in_every_try_ends_and_the_next_call_goes_on(server, archive, tmp_path):
@@ -258,13 +264,13 @@ def test_a_server_without_ranges_that_always_cuts_does_not_go_on_for_ever(server
 
     server.trick = trick
     assert "the connection was cut" in refusal(f"{server.url}/a.zip", tmp_path / "photos")
-    assert len(server.log) == 5  # the first gained something, the three after it nothing
+    assert len(server.log) == 4  # the first gained something, the three after it nothing
 
 
 @pytest.mark.parametrize("honest", [True, False])
 def test_a_file_that_changed_meanwhile_starts_anew(honest, server, archive, tmp_path, photos, capfd):
     files = {path.relative_to(photos).as_posix(): path.read_bytes() for path in photos.rglob("*.png")}
-    changed = packed(tmp_path / "b.zip", files).read_bytes()
+    changed = packed(photos / "b.zip", files).read_bytes()
     server.files["/a.zip"] = archive
 
     def trick(handler, number):
@@ -275,7 +281,7 @@ def test_a_file_that_changed_meanwhile_starts_anew(honest, server, archive, tmp_
                 del handler.headers["If-Range"]
 
     server.trick = trick
-    assert images(get(f"{server.url}/a.zip", tmp_path / "photos")) == 60
+    assert images(get(f"{server.url}/a.zip", tmp_path / "new" / "photos")) == 60
     assert "the file has changed; starts anew" in "".join(capfd.readouterr())
 
 
@@ -300,7 +306,7 @@ def test_a_length_that_is_too_short_is_found_out_and_nothing_of_it_stays(server,
     server.trick = lambda handler, number: setattr(handler, "claim", 100_000)
     told = refusal(f"{server.url}/a.zip", tmp_path / "photos")
     assert "is cut off or corrupt" in told and f"it came from {server.url}/a.zip and is removed" in told
-    assert [path.name for path in (tmp_path / "photos.part").iterdir()] == ["source.txt"]
+    assert kept(tmp_path / "photos") == []
 
 
 def test_a_whole_file_that_was_not_yet_given_its_name_is_not_fetched_again(server, archive, tmp_path):
@@ -388,7 +394,7 @@ def test_sums_of_the_answers_headers_are_checked(kind, server, archive, tmp_path
     for content in (archive, b"something else"):
         assert hashlib.new(algorithm, content).hexdigest() in told
     assert "it is removed" in told
-    assert [path.name for path in (tmp_path / "wrong.part").iterdir()] == ["source.txt"]
+    assert kept(tmp_path / "wrong") == []
 
 
 def test_a_sum_of_a_part_is_not_taken_for_one_of_the_whole():
@@ -448,7 +454,7 @@ def test_a_web_page_in_place_of_a_file_is_refused(server, tmp_path):
         server.trick = lambda handler, _, headers=headers: server.say(handler, 200, page, headers)
         told = refusal(f"{server.url}/a.zip", tmp_path / str(number))
         assert "a web page" in told and "by hand" in told
-        assert [path.name for path in (tmp_path / f"{number}.part").iterdir()] == ["source.txt"]
+        assert kept(tmp_path / str(number)) == []
 
 
 def test_a_way_that_ends_at_a_login_page_is_called_that(server, tmp_path):
@@ -514,7 +520,7 @@ def test_what_cannot_fit_is_refused_before_it_comes(server, archive, tmp_path, m
     monkeypatch.setattr(shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(10**6, 0, int(1.5 * len(archive))))
     told = refusal(f"{server.url}/a.zip", tmp_path / "photos")  # enough for the archive, not for the images beside it
     assert "needs 0.0 GB in" in told and "choose another --data_dir" in told
-    assert "photos.zip.part" not in os.listdir(tmp_path / "photos.part")
+    assert "a.zip.part" not in kept(tmp_path / "photos")
 
 
 def test_a_disk_that_fills_up_keeps_the_part(server, small_disk, tmp_path, monkeypatch):  # noqa: F811
@@ -539,7 +545,7 @@ def test_two_at_once_do_not_write_into_each_others_files(server, archive, tmp_pa
     first.start()
     while not server.asked:
         time.sleep(0.01)
-    with pytest.raises(UserError, match="another process downloads into .*photos' at this moment; wait"):
+    with pytest.raises(UserError, match=r"another process downloads into .*photos' at this moment; wait"):
         fetch(recipe(f"{server.url}/a.zip"), tmp_path / "photos", progress=False)
     first.join()
     assert images(tmp_path / "photos") == 40
@@ -576,7 +582,7 @@ def osf(server, monkeypatch, tmp_path) -> Server:
 
     listing("", [file("readme.txt", "0", b"hello"), *(folder(name, f"{i}/") for i, name in enumerate(STONES))])
     draw = random.Random(5)
-    for i, (name, names) in enumerate(STONES.items()):
+    for i, names in enumerate(STONES.values()):
         listing(f"{i}/", [file(each, f"{i}-{each}", draw.randbytes(60_000)) for each in names])
     server.file, server.listing = file, listing
 
@@ -598,14 +604,14 @@ def stones(folder: Path) -> list[str]:
 
 
 def test_osf_is_read_page_by_page_and_only_the_wanted_folders_come(osf, tmp_path):
-    folder = get("osf:d6b9y", tmp_path / "rocks", **WANTED)
+    folder = get("osf:d6b9y", tmp_path / "one" / "rocks", **WANTED)
     assert stones(folder) == [
         "120 Rocks/I_Andesite_1_120.png",
         "360 Rocks/I_Andesite_01.png",
         "360 Rocks/M_Marble_01.png",
     ]
     assert sum("page=2" in path for path, *_ in osf.log) == 1
-    everything = get("osf:d6b9y", tmp_path / "all")
+    everything = get("osf:d6b9y", tmp_path / "two" / "rocks")
     assert len(stones(everything)) == 5
 
 
@@ -666,7 +672,6 @@ def server_says_no(server: Server, handler) -> bool:
 
 
 def test_what_else_may_be_wrong_with_a_project_of_osf(osf, tmp_path):
-    assert "has" not in refusal("osf:nosuch", tmp_path / "rocks") and True
     assert "osf:nosuch is not there any more (HTTP 404)" in refusal("osf:nosuch", tmp_path / "rocks")
     assert "holds no folder '240 Rocks', which the recipe wants" in refusal(
         "osf:d6b9y", tmp_path / "rocks", parts=("240 Rocks",)
@@ -705,7 +710,7 @@ def kaggle(server, archive, monkeypatch, tmp_path) -> Server:
                 return server.say(handler, 200, about, {"Content-Type": "application/json"})
             assert asked["datasetVersionNumber"] == 3
             return server.say(handler, 302, b"", {"Location": f"{server.url}/storage.zip?signature={number}"})
-        handler.path = handler.path.split("?")[0]
+        handler.path = handler.path.removeprefix(server.url).split("?")[0]  # as a proxy it is told the whole address
         handler.cut = server.cut
         return False
 
