@@ -538,6 +538,21 @@ def test_a_place_that_cannot_be_written_is_named(server, tmp_path):
         fetch(recipe(f"{server.url}/a.zip"), tmp_path / "file" / "photos", progress=False)
 
 
+def test_a_disk_that_is_read_only_is_named(server, small_disk):  # noqa: F811
+    subprocess.run(["mount", "-o", "remount,ro", str(small_disk)], check=True)
+    with pytest.raises(UserError, match=r"cannot be written \(Read-only file system\); choose another --data_dir"):
+        fetch(recipe(f"{server.url}/a.zip"), small_disk / "photos", progress=False)
+    assert server.log == []
+
+
+def test_an_archive_that_must_be_unpacked_by_hand_is_kept_for_that(server, tmp_path):
+    server.files["/a.zip"] = packed(tmp_path / "a.zip", {"Cat/1.png": b"1", "cat/2.png": b"2"}).read_bytes()
+    told = refusal(f"{server.url}/a.zip", tmp_path / "photos")
+    archive = tmp_path / "photos.part" / "a.zip"
+    assert f"archive '{archive}'" in told and "unpack it yourself and give the folder" in told
+    assert archive.read_bytes() == server.files["/a.zip"]
+
+
 def test_two_at_once_do_not_write_into_each_others_files(server, archive, tmp_path):
     server.files["/a.zip"] = archive
     server.trick = lambda handler, number: setattr(handler, "pause", 0.1)

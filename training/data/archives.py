@@ -67,6 +67,10 @@ AGAIN = "copy or download it again"
 BY_HAND = "unpack it yourself and give the folder"
 
 
+class BrokenArchive(UserError):
+    """What came is not the archive that was meant: another copy of it may be."""
+
+
 @dataclass(frozen=True)
 class Member:
     """One entry of an archive; `target` is where a link leads, counted from the archive's root."""
@@ -188,7 +192,7 @@ def _broken(archive: Path, member: Member | None, error: Exception) -> UserError
     where = f" at or after {member.name!r}" if member else ""
     if isinstance(error, NotImplementedError):
         return UserError(f"archive '{archive}': packed in a way that Python cannot read{where} ({error}); {BY_HAND}")
-    return UserError(f"archive '{archive}' is cut off or corrupt{where} ({first_line(error)}); {AGAIN}")
+    return BrokenArchive(f"archive '{archive}' is cut off or corrupt{where} ({first_line(error)}); {AGAIN}")
 
 
 def _members(file: IO[bytes], writer: _Writer) -> Iterator[Member]:
@@ -308,15 +312,15 @@ def _no_archive(archive: Path, start: bytes) -> UserError:
     text = start.lstrip(b"\xef\xbb\xbf \t\r\n")[:64].lower()
     foreign = next((what for mark, what in FOREIGN.items() if start.startswith(mark)), None)
     if not start:
-        return UserError(f"archive '{archive}' is an empty file; {AGAIN}")
+        return BrokenArchive(f"archive '{archive}' is an empty file; {AGAIN}")
     if text.startswith((b"<!doctype", b"<html", b"<?xml")):
-        return UserError(
+        return BrokenArchive(
             f"archive '{archive}' is a web page, whatever its name says, perhaps one that asks for a login; download "
             "it again with a browser"
         )
     if foreign:
         return UserError(f"archive '{archive}' is {foreign}, which Python cannot read; {BY_HAND}")
-    return UserError(f"archive '{archive}' is neither a zip nor a tar file, whatever its name says; {AGAIN}")
+    return BrokenArchive(f"archive '{archive}' is neither a zip nor a tar file, whatever its name says; {AGAIN}")
 
 
 def safe_parts(name: str) -> tuple[str, ...]:
