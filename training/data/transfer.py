@@ -12,6 +12,7 @@ import hashlib
 import json
 import re
 import shutil
+import sys
 import threading
 import time
 from collections.abc import Callable, Mapping
@@ -91,7 +92,7 @@ class Connection:
                 wait = max(wait, cut.wait or 0)
                 if wait > PATIENCE:
                     raise UserError(f"{remote.name}: {cut}, and to come back in {wait:,.0f} s; do, it goes on") from cut
-                tqdm.write(f"{remote.name}: {cut}; trying again in {wait:,.0f} s")
+                tqdm.write(f"{remote.name}: {cut}; trying again in {wait:,.0f} s", file=sys.stderr)
                 if self.stop.wait(wait):
                     raise UserError("stopped; the same command goes on where it stopped") from cut
 
@@ -266,7 +267,7 @@ class _Part:
                 why = "it cannot be told what the part that is here belongs to"
                 if version:
                     why = "the file has changed" if version.differs(now) else "the server cannot go on in the middle"
-                tqdm.write(f"{self.remote.name}: {why}; starts anew")
+                tqdm.write(f"{self.remote.name}: {why}; starts anew", file=sys.stderr)
             self.drop()
             if response.status_code != 200:
                 raise Cut(f"the server sent another part than asked for (HTTP {response.status_code})")
