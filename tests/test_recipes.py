@@ -269,6 +269,7 @@ def test_a_recipe_file_of_ones_own_is_loaded_by_its_path(tmp_path):
         ("(Stage(", "(dict(", "stages=(Stage(...),)"),
         ('title="Mine"', 'title="Mine", resize="squish"', "'crop', 'squash'"),
         ('title="Mine"', 'title="Mine", class_weights="balance"', "'balanced'"),
+        ('title="Mine"', 'title="Mine", data=Data(parts=("Original"))', "parts=('Original',)"),
         ('title="Mine"', 'title="Mine", image_size=0', "image_size"),
         ("batch_size=8", 'trainable="heads"', "'all' and 'head'"),
         ('name="all"', 'name="All layers"', "small letters"),

@@ -91,15 +91,23 @@ class Data:
     is the class (without that group, folders tell it); `split`, if it matches, is looked up in `split_names`; images
     with the same `group` (a patient, say) are never on both sides of a split. Where the pattern fits no file at all,
     class folders are used.
-    `class_names` renames what the folders or file names say.
+    `class_names` renames what the folders or file names say. `parts` names the folders that are wanted of a `source`
+    with others beside them.
     """
 
     source: str | None = None
+    parts: tuple[str, ...] = ()
     homepage: str | None = None
     pattern: str | None = None
     split_names: Mapping[str, str] = field(default_factory=dict)
     class_names: Mapping[str, str] = field(default_factory=dict)
     classes: int | None = None
+
+    def __post_init__(self):
+        if self.parts and not _is_tuple_of(self.parts, str):
+            raise ValueError(
+                f"Data(parts={self.parts!r}): a tuple of folder names is needed, as in parts=('Original',)"
+            )
 
 
 @dataclass(frozen=True, kw_only=True)

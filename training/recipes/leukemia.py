@@ -17,6 +17,7 @@ recipe = Recipe(
     title="Leukemia cells",
     data=Data(
         source="kaggle:mehradaria/leukemia",
+        parts=("Original",),
         homepage="https://www.kaggle.com/datasets/mehradaria/leukemia",
         pattern=r"(?:^|/)Original/(?P<label>[^/]+)/[^/]+$",
         class_names={

@@ -31,6 +31,7 @@ recipe = Recipe(
     title="Rocks",
     data=Data(
         source="osf:d6b9y",
+        parts=("360 Rocks", "120 Rocks"),
         homepage="https://osf.io/d6b9y/",
         pattern=r"(?:^|/)[IMS]_(?P<label>[A-Za-z ]+)_\d+(?:_(?P<split>120)\d?)?\.\w+$",
         split_names={"120": "test"},
