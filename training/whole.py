@@ -33,7 +33,9 @@ def whole_folder(target: Path) -> Iterator[Path]:
             shutil.rmtree(partial, ignore_errors=True)
     except OSError as error:
         if error.errno == errno.ENOSPC:
-            raise UserError(f"no space left for '{target}'; free some and say the same again, nothing is there yet")
+            raise UserError(
+                f"no space left for '{target}'; free some and say the same again, nothing is there yet"
+            ) from error
         raise UserError(
             f"'{error.filename or target}': {error.strerror or error}; nothing was written to '{target}', choose "
             "another folder"

@@ -12,8 +12,8 @@ from training.data.intake import Example
 class Duplicate:
     """Two images of which one shows what the other shows.
 
-    `kind` is "exact" (the same bytes), "near" (resaved, resized, brighter), "mirrored" (or turned by quarters) or "part"
-    (a crop, or an overlapping view). `similarity` is 0 to 1.
+    `kind` is "exact" (the same bytes), "near" (resaved, resized, brighter), "mirrored" (or turned by quarters) or
+    "part" (a crop, or an overlapping view). `similarity` is 0 to 1.
     """
 
     first: str

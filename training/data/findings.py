@@ -70,7 +70,7 @@ def _conflicts(survey: Survey) -> Iterator[Finding]:
         paths = {example.path for example in cluster}
         kinds = {kind for pair, kind in kind_of.items() if pair <= paths}
         (parts if "part" in kinds else whole).append(cluster)
-    todo = "Look at them side by side (plots), keep the right one and delete the others"
+    todo = "Look at them side by side (plots/duplicates-1.png) and delete the wrong ones"
     if whole:
         classes = _listed(sorted({example.label for cluster in whole for example in cluster}), 4)
         yield Finding(
@@ -170,7 +170,7 @@ def _floors(survey: Survey) -> Iterator[Finding]:
     ):
         floor = survey.floors[name]
         if floor.accuracy >= TELLING and floor.low > base.high:
-            score = f"{floor.accuracy:.0%}"
+            score = f"{100 * floor.accuracy:.0f} %"
             yield Finding(
                 f"{name}_tell",
                 "uncertain",
@@ -183,8 +183,8 @@ def _floors(survey: Survey) -> Iterator[Finding]:
         yield Finding(
             "lot_leak",
             "uncertain",
-            f"with splits drawn by lot, colour alone gets {by_lot.accuracy:.0%}, with splits that keep copies and "
-            f"groups together {ours.accuracy:.0%}",
+            f"with splits drawn by lot, colour alone gets {100 * by_lot.accuracy:.0f} %, with splits that keep copies "
+            f"and groups together {100 * ours.accuracy:.0f} %",
             "The difference is no skill: it is recognising pictures that were seen before. Numbers published on random "
             "splits of these images contain it.",
             "Compare results only on splits like those that `train.py` makes",
@@ -243,7 +243,7 @@ def _few(survey: Survey) -> Iterator[Finding]:
             "imbalance",
             "uncertain",
             f"'{largest}' has {images[largest]} images, '{smallest}' {images[smallest]}: always saying "
-            f"'{base.says}' is right for {base.accuracy:.0%} of the test images",
+            f"'{base.says}' is right for {100 * base.accuracy:.0f} % of the test images",
             "A network can look good and never recognise the small classes.",
             "Train with `--class_weights balanced`, and look at each class, not at accuracy alone",
             [[label, f"{count} images"] for label, count in images.most_common()],

@@ -84,9 +84,11 @@ def verdict(found: Sequence[Finding]) -> list[str]:
     lines = []
     for number, each in enumerate(found, 1):
         lines.append(f"{number}. {each.what}")
-        files = "; ".join(" = ".join(file) for file in _first(each)) if each.severity in ("wrong", "lost") else ""
         if each.severity != "hint":
-            lines.append(f"   {each.to_do}" + (f": {files}" if files else ""))
+            lines.append(f"   {each.to_do}")
+        if each.severity in ("wrong", "lost"):
+            lines += [f"   - {' = '.join(file[:4])}" for file in _first(each)]
+            lines += [f"   - and {len(each.files) - NAMED:,} more"] if len(each.files) > NAMED else []
     if not is_wrong(found):
         lines.insert(0, "nothing is wrong with these images" + (", but:" if lines else ""))
     return lines
@@ -269,8 +271,8 @@ def _floors(survey: Survey) -> list[str]:
         "these has learnt nothing about what the pictures show.",
         "",
         *_table(["rule", "right"], rows),
-        "The last line ignores copies and groups, as most published splits do: what it scores more than the line for "
-        "colour above, it owes to pictures that it has seen.",
+        "The last line ignores copies and groups, as most published splits do: what it scores more than the second, "
+        "beyond what the intervals leave open, it owes to pictures that it has seen.",
         "",
     ]
 
@@ -348,9 +350,9 @@ def _method(survey: Survey) -> list[str]:
         "## How this was found",
         "",
         f"- {searched}",
-        f"- A file looks like a mask or empty if one or two of 16 shades of grey cover {FLAT:.0%} of it, and most "
-        "others are far from that; where much lies between (drawings, scans), nothing is said. Masks of more shades are "
-        "not found so; those that are named as masks of an image beside them are skipped anyway.",
+        f"- A file looks like a mask or empty if one or two of 16 shades of grey cover {100 * FLAT:.0f} % of it, while "
+        "others are far from that; where much lies between (drawings, scans), nothing is said. Masks of more shades "
+        "are not found so; those that are named as masks of an image beside them are skipped anyway.",
         "- The colour rule compares mean, deviation and quartiles of red, green and blue, each in units of its "
         "deviation in training, and answers the class of the nearest training image.",
         f"- Deep images (16 bits and more) are never used as they are. `--convert COPY` writes: {RULES['deep']}. "
@@ -389,4 +391,4 @@ def _plain(text: str) -> str:
 
 
 def _percent(floor: Floor) -> str:
-    return f"{floor.accuracy:.0%} ({floor.low:.0%} to {floor.high:.0%})"
+    return f"{100 * floor.accuracy:.0f} % ({100 * floor.low:.0f} to {100 * floor.high:.0f} %)"

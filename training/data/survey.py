@@ -29,9 +29,9 @@ TINY = 8  # times smaller than the middle one: an icon among photographs
 class Survey:
     """What was found.
 
-    `typed` is the recipe as one types it. `refusal` is why `train.py` would not train on these images, if so. `rows` are
-    the splits it would train with, and `left_out` what these leave out. `floors` are by name, and `shuffled_colours` is
-    the floor "colours" with splits drawn by lot.
+    `typed` is the recipe as one types it. `refusal` is why `train.py` would not train on these images, if so. `rows`
+    are the splits it would train with, and `left_out` what these leave out. `floors` are by name, and
+    `shuffled_colours` is the floor "colours" with splits drawn by lot.
     """
 
     recipe: Recipe

@@ -75,8 +75,8 @@ def plot_sizes(examples: Sequence[Example], path: Path) -> None:
     axes.scatter(width, height, 8 + 300 * count / count.sum(), color=COLOURS["train"], alpha=0.5, linewidths=0)
     for index in np.argsort(-count)[:3]:
         if count[index] >= 0.05 * count.sum():
-            label = f"{count[index]:,} × {width[index]} × {height[index]}"
-            axes.annotate(label, (width[index], height[index]), (8, -10), textcoords="offset points", fontsize=8)
+            label = f"{width[index]} × {height[index]}: {count[index]:,} images"
+            axes.annotate(label, (width[index], height[index]), (9, -11), textcoords="offset points", fontsize=8)
     for axis, name in ((axes.xaxis, "width"), (axes.yaxis, "height")):
         axis.axes.set(**{f"{axis.axis_name}scale": "log" if limits[1] > 6 * limits[0] else "linear"})
         axis.axes.set(**{f"{axis.axis_name}lim": limits, f"{axis.axis_name}label": f"{name} in pixels"})
@@ -140,9 +140,7 @@ def _figure(width: float, height: float) -> Figure:
 
 def _save(figure: Figure, path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    with (
-        warnings.catch_warnings()
-    ):  # of letters that the font lacks: they become boxes, and the report has them in text
+    with warnings.catch_warnings():  # of letters that the font lacks: boxes here, and in the report as text
         warnings.simplefilter("ignore")
         figure.savefig(path, dpi=110)
 
