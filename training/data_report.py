@@ -116,7 +116,8 @@ def _open(recipe: Recipe, data_dir: Path) -> Source:
 
 
 def _report(recipe: Recipe, word: str, source: Source, output: Path, known: argparse.Namespace) -> None:
-    from training.data.report import check_output, floor_line, verdict, write_report
+    from training.data.findings import convert_command
+    from training.data.report import check_output, floor_line, in_classes, verdict, write_report
     from training.data.survey import survey
 
     def read(path: str) -> bytes:
@@ -126,15 +127,17 @@ def _report(recipe: Recipe, word: str, source: Source, output: Path, known: argp
     typed = "folder" if Path(word).is_dir() and word not in recipe_names() else word
     seen = survey(recipe, typed, source, read, known.thorough)
     found = write_report(seen, read, output)
-    labels = len({example.label for example in seen.examples})
-    print(f"{recipe.title}: {len(seen.examples):,} images, {labels:,} {'class' if labels == 1 else 'classes'}")
+    print(f"{recipe.title}: {len(seen.examples):,} images {in_classes({each.label for each in seen.examples})}")
     print("\n".join(verdict(found)))
     if seen.floors:
         print(f"floors     {floor_line(seen.floors)}")
     print(f"wrote      {output / 'report.md'}")
-    deep = any(each.kind == "deep" for each in found)
-    command = "python training/data_report.py" if deep else "accelerate launch -q training/train.py"
-    print(f"next       {command} {seen.words}" + (" --convert COPY" if deep else ""))
+    if any(each.kind == "deep" for each in found):
+        print(f"next       {convert_command(seen)}")
+    elif seen.refusal:
+        print("next       put 1. right, then the same command again")
+    else:
+        print(f"next       accelerate launch -q training/train.py {seen.words}")
 
 
 def _convert(folder: Path, copy: Path, window: list[float] | None) -> None:

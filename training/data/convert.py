@@ -31,10 +31,11 @@ from PIL import Image, ImageOps
 from tqdm.auto import tqdm
 
 from training.data.images import DEEP_MODES, Facts, look, open_rgb
-from training.data.intake import Skipped
+from training.data.intake import Skipped, summary
+from training.data.intake import _check_folder as check_folder
 from training.data.intake import _image_files as image_files
 from training.data.intake import _without_masks as without_masks
-from training.recipe import UserError, first_line
+from training.recipe import Data, UserError, first_line
 from training.whole import whole_folder
 
 PERCENTILES = (0.5, 99.5)
@@ -111,10 +112,12 @@ def convert_folder(
     so do names up to the ending: `a/1.tif` becomes `a/1.png`, or `a/1.tif.png` where another file is called `a/1` too.
 
     Raises:
-        UserError: the copy cannot be there (see `check_copy`), there is no image that could be in it, or no space.
+        UserError: there is no such folder, the copy cannot be there (see `check_copy`), there is no image that could be
+            in it, or no space.
     """
     import transformers.image_utils  # noqa: F401  before the threads need it all at once
 
+    check_folder(folder, Data())
     check_copy(folder, copy)
     skipped: list[Skipped] = []
     paths = without_masks(image_files(folder, skipped), skipped)
@@ -131,8 +134,9 @@ def convert_folder(
                 done.append(each)
                 bar.update()
         if not any(each.became for each in done):
-            reasons = f": {done[0].path} is {done[0].rule}" if done else ""
-            raise UserError(f"no image in '{folder}' that could be copied{reasons}; nothing was written")
+            skipped += [Skipped(each.path, each.rule.removeprefix(f"{LEFT_OUT}: ")) for each in done]
+            instead = f" ({summary(skipped)})" if skipped else ""
+            raise UserError(f"no image in '{folder}' that could be copied{instead}; nothing was written")
         done += [Converted(each.path, "", f"{LEFT_OUT}: {each.reason}") for each in skipped]
         done.sort(key=lambda each: each.path)
         _write_log(done, log_of(copy))

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from training.data.convert import RULES
-from training.data.intake import Example
+from training.data.intake import Example, Skipped
 from training.data.splits import SPLITS
 from training.data.survey import Survey
 
@@ -38,8 +38,10 @@ ALIKE = {
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing that was found: `what`, `why` it matters, what `to_do`, and the files, those that belong together in
-    one list, each with a word on it."""
+    """One thing that was found: `what`, `why` it matters and what `to_do`.
+
+    Of `files`, those that belong together are in one list; `notes` have a word on some, by path.
+    """
 
     kind: str
     severity: Severity
@@ -47,6 +49,7 @@ class Finding:
     why: str
     to_do: str
     files: list[list[str]] = field(default_factory=list)
+    notes: dict[str, str] = field(default_factory=dict)
 
 
 def findings(survey: Survey) -> list[Finding]:
@@ -116,7 +119,8 @@ def _leaks(survey: Survey) -> Iterator[Finding]:
             "images on several sides of the data's own splits",
             "The network can recognise the patient instead of the disease.",
             answer,
-            [[f"group {name}", *(each.path for each in members)] for name, members in survey.torn_groups.items()],
+            _named(survey.torn_groups.values()),
+            {members[0].path: f"group {name}" for name, members in survey.torn_groups.items()},
         )
 
 
@@ -130,7 +134,8 @@ def _suspects(survey: Survey) -> Iterator[Finding]:
             f"{_count(len(survey.suspects), 'file does', 'files do')} not look like an image of this set ({told})",
             "A mask or a placeholder that stands in a class is learnt as if it were that class, and is easy to score.",
             "Look at them (plots/suspects-1.png) and move what does not belong here to another folder",
-            [[path, why] for path, why in survey.suspects.items()],
+            [[path] for path in survey.suspects],
+            survey.suspects,
         )
 
 
@@ -149,7 +154,7 @@ def _names(survey: Survey) -> Iterator[Finding]:
     ):
         if found:
             pairs = "; ".join(" and ".join(f"'{label}'" for label in labels) for labels in found)
-            yield Finding(kind, severity, f"classes whose names differ only in {how}: {pairs}", why, to_do, found)
+            yield Finding(kind, severity, f"classes whose names differ only in {how}: {pairs}", why, to_do)
 
 
 def _plurals(word: str) -> list[str]:
@@ -205,7 +210,6 @@ def _few(survey: Survey) -> Iterator[Finding]:
             + _listed([f"{label} ({counts['train'][label]})" for label in few]),
             "So few pictures show little of what a class can look like.",
             "Add images, or put classes together",
-            [[label] for label in few],
         )
     untested = [label for label in sorted(images) if not counts["test"][label]]
     if untested:
@@ -215,7 +219,6 @@ def _few(survey: Survey) -> Iterator[Finding]:
             f"{_count(len(untested), 'class has', 'classes have')} no test image: {_listed(untested)}",
             "Nothing can be said of how well they are recognised.",
             "Add images: three at least that are neither copies nor of one group",
-            [[label] for label in untested],
         )
     tested = counts["test"].total()
     if tested < FEW_TESTED:
@@ -246,45 +249,49 @@ def _few(survey: Survey) -> Iterator[Finding]:
             f"'{base.says}' is right for {100 * base.accuracy:.0f} % of the test images",
             "A network can look good and never recognise the small classes.",
             "Train with `--class_weights balanced`, and look at each class, not at accuracy alone",
-            [[label, f"{count} images"] for label, count in images.most_common()],
         )
 
 
 def _lost(survey: Survey) -> Iterator[Finding]:
-    kinds: dict[str, list[list[str]]] = defaultdict(list)
+    deep, harmless, faulty = [], [], []
     for each in survey.skipped:
-        kinds[each.reason.partition(": ")[0]].append([each.path, each.reason])
-    deep = [files for kind, files in kinds.items() if kind.startswith(DEEP)]
-    for files in deep:
+        (deep if each.reason.startswith(DEEP) else harmless if _kind(each) in HARMLESS else faulty).append(each)
+    if deep:
         yield Finding(
             "deep",
             "lost",
-            f"{_count(len(files), 'image has', 'images have')} 16 bits a pixel or more and cannot be used as they are",
+            f"{_count(len(deep), 'image has', 'images have')} {DEEP} and cannot be used as they are",
             "`pipeline` would clip them to white, so the deployed model would not see what training saw.",
             f"Make a copy with plain images: {convert_command(survey)}",
-            files,
+            [[each.path] for each in deep],
         )
-    for kind, files in sorted(kinds.items(), key=lambda item: -len(item[1])):
-        if kind not in HARMLESS and not kind.startswith(DEEP):
-            yield Finding(
-                "skipped",
-                "lost",
-                f"{_count(len(files), 'file is', 'files are')} skipped: {kind}",
-                "What is skipped is neither trained on nor tested, and is often not lost evenly among the classes.",
-                "Copy or save these files anew, or delete them",
-                files,
-            )
-    harmless = [file for kind, files in kinds.items() if kind in HARMLESS for file in files]
+    if faulty:
+        yield Finding(
+            "skipped",
+            "lost",
+            f"{_count(len(faulty), 'file is', 'files are')} skipped: {_kinds(faulty)}",
+            "What is skipped is neither trained on nor tested, and it is seldom lost evenly among the classes.",
+            "Copy or save these files anew, or delete them",
+            [[each.path] for each in faulty],
+            {each.path: each.reason for each in faulty},
+        )
     if harmless:
-        told = ", ".join(f"{len(kinds[kind])} × {kind}" for kind in HARMLESS if kind in kinds)
         yield Finding(
             "not_images",
             "hint",
-            f"{_count(len(harmless), 'file was', 'files were')} left aside, as should be: {told}",
+            f"{_count(len(harmless), 'file was', 'files were')} left aside, as should be: {_kinds(harmless)}",
             "They are no images to train on.",
             "Nothing, unless one of them is",
-            harmless,
+            [[each.path] for each in harmless],
         )
+
+
+def _kind(skipped: Skipped) -> str:
+    return skipped.reason.partition(": ")[0]
+
+
+def _kinds(skipped: Iterable[Skipped]) -> str:
+    return ", ".join(f"{count} × {kind}" for kind, count in Counter(map(_kind, skipped)).most_common())
 
 
 def _copies(survey: Survey) -> Iterator[Finding]:
@@ -314,7 +321,8 @@ def _odd(survey: Survey) -> Iterator[Finding]:
             "Programs disagree on how such files look. `train.py` takes them as `pipeline` does: the first frame or "
             "page, without alpha.",
             f"Look whether that is what you want; plain copies come by {convert_command(survey)}",
-            [[path, RULES[kind]] for path, kind in survey.odd.items()],
+            [[path] for path in survey.odd],
+            {path: RULES[kind] for path, kind in survey.odd.items()},
         )
 
 

@@ -6,13 +6,14 @@ import json
 import os
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
 
 from training.data.convert import RULES
+from training.data.duplicates import Duplicate
 from training.data.findings import ALIKE, SEVERITIES, Finding, findings
 from training.data.intake import Skipped
 from training.data.splits import SPLITS
@@ -87,7 +88,7 @@ def verdict(found: Sequence[Finding]) -> list[str]:
         if each.severity != "hint":
             lines.append(f"   {each.to_do}")
         if each.severity in ("wrong", "lost"):
-            lines += [f"   - {' = '.join(file[:4])}" for file in _first(each)]
+            lines += [f"   - {' = '.join(file[:4])}{_note(each, file)}" for file in _first(each)]
             lines += [f"   - and {len(each.files) - NAMED:,} more"] if len(each.files) > NAMED else []
     if not is_wrong(found):
         lines.insert(0, "nothing is wrong with these images" + (", but:" if lines else ""))
@@ -102,6 +103,13 @@ def is_wrong(found: Iterable[Finding]) -> bool:
 def floor_line(floors: dict[str, Floor]) -> str:
     """`always saying 'rose' 20 % (15 to 26 %), …`: what a network has to beat."""
     return "; ".join(f"{FLOORS[name].format(says=floor.says)} {_percent(floor)}" for name, floor in floors.items())
+
+
+def in_classes(labels: Collection[str]) -> str:
+    """`in 5 classes`; images without a label have the label ""."""
+    if set(labels) == {""}:
+        return "without classes"
+    return f"in {len(labels):,} {'class' if len(labels) == 1 else 'classes'}"
 
 
 def to_dict(survey: Survey, found: Sequence[Finding]) -> dict:
@@ -180,12 +188,23 @@ def _plots(survey: Survey, read: Callable[[str], bytes], folder: Path, progress:
             plot_sizes(survey.examples, folder / "sizes.png")
             plots["sizes"] = ["sizes.png"]
         bar.update()
-        pairs = sorted(survey.duplicates, key=rank)
+        pairs = _varied(sorted(survey.duplicates, key=rank), survey)
         plots["duplicates"] = [path.name for path in plot_duplicates(pairs, survey.by_path, read, folder)]
         bar.update()
         plots["suspects"] = [path.name for path in plot_suspects(survey.suspects, read, folder)]
         bar.update()
     return plots
+
+
+def _varied(pairs: list[Duplicate], survey: Survey) -> list[Duplicate]:
+    """Two pairs of every cluster come first, so that one placeholder under a thousand names does not hide the rest."""
+    number_of = {example.path: number for number, cluster in enumerate(survey.clusters) for example in cluster}
+    seen = Counter()
+    late = {}
+    for pair in pairs:
+        seen[number_of[pair.first]] += 1
+        late[pair] = seen[number_of[pair.first]] > 2
+    return sorted(pairs, key=late.get)
 
 
 # report.md
@@ -212,13 +231,12 @@ def _markdown(survey: Survey, found: Sequence[Finding], facts: dict, plots: dict
 
 def _head(survey: Survey, facts: dict) -> list[str]:
     where = " · ".join(str(value) for value in survey.source.to_dict().values() if value)
-    classes = f"{len(facts['classes']):,} {'class' if len(facts['classes']) == 1 else 'classes'}"
-    different = f", {facts['different_images']:,} different pictures," if survey.duplicates else ""
+    different = f" ({facts['different_images']:,} different ones)" if survey.duplicates else ""
     groups = f" from {facts['groups']:,} groups (patients)" if facts["groups"] else ""
     return [
         f"# What is in {survey.recipe.title.lower()}",
         "",
-        f"{facts['images']:,} images{different} in {classes}{groups}, in {_code(where)}.",
+        f"{facts['images']:,} images{different} {in_classes(facts['classes'])}{groups}, in {_code(where)}.",
         "",
         "This report shows images of the data set. It is for your eyes: do not upload it, least of all with patients' "
         "images. Complete lists are in `report.json`.",
@@ -234,7 +252,7 @@ def _verdict(survey: Survey, found: Sequence[Finding]) -> list[str]:
         lines.append(f"{number}. **{_plain(each.what)}.** *({SEVERITIES[each.severity]})* {_plain(each.why)}  ")
         lines.append(f"   To do: {_plain(each.to_do)}.")
         for file in _first(each):
-            lines.append(f"   - {' = '.join(_code(name) for name in file[:4])}")
+            lines.append(f"   - {' = '.join(_code(name) for name in file[:4])}{_plain(_note(each, file))}")
         if len(each.files) > NAMED:
             lines.append(f"   - and {len(each.files) - NAMED:,} more")
     return [*lines, ""]
@@ -372,6 +390,11 @@ def _embed(plots: dict[str, list[str]], what: str) -> list[str]:
     return [line for name in plots.get(what, ()) for line in (f"![{what}](plots/{name})", "")]
 
 
+def _note(finding: Finding, file: list[str]) -> str:
+    note = finding.notes.get(file[0])
+    return f" ({note})" if note else ""
+
+
 def _first(finding: Finding) -> list[list[str]]:
     return finding.files[:NAMED]
 
@@ -385,9 +408,12 @@ def _code(text: str) -> str:
 
 
 def _plain(text: str) -> str:
-    """Words with names in them, of which no sign is taken for Markdown or HTML; what is in backticks stays code."""
+    """Words with names in them, of which no sign is taken for Markdown or HTML; what is in backticks stays code.
+
+    As little as will do is escaped, for the report is read as plain text too: a_b is no emphasis, _a is.
+    """
     text = re.sub(r"\s", " ", text)
-    return re.sub(r"(`[^`]*`)|([*_\[\]<>#|])", lambda m: m[1] or f"\\{m[2]}", text)
+    return re.sub(r"(`[^`]*`)|([*<]|\b_|_\b(?!\w)|(?<=\])\()", lambda m: m[1] or f"\\{m[2]}", text)
 
 
 def _percent(floor: Floor) -> str:

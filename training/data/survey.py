@@ -169,8 +169,8 @@ def suspects(examples: Sequence[Example]) -> dict[str, str]:
     for copies in by_content.values():
         if len(copies) >= MANY_NAMES or (len(copies) >= 3 and len({example.label for example in copies}) > 1):
             for example in copies:
-                found.setdefault(example.path, f"a placeholder: the same file under {len(copies)} names")
-    for shade, words in (("commonest", "empty: one shade of grey"), ("two_commonest", "a mask: two shades of grey")):
+                found.setdefault(example.path, f"placeholder: the same file under {len(copies)} names")
+    for shade, words in (("commonest", "empty: one shade of grey"), ("two_commonest", "mask-like: two shades of grey")):
         for example in _apart(examples, shade):
             share = getattr(example.facts, shade)
             found.setdefault(example.path, f"{words} on {'all' if share > 0.9995 else f'{share:.1%}'} of the picture")
