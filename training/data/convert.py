@@ -115,10 +115,10 @@ def convert_folder(
         UserError: there is no such folder, the copy cannot be there (see `check_copy`), there is no image that could be
             in it, or no space.
     """
-    import transformers.image_utils  # noqa: F401  before the threads need it all at once
-
     check_folder(folder, Data())
     check_copy(folder, copy)
+    import transformers.image_utils  # noqa: F401  before the threads need it all at once
+
     skipped: list[Skipped] = []
     paths = without_masks(image_files(folder, skipped), skipped)
     targets = _targets(paths)

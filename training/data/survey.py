@@ -155,7 +155,7 @@ def connected(duplicates: Iterable[Duplicate], by_path: dict[str, Example]) -> l
 
 
 def suspects(examples: Sequence[Example]) -> dict[str, str]:
-    """By path, why an image may be none; see `_apart` for when a whole data set of drawings is none of that."""
+    """By path, why an image may be none; see `_flat` for when a whole data set of drawings is none of that."""
     found: dict[str, str] = {}
     sizes = [max(example.facts.width, example.facts.height) for example in examples]
     usual = statistics.median(sizes) if sizes else 0
@@ -170,16 +170,18 @@ def suspects(examples: Sequence[Example]) -> dict[str, str]:
         if len(copies) >= MANY_NAMES or (len(copies) >= 3 and len({example.label for example in copies}) > 1):
             for example in copies:
                 found.setdefault(example.path, f"placeholder: the same file under {len(copies)} names")
-    for shade, words in (("commonest", "empty: one shade of grey"), ("two_commonest", "mask-like: two shades of grey")):
-        for example in _apart(examples, shade):
-            share = getattr(example.facts, shade)
-            found.setdefault(example.path, f"{words} on {'all' if share > 0.9995 else f'{share:.1%}'} of the picture")
+    for example in _flat(examples):
+        empty = example.facts.commonest >= FLAT
+        share = example.facts.commonest if empty else example.facts.two_commonest
+        words = "empty: one shade of grey" if empty else "mask-like: two shades of grey"
+        covered = "all" if share > 0.9995 else f"{100 * share:.1f} %"
+        found.setdefault(example.path, f"{words} on {covered} of the picture")
     return dict(sorted(found.items()))
 
 
-def _apart(examples: Sequence[Example], shade: str) -> list[Example]:
+def _flat(examples: Sequence[Example]) -> list[Example]:
     """The flat ones, if they stand apart from the rest: where much lies between, the whole data set is drawings."""
-    shares = [getattr(example.facts, shade) for example in examples]
+    shares = [example.facts.two_commonest for example in examples]
     flat = [example for example, share in zip(examples, shares, strict=True) if share >= FLAT]
     varied = sum(share < VARIED for share in shares)
     between = len(shares) - len(flat) - varied
