@@ -21,7 +21,7 @@ from training.data.report import check_output, verdict, write_report
 from training.data.source import Folder
 from training.data.survey import Survey, survey
 from training.recipe import Data, Recipe, UserError, load_recipe
-from training.results.data_plots import plot_classes
+from training.results.data_plots import plot_classes, plot_sizes
 
 
 def read_in(folder: Path):
@@ -243,7 +243,7 @@ def test_the_worst_comes_first(tmp_path):
     ranks = [list(SEVERITIES).index(each.severity) for each in every]
     assert ranks == sorted(ranks)
     by_kind = {each.kind: each for each in every}
-    assert by_kind["deep"].to_do.endswith("--convert COPY")
+    assert by_kind["deep"].to_do.endswith("--convert COPY`")
     assert by_kind["deep"].files == [["train/cat/deep.png"]]
     assert by_kind["skipped"].what == "1 file is skipped: 1 × empty file"
     assert by_kind["not_images"].what.endswith("1 × not an image by its name")
@@ -394,6 +394,15 @@ def test_a_hundred_classes_can_still_be_read_and_a_thousand_are_cut(tmp_path, ph
         with Image.open(tmp_path / "classes.png") as image:
             heights.append(image.height)
     assert heights[0] > 100 * 15 and heights[1] < 130 * 25
+
+
+@pytest.mark.parametrize("sizes", [2, 3000])
+def test_sizes_are_drawn_few_or_many(sizes, photos, tmp_path):
+    example = look(photos).examples[0]
+    facts = [replace(example.facts, width=20 + number, height=10 + number // 2) for number in range(sizes)]
+    plot_sizes([replace(example, facts=each) for each in facts], tmp_path / "sizes.png")
+    colours = np.unique(np.asarray(Image.open(tmp_path / "sizes.png").convert("RGB")).reshape(-1, 3), axis=0)
+    assert len(colours) > 20
 
 
 # The command

@@ -53,6 +53,13 @@ def test_the_nearest_colours_class_is_answered_and_validation_counts_for_nothing
     assert (floor.accuracy, floor.images) == (0.5, 2)
 
 
+def test_of_very_many_test_images_a_part_is_asked_from_all_over():
+    labels = ["a"] * 15_000 + ["b"] * 15_000
+    cases = rows(("train", "a"), ("train", "b"), *[("test", label) for label in labels])
+    floor = colour_neighbour(cases, facts(0.1, 0.9, *[0.2] * 30_000))
+    assert (floor.images, floor.accuracy) == (10_000, 0.5)
+
+
 def test_colour_statistics_are_measured_in_units_of_their_deviation_in_training():
     """The first statistic hardly varies but tells the class; the second varies much and tells nothing."""
     cases = rows(("train", "a"), ("train", "b"), ("train", "a"), ("train", "b"), ("test", "a"), ("test", "b"))

@@ -262,7 +262,7 @@ def _lost(survey: Survey) -> Iterator[Finding]:
             "lost",
             f"{_count(len(deep), 'image has', 'images have')} {DEEP} and cannot be used as they are",
             "`pipeline` would clip them to white, so the deployed model would not see what training saw.",
-            f"Make a copy with plain images: {convert_command(survey)}",
+            f"Make a copy with plain images: `{convert_command(survey)}`",
             [[each.path] for each in deep],
         )
     if faulty:
@@ -320,7 +320,7 @@ def _odd(survey: Survey) -> Iterator[Finding]:
             f"{_count(len(survey.odd), 'file is', 'files are')} not plain 8-bit colour or grey: {told}",
             "Programs disagree on how such files look. `train.py` takes them as `pipeline` does: the first frame or "
             "page, without alpha.",
-            f"Look whether that is what you want; plain copies come by {convert_command(survey)}",
+            f"Look whether that is what you want; plain copies come by `{convert_command(survey)}`",
             [[path] for path in survey.odd],
             {path: RULES[kind] for path, kind in survey.odd.items()},
         )

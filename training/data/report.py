@@ -24,7 +24,7 @@ from training.whole import whole_folder
 
 KIND, VERSION = "image data report", 1
 WRITTEN = {"report.md", "report.json", "plots"}
-NAMED = 3  # files, or sets of files, that the text names; report.json has all of them
+NAMED = 4  # files, or sets of files, that the text names; report.json has all of them
 LISTED = 20  # lines of a table in the text
 FLOORS = {
     "majority": "always saying '{says}'",
@@ -234,7 +234,7 @@ def _head(survey: Survey, facts: dict) -> list[str]:
     different = f" ({facts['different_images']:,} different ones)" if survey.duplicates else ""
     groups = f" from {facts['groups']:,} groups (patients)" if facts["groups"] else ""
     return [
-        f"# What is in {survey.recipe.title.lower()}",
+        f"# Data report: {survey.recipe.title}",
         "",
         f"{facts['images']:,} images{different} {in_classes(facts['classes'])}{groups}, in {_code(where)}.",
         "",
@@ -249,12 +249,13 @@ def _verdict(survey: Survey, found: Sequence[Finding]) -> list[str]:
     if not is_wrong(found):
         lines += ["**Nothing is wrong with these images.**", ""]
     for number, each in enumerate(found, 1):
+        inside = " " * len(f"{number}. ")  # as far in as the text, or it would not belong to the point
         lines.append(f"{number}. **{_plain(each.what)}.** *({SEVERITIES[each.severity]})* {_plain(each.why)}  ")
-        lines.append(f"   To do: {_plain(each.to_do)}.")
+        lines.append(f"{inside}To do: {_plain(each.to_do)}.")
         for file in _first(each):
-            lines.append(f"   - {' = '.join(_code(name) for name in file[:4])}{_plain(_note(each, file))}")
+            lines.append(f"{inside}- {' = '.join(_code(name) for name in file[:4])}{_plain(_note(each, file))}")
         if len(each.files) > NAMED:
-            lines.append(f"   - and {len(each.files) - NAMED:,} more")
+            lines.append(f"{inside}- and {len(each.files) - NAMED:,} more")
     return [*lines, ""]
 
 

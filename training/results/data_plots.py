@@ -17,6 +17,7 @@ from PIL import Image, ImageOps
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.axis import Axis
     from matplotlib.figure import Figure
 
     from training.data.duplicates import Duplicate
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 # Okabe and Ito's colours, which colour-blind eyes tell apart, from dark to light so that print does too.
 COLOURS = {"train": "#0072B2", "validation": "#E69F00", "test": "#56B4E9", "images": "#0072B2", "left out": "#BBBBBB"}
 MOST_CLASSES = 120  # bars that can still be read
+MOST_SIZES = 2_000  # dots
 PAIRS, SUSPECTS, SHEETS = 12, 40, 4  # on a sheet, and sheets at most
 PIXELS = 224  # of a picture's longer side on a sheet
 
@@ -63,7 +65,7 @@ def plot_classes(examples: Sequence[Example], rows: Sequence[Row], path: Path) -
 
 
 def plot_sizes(examples: Sequence[Example], path: Path) -> None:
-    """Width and height of the images in pixels, a dot a size, larger where more images have it."""
+    """Width and height of the images in pixels: a dot a size, larger where more images have it; of many, density."""
     sizes = Counter((example.facts.width, example.facts.height) for example in examples)
     width, height = np.array(list(sizes)).T
     count = np.array(list(sizes.values()))
@@ -72,15 +74,21 @@ def plot_sizes(examples: Sequence[Example], path: Path) -> None:
     limits = min(width.min(), height.min()) / 1.25, max(width.max(), height.max()) * 1.25
     axes.plot(limits, limits, color="0.7", linewidth=1, linestyle=":", zorder=0)
     axes.annotate("square", (limits[1] / 1.05, limits[1] / 1.05), ha="right", va="top", color="0.5", fontsize=8)
-    axes.scatter(width, height, 8 + 300 * count / count.sum(), color=COLOURS["train"], alpha=0.5, linewidths=0)
+    scale = "log" if limits[1] > 6 * limits[0] else "linear"
+    if len(count) > MOST_SIZES:
+        how = {"gridsize": 40, "xscale": scale, "yscale": scale, "bins": "log", "linewidths": 0}
+        cells = axes.hexbin(width, height, count, reduce_C_function=np.sum, **how)
+        figure.colorbar(cells, label="images")
+    else:
+        axes.scatter(width, height, 8 + 300 * count / count.sum(), color=COLOURS["train"], alpha=0.5, linewidths=0)
     for index in np.argsort(-count)[:3]:
         if count[index] >= 0.05 * count.sum():
             label = f"{width[index]} × {height[index]}: {count[index]:,} images"
             axes.annotate(label, (width[index], height[index]), (9, -11), textcoords="offset points", fontsize=8)
     for axis, name in ((axes.xaxis, "width"), (axes.yaxis, "height")):
-        axis.axes.set(**{f"{axis.axis_name}scale": "log" if limits[1] > 6 * limits[0] else "linear"})
+        axis.axes.set(**{f"{axis.axis_name}scale": scale})
         axis.axes.set(**{f"{axis.axis_name}lim": limits, f"{axis.axis_name}label": f"{name} in pixels"})
-        _plain_numbers(axis, limits)
+        _plain_numbers(axis, scale)
     axes.set_aspect("equal")
     axes.spines[["top", "right"]].set_visible(False)
     _save(figure, path)
@@ -145,11 +153,11 @@ def _save(figure: Figure, path: Path) -> None:
         figure.savefig(path, dpi=110)
 
 
-def _plain_numbers(axis, limits: tuple[float, float]) -> None:
+def _plain_numbers(axis: Axis, scale: str) -> None:
     """100, 200, 500 in place of 10²."""
     from matplotlib.ticker import LogLocator, NullFormatter, NullLocator, StrMethodFormatter
 
-    if limits[1] > 6 * limits[0]:
+    if scale == "log":
         axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
         axis.set_minor_locator(NullLocator())
         axis.set_minor_formatter(NullFormatter())
