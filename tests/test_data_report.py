@@ -24,12 +24,8 @@ from training.recipe import Data, Recipe, UserError, load_recipe
 from training.results.data_plots import plot_classes, plot_sizes
 
 
-def read_in(folder: Path):
-    return lambda path: (folder / path).read_bytes()
-
-
 def look(folder: Path, recipe: Recipe | None = None) -> Survey:
-    return survey(recipe or load_recipe("folder"), "folder", Folder(folder), read_in(folder), False, progress=False)
+    return survey(recipe or load_recipe("folder"), "folder", Folder(folder), False, progress=False)
 
 
 def found(folder: Path, recipe: Recipe | None = None) -> dict[str, Finding]:
@@ -233,7 +229,7 @@ def write_faults(folder: Path) -> Path:
 
 FAULTS = [
     *("label_conflict", "split_leak", "suspects", "few_images", "untested_classes", "imbalance", "deep", "skipped"),
-    *("not_images", "odd", "not_thorough"),
+    *("not_images", "duplicates", "odd", "not_thorough"),
 ]
 
 
@@ -278,7 +274,7 @@ def test_a_flat_folder_gets_a_report_without_classes(tmp_path):
     seen = look(tmp_path / "data")
     assert "no class folders" in seen.refusal
     assert {example.label for example in seen.examples} == {""}
-    write_report(seen, read_in(tmp_path / "data"), tmp_path / "report", progress=False)
+    write_report(seen, tmp_path / "report", progress=False)
     assert "6 images (5 different ones) without classes" in (tmp_path / "report" / "report.md").read_text("utf-8")
 
 
@@ -305,14 +301,20 @@ def test_the_report_is_whole_and_every_list_in_it_complete(tmp_path):
         shutil.copy(folder / "train" / "cat" / "005.png", folder / "train" / "cat" / f"again {number:02}.png")
     write_photo(folder / "train" / "dog" / "wide.png", 0.5, 99, (100, 60))
     seen = look(folder)
-    every = write_report(seen, read_in(folder), tmp_path / "report", progress=False)
+    every = write_report(seen, tmp_path / "report", progress=False)
     written = {path.relative_to(tmp_path / "report").as_posix() for path in (tmp_path / "report").rglob("*.*")}
     plots = {"plots/classes.png", "plots/sizes.png", "plots/duplicates-1.png", "plots/duplicates-2.png"}
     assert written == {"report.md", "report.json", *plots, "plots/duplicates-3.png", "plots/suspects-1.png"}
     facts = json.loads((tmp_path / "report" / "report.json").read_text("utf-8"))
     assert (facts["kind"], facts["version"], facts["images"]) == ("image data report", 1, len(seen.examples))
-    assert facts["different_images"] == len({example.sha256 for example in seen.examples})
-    assert len(facts["duplicates"]) == 32 and facts["duplicates"][0]["labels"]
+    assert facts["different_images"] == len(seen.examples) - sum(len(each) - 1 for each in seen.clusters)
+    assert len(facts["duplicates"]) == len(seen.duplicates) >= 32 and facts["duplicates"][0]["labels"]
+    saved_anew = next(each for each in facts["duplicates"] if each["second"] == "train/cat/cmyk.jpg")
+    assert (saved_anew["first"], saved_anew["kind"], saved_anew["labels"]) == (
+        "train/cat/004.png",
+        "near",
+        ["cat", "cat"],
+    )
     assert [each["path"] for each in facts["skipped"]] == [
         "train/cat/deep.png",
         "train/cat/empty.jpg",
@@ -328,7 +330,7 @@ def test_the_report_is_whole_and_every_list_in_it_complete(tmp_path):
 def test_the_text_embeds_its_plots_and_survives_every_name(tmp_path):
     folder = write_faults(tmp_path / "data")
     shutil.copy(folder / "train" / "emu" / "`odd | _name_ <b>.png", folder / "train" / "cat" / "twin.png")
-    write_report(look(folder), read_in(folder), tmp_path / "report", progress=False)
+    write_report(look(folder), tmp_path / "report", progress=False)
     text = (tmp_path / "report" / "report.md").read_text("utf-8")
     embedded = re.findall(r"!\[\w+\]\((.+?)\)", text)
     assert sorted(embedded) == sorted(f"plots/{path.name}" for path in (tmp_path / "report" / "plots").iterdir())
@@ -341,17 +343,17 @@ def test_the_text_embeds_its_plots_and_survives_every_name(tmp_path):
 
 def test_what_does_not_occur_has_no_plot(tmp_path):
     folder = write_noise(tmp_path / "data", {"cat": 20, "dog": 20})
-    write_report(look(folder), read_in(folder), tmp_path / "report", progress=False)
+    write_report(look(folder), tmp_path / "report", progress=False)
     assert [path.name for path in (tmp_path / "report" / "plots").iterdir()] == ["classes.png"]
 
 
 def test_a_report_replaces_a_report_and_nothing_else(tmp_path):
     folder = write_noise(tmp_path / "data", {"cat": 20, "dog": 20})
     output = tmp_path / "deep" / "report"
-    write_report(look(folder), read_in(folder), output, progress=False)
+    write_report(look(folder), output, progress=False)
     shutil.copy(folder / "cat" / "000.png", folder / "cat" / "copy.png")
     check_output(output, folder)
-    write_report(look(folder), read_in(folder), output, progress=False)
+    write_report(look(folder), output, progress=False)
     assert json.loads((output / "report.json").read_text("utf-8"))["images"] == 41
     assert [path.name for path in output.parent.iterdir()] == ["report"]
     (output / "mine.txt").write_text("mine")
@@ -376,11 +378,11 @@ def test_an_image_that_is_gone_meanwhile_leaves_the_earlier_report(tmp_path):
     folder = write_noise(tmp_path / "data", {"cat": 20, "dog": 20})
     shutil.copy(folder / "cat" / "000.png", folder / "cat" / "copy.png")
     seen = look(folder)
-    write_report(seen, read_in(folder), tmp_path / "report", progress=False)
+    write_report(seen, tmp_path / "report", progress=False)
     (folder / "cat" / "copy.png").unlink()
     before = (tmp_path / "report" / "report.json").stat().st_mtime_ns
     with pytest.raises(UserError, match=r"copy\.png.*nothing was written"):
-        write_report(seen, read_in(folder), tmp_path / "report", progress=False)
+        write_report(seen, tmp_path / "report", progress=False)
     assert (tmp_path / "report" / "report.json").stat().st_mtime_ns == before
     assert sorted(path.name for path in tmp_path.iterdir()) == ["data", "report"]
 

@@ -120,13 +120,10 @@ def _report(recipe: Recipe, word: str, source: Source, output: Path, known: argp
     from training.data.report import check_output, floor_line, in_classes, verdict, write_report
     from training.data.survey import survey
 
-    def read(path: str) -> bytes:
-        return (source.data_dir / path).read_bytes()
-
     check_output(output, source.data_dir)
     typed = "folder" if Path(word).is_dir() and word not in recipe_names() else word
-    seen = survey(recipe, typed, source, read, known.thorough)
-    found = write_report(seen, read, output)
+    seen = survey(recipe, typed, source, known.thorough)
+    found = write_report(seen, output)
     print(f"{recipe.title}: {len(seen.examples):,} images {in_classes({each.label for each in seen.examples})}")
     print("\n".join(verdict(found)))
     if seen.floors:

@@ -12,6 +12,7 @@ import re
 import shutil
 import subprocess
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -76,6 +77,10 @@ class RunFolder:
         return self.path / "local" / "skipped.csv"
 
     @property
+    def conflicts(self) -> Path:
+        return self.path / "local" / "conflicts.csv"
+
+    @property
     def data(self) -> Path:
         return self.path / "local" / "data.json"
 
@@ -98,6 +103,12 @@ class RunFolder:
         """
         if self.path.exists() and not self.path.is_dir():
             raise UserError(f"'{self.path}' is a file; --output_dir needs a folder")
+        folds = FoldsFolder(self.path).stored()
+        if folds:
+            raise UserError(
+                f"'{self.path}' holds a cross-validation; --folds {folds['folds']} --resume goes on with it, a single "
+                "run needs another --output_dir"
+            )
         if self.exists():
             if not (resume or overwrite):
                 raise UserError(f"'{self.path}' holds a run already; --resume goes on, --overwrite replaces it")
@@ -113,21 +124,103 @@ class RunFolder:
         Raises:
             UserError: the folder cannot be written.
         """
-        try:
-            if self.exists():
-                # recipe.json last: it says whose folder this is.
-                for path in sorted(self.path.iterdir(), key=lambda path: path == self.recipe):
-                    if path.name in WRITTEN or path.match("modeling_*.py") or path.name.startswith(".export-"):
-                        shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
+        with _writing(self.path):
+            self.clear()
             self.path.mkdir(parents=True, exist_ok=True)
             write_json(facts, self.recipe)
             self.splits.parent.mkdir(exist_ok=True)
-        except OSError as error:
-            if error.errno == errno.ENOSPC:
-                raise
+
+    def clear(self) -> None:
+        """Remove everything that a run writes, if there is a run, and nothing else."""
+        if self.exists():
+            # recipe.json last: it says whose folder this is.
+            for path in sorted(self.path.iterdir(), key=lambda path: path == self.recipe):
+                if path.name in WRITTEN or path.match("modeling_*.py") or path.name.startswith(".export-"):
+                    shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
+
+
+@dataclass(frozen=True)
+class FoldsFolder:
+    """Paths of a cross-validation: a run folder a fold, and what they say together."""
+
+    path: Path
+
+    @property
+    def summary(self) -> Path:
+        return self.path / "folds.json"
+
+    @property
+    def plot(self) -> Path:
+        return self.path / "plots" / "folds.png"
+
+    def fold(self, number: int) -> RunFolder:
+        """The run that tests fold `number`, counted from 1."""
+        return RunFolder(self.path / f"fold{number}")
+
+    def stored(self) -> dict[str, Any]:
+        """What `folds.json` says; nothing if no cross-validation of ours has begun here."""
+        try:
+            content = json.loads(self.summary.read_text(encoding="utf-8"))
+            return content if {"folds", "seed"} <= content.keys() else {}
+        except (OSError, ValueError, AttributeError):
+            return {}
+
+    def begun(self) -> list[RunFolder]:
+        """The runs that belong to what has begun here."""
+        return [self.fold(number) for number in range(1, self.stored().get("folds", 0) + 1)]
+
+    def check_free(self, folds: int, resume: bool, overwrite: bool) -> bool:
+        """Whether there are folds to go on with; as `RunFolder.check_free`.
+
+        Raises:
+            UserError: neither flag was given for what is there, or it is of another number of folds, or something else.
+        """
+        stored = self.stored()
+        if not stored:
+            if RunFolder(self.path).exists():
+                raise UserError(f"'{self.path}' holds a single run; --folds {folds} needs another --output_dir")
+            return RunFolder(self.path).check_free(resume, overwrite)
+        if not (resume or overwrite):
             raise UserError(
-                f"'{self.path}' cannot be written ({error.strerror}); choose another --output_dir"
-            ) from error
+                f"'{self.path}' holds a cross-validation already; --resume goes on, --overwrite replaces it"
+            )
+        if overwrite or "images" not in stored:  # they are counted when all folds are ready for training
+            return False
+        if stored["folds"] != folds:
+            raise UserError(
+                f"the cross-validation in '{self.path}' began with {stored['folds']} folds; --resume wants --folds "
+                f"{stored['folds']}, --overwrite starts anew"
+            )
+        lost = [fold.path for fold in self.begun() if not (fold.exists() and fold.data.is_file())]
+        if lost:
+            raise UserError(f"'{lost[0]}' is not whole any more; --overwrite starts the cross-validation anew")
+        return True
+
+    def begin(self, facts: dict[str, Any]) -> None:
+        """Make the folder; of an old cross-validation, everything that it wrote is removed, and nothing else.
+
+        Raises:
+            UserError: the folder cannot be written.
+        """
+        with _writing(self.path):
+            for fold in self.begun():
+                fold.clear()
+                if fold.path.is_dir() and not any(fold.path.iterdir()):
+                    fold.path.rmdir()
+            self.plot.unlink(missing_ok=True)
+            self.path.mkdir(parents=True, exist_ok=True)
+            write_json(facts, self.summary)
+
+
+@contextmanager
+def _writing(folder: Path) -> Iterator[None]:
+    """One line for a folder that cannot be written; a full disk is told by whoever knows how to go on."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno == errno.ENOSPC:
+            raise
+        raise UserError(f"'{folder}' cannot be written ({error.strerror}); choose another --output_dir") from error
 
 
 def write_json(content: Any, path: Path) -> None:
@@ -135,6 +228,19 @@ def write_json(content: Any, path: Path) -> None:
     partial = path.with_name(f".{path.name}")
     partial.write_text(json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n", encoding="utf-8")
     os.replace(partial, path)
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """What a file of ours says.
+
+    Raises:
+        UserError: it is missing or broken.
+    """
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise UserError(f"'{path}' cannot be read ({reason}); start anew with --overwrite") from error
 
 
 def write_skipped(skipped: list[Skipped], path: Path) -> None:

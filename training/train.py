@@ -9,6 +9,7 @@ import argparse
 import dataclasses
 import errno
 import os
+import shlex
 import shutil
 import sys
 from pathlib import Path
@@ -31,6 +32,7 @@ examples:
   accelerate launch -q training/train.py digits
   accelerate launch -q training/train.py flowers --data_dir flower_photos
   accelerate launch -q training/train.py folder --data_dir my_photos --output_dir runs/mine
+  accelerate launch -q training/train.py folder --data_dir my_photos --folds 5 --output_dir runs/folds
   accelerate launch -q training/train.py flowers --data_dir flower_photos --resume
   torchrun --nproc_per_node 2 training/train.py digits --use_cpu
 """
@@ -61,6 +63,9 @@ def parser() -> Parser:
         "--base_model", metavar="ID_OR_DIR", help="fine-tune this one instead of the recipe's base model"
     )
     result.add_argument("--output_dir", metavar="RUN", help="folder to write (default: runs/RECIPE)")
+    result.add_argument(
+        "--folds", type=int, metavar="K", help="cross-validate: K runs, each tested on another K-th of the images"
+    )
     existing = result.add_mutually_exclusive_group()
     existing.add_argument("--resume", action="store_true", help="go on with a run that was interrupted")
     existing.add_argument("--overwrite", action="store_true", help="replace the run that is in the folder")
@@ -77,6 +82,8 @@ def main(tokens: list[str]) -> int:
     if tokens and tokens[0].startswith("-") and tokens[0] not in ("-h", "--help"):
         raise UserError(f"RECIPE comes first: {USAGE}")
     known, flags = parser().parse_known_args(tokens)
+    if known.folds is not None and getattr(known, "streaming", False):
+        raise UserError("--folds with --streaming: a streamed data set keeps the Hub's splits; leave out one of them")
     recipe = load_recipe(known.recipe)
     changes = {"base_model": known.base_model, "class_weights": known.class_weights}
     recipe = dataclasses.replace(recipe, **{name: value for name, value in changes.items() if value is not None})
@@ -84,17 +91,24 @@ def main(tokens: list[str]) -> int:
 
     # Only now, with the command understood, the libraries that take seconds to import.
     from training.fitting.fit import Options, fit
-    from training.run_folder import RunFolder
+    from training.fitting.folds import fit_folds
+    from training.run_folder import FoldsFolder, RunFolder
 
     options = Options(known.resume, known.overwrite, known.threads, known.channels_last)
-    source = _source(known, recipe, RunFolder(run))
+    one = RunFolder(run) if known.folds is None else FoldsFolder(run).fold(1)
+    source = _source(known, recipe, one)
     try:
-        fit(recipe, source, RunFolder(run), options, flags)
+        if known.folds is None:
+            fit(recipe, source, one, options, flags)
+        else:
+            fit_folds(recipe, source, FoldsFolder(run), known.folds, options, flags)
     except Exception as error:
         raise _explained(error, run) from error
     if int(os.environ.get("RANK", 0)) == 0:
         print(f"wrote      {run}")
-        print(f'next       python -c "{_use(RunFolder(run))}"')
+        print(
+            f'next       python -c "{_use(one)}"' if known.folds is None else f"next       {_single_run(tokens, run)}"
+        )
     return 0
 
 
@@ -125,6 +139,17 @@ def _use(run: RunFolder) -> str:
     remote = ", trust_remote_code=True" if any(run.path.glob("modeling_*.py")) else ""
     classify = f"pipeline('image-classification', model='{run.path.as_posix()}'{remote})"
     return f"from transformers import pipeline; print({classify}('{image}'))"
+
+
+def _single_run(tokens: list[str], run: Path) -> str:
+    """The same command without folds: a model to use, of which the folds have said how good it will be."""
+    folds = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    for flag in ("--folds", "--output_dir"):
+        folds.add_argument(flag)
+    for flag in ("--resume", "--overwrite"):
+        folds.add_argument(flag, action="store_true")
+    same = folds.parse_known_args(tokens)[1]
+    return shlex.join(["accelerate", "launch", "-q", "training/train.py", *same, "--output_dir", f"{run.as_posix()}-1"])
 
 
 def _yes_or_no(word: str) -> bool:

@@ -1,19 +1,52 @@
-"""Images that show what another one shows: exact copies, resaved and resized ones, crops, overlapping views."""
+"""Images that show what another one shows: exact copies, resaved and resized ones, crops, overlapping views.
+
+Coarse features find candidates without comparing all pairs; then the pixels of the two decide (`agreement`).
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import functools
+import math
+import os
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import islice
 
+import numpy as np
+from tqdm.auto import tqdm
+
+from training.data.agreement import LONGEST, agreement
+from training.data.cache import Cache
+from training.data.images import THUMBNAIL, grey
 from training.data.intake import Example
+from training.data.keypoints import Keypoints, candidates, transform
+
+KINDS = ("exact", "near", "mirrored", "part")
+ROW, COLUMN = np.mgrid[:THUMBNAIL, :THUMBNAIL]  # frequencies of a thumbnail's cosine transform
+LOW = (ROW + COLUMN > 0) & (ROW + COLUMN <= 5)  # the 20 lowest, by which a tree is searched
+RADIUS = 0.3  # between unit vectors of them: a correlation of .955
+PITCH = np.where(np.hypot(ROW, COLUMN) < 9.6, np.hypot(ROW, COLUMN), 0)  # photographs have amplitudes of 1 / pitch …
+ALIKE = 0.92  # … so that, weighed by it, all frequencies count the same in this correlation
+FLAT = 1.5  # grey levels; a thumbnail that varies less shows nothing that could be alike
+NEIGHBOURS = 8  # pictures at most that are compared with one by their thumbnails
+AGREES = 0.7  # correlation of windows; what is not the same stays below .5
+TINY = 40  # pixels a side; less says so little that a digit in two hands is alike to .984, and agrees to .95
+TINY_ALIKE, TINY_AGREES = 0.99, 0.9
+LEAST = 0.2  # share of one of the pictures that must overlap
+WHOLE = 0.97  # share of both pictures that must overlap, else one is a part
+BACK = (0, 1, 2, 3, 4, 6, 5, 7)  # the turn that undoes each of `_turn`
+BATCH = 256
+Read = Callable[[str], bytes]
 
 
 @dataclass(frozen=True)
 class Duplicate:
     """Two images of which one shows what the other shows.
 
-    `kind` is "exact" (the same bytes), "near" (resaved, resized, brighter), "mirrored" (or turned by quarters) or
-    "part" (a crop, or an overlapping view). `similarity` is 0 to 1.
+    `kind` is "exact" (the same bytes), "near" (resaved, resized, brighter), "mirrored" (or turned by a quarter or more)
+    or "part" (a crop, or an overlapping view). `similarity` is the mean correlation of their pixels, up to 1.
     """
 
     first: str
@@ -23,9 +56,183 @@ class Duplicate:
 
 
 def find_duplicates(
-    examples: Sequence[Example], read: Callable[[str], bytes], thorough: bool = False, progress: bool = True
+    examples: Sequence[Example], read: Read, thorough: bool = False, progress: bool = True
 ) -> list[Duplicate]:
-    """Exact copies only, each with the first of its kind."""
-    first: dict[str, str] = {}
-    pairs = [(first.setdefault(each.sha256, each.path), each.path) for each in sorted(examples, key=lambda e: e.path)]
-    return [Duplicate(one, other, "exact", 1.0) for one, other in pairs if one != other]
+    """Pairs that connect all images which show the same, not every pair among them; in the order of their paths.
+
+    `read` gives the bytes of an example's path. Without `thorough`, exact, resaved and resized copies are found, from
+    what `look` saw already; with it, mirrored and turned ones, crops and overlapping views too, by local features.
+    """
+    from scipy.cluster.hierarchy import DisjointSet
+
+    by_content: dict[str, list[Example]] = defaultdict(list)
+    for example in sorted(examples, key=lambda each: each.path):
+        by_content[example.sha256].append(example)
+    found = [Duplicate(c[0].path, copy.path, "exact", 1.0) for c in by_content.values() for copy in c[1:]]
+    images = [copies[0] for copies in by_content.values()]
+    known = DisjointSet(range(len(images)))
+    with Cache.open() as cache, ThreadPoolExecutor(os.cpu_count()) as pool:
+        search = _Search(images, read, cache, pool, progress)
+        for proposed in (search.by_thumbnails(thorough), search.by_keypoints() if thorough else iter(())):
+            for first, second, kind, similarity in search.confirmed(proposed, known):
+                known.merge(first, second)
+                pair = sorted((images[first].path, images[second].path))
+                found.append(Duplicate(*pair, kind, round(similarity, 3)))
+    return sorted(found, key=lambda each: (each.first, each.second))
+
+
+def summary(duplicates: Sequence[Duplicate]) -> str:
+    """`12 images show what another one shows (4 exact, 8 near), …`, in one line."""
+    counts = Counter(pair.kind for pair in duplicates)
+    kinds = ", ".join(f"{counts[kind]} {kind}" for kind in KINDS if counts[kind])
+    return f"{len(duplicates)} images show what another one shows ({kinds}); each stays on one side with its like"
+
+
+# A picture laid on another: "whole 0" to "whole 7" by `_turn`, "part" and "mirrored part" by their keypoints.
+Candidate = tuple[int, int, str]
+
+
+class _Search:
+    """The searches over a list of images of different content; pictures go by their number in it."""
+
+    def __init__(self, images: list[Example], read: Read, cache: Cache, pool: ThreadPoolExecutor, progress: bool):
+        self.images = images
+        self.cache = cache
+        self.pool = pool
+        self.progress = progress
+        self.grey = functools.lru_cache(2 * BATCH)(lambda number: grey(read(images[number].path), LONGEST))
+        self.keypoints = functools.lru_cache(2 * BATCH)(self._keypoints)
+
+    def by_thumbnails(self, turned: bool) -> Iterator[Candidate]:
+        """Pictures that are alike as a whole; if `turned`, in any of the eight ways to lay a square on a square."""
+        from scipy.spatial import cKDTree
+
+        thumbnails = np.frombuffer(b"".join(image.facts.thumbnail for image in self.images), np.uint8)
+        thumbnails = thumbnails.reshape(-1, THUMBNAIL, THUMBNAIL)
+        places = np.concatenate([_low(thumbnails[part]) for part in _batches(len(thumbnails))])
+        tree = cKDTree(places)
+        tiny = np.array([image.facts.width * image.facts.height < TINY**2 for image in self.images])
+        needed = np.where(tiny, TINY_ALIKE, ALIKE)
+        for turn in range(8 if turned else 1):
+            for part in _batches(len(thumbnails)):
+                asked = places[part] if turn == 0 else _low(_turn(thumbnails[part], turn))
+                _, nearest = tree.query(asked, NEIGHBOURS, distance_upper_bound=RADIUS, workers=-1)
+                row, rank = np.nonzero(nearest < len(thumbnails))
+                first, second = nearest[row, rank], np.arange(len(thumbnails))[part][row]
+                alike = _weighed(thumbnails[first]) * _weighed(_turn(thumbnails[second], turn))
+                keep = (first != second) & (alike.sum(axis=(1, 2)) >= np.maximum(needed[first], needed[second]))
+                for pair in zip(first[keep].tolist(), second[keep].tolist(), strict=True):
+                    swapped = pair[0] > pair[1]
+                    yield min(pair), max(pair), f"whole {BACK[turn] if swapped else turn}"
+
+    def by_keypoints(self) -> Iterator[Candidate]:
+        """Pictures of which parts are alike."""
+        numbers = range(len(self.images))
+        bar = tqdm(numbers, "Finding keypoints", unit=" images", leave=False, disable=not self.progress or None)
+        for part in _batches(len(self.images)):
+            self._remember_keypoints(numbers[part])
+            bar.update(len(numbers[part]))
+        bar.close()
+        for first, second, mirrored in candidates(numbers, self.keypoints):
+            yield min(first, second), max(first, second), "mirrored part" if mirrored else "part"
+
+    def confirmed(self, proposed: Iterator[Candidate], known) -> Iterator[tuple[int, int, str, float]]:
+        """Those that prove to show the same, with the kind and the similarity; what `known` connects is passed over."""
+        bar = tqdm(desc="Comparing", unit=" pairs", leave=False, disable=not self.progress or None)
+        asked: set[Candidate] = set()
+        proposed = (each for each in proposed if each not in asked and not asked.add(each))
+        while batch := list(islice(proposed, BATCH)):
+            batch = [each for each in batch if not known.connected(*each[:2])]
+            for (first, second, _), result in zip(batch, self._compare(batch), strict=True):
+                bar.update()
+                if result is not None and not known.connected(first, second):
+                    yield first, second, *result
+        bar.close()
+
+    def _compare(self, batch: list[Candidate]) -> list[tuple[str, float] | None]:
+        """Kind and similarity of each pair of pictures, or None; remembered by their content."""
+        names = [f"{self.images[one].sha256} {self.images[other].sha256} {how}" for one, other, how in batch]
+        results = {name: self.cache.comparison(name) for name in names}
+        asked = {}
+        for name, (first, second, how) in zip(names, batch, strict=True):
+            if results[name] is None:
+                # Keypoints come out of the cache, which is for this thread alone.
+                keypoints = () if how.startswith("whole") else (self.keypoints(first), self.keypoints(second))
+                asked[name] = self.pool.submit(self._judge, first, second, how, *keypoints)
+        news = {name: future.result() for name, future in asked.items()}
+        self.cache.put_comparisons(news.items())
+        results |= news
+        return [tuple(results[name]) if results[name] else None for name in names]
+
+    def _judge(self, first: int, second: int, how: str, *keypoints) -> list:
+        """Kind and similarity, or nothing."""
+        if how.startswith("whole"):
+            turn = int(how[-1])
+            base, other = self.grey(first), _turn(self.grey(second), turn)
+            place = _stretch(other.shape, base.shape)
+        else:
+            turn = int(how.startswith("mirrored"))
+            one, two = keypoints
+            width = self.grey(second).shape[1] if turn else 0
+            place = transform(one, two.mirrored(width) if turn else two)
+            if place is None:
+                return []
+            base, other = self.grey(first), _turn(self.grey(second), turn)
+        similarity, of_first, of_second = agreement(base, other, place)
+        pixels = min(of_first * base.size, of_second * other.size)
+        if similarity < (AGREES if pixels >= TINY**2 else TINY_AGREES) or max(of_first, of_second) < LEAST:
+            return []
+        if turn or abs(math.atan2(place[1, 0], place[0, 0])) > math.pi / 4:
+            return ["mirrored", similarity]
+        return ["near" if min(of_first, of_second) >= WHOLE else "part", similarity]
+
+    def _keypoints(self, number: int) -> Keypoints:
+        stored = self.cache.keypoints(self.images[number].sha256)
+        return Keypoints.from_bytes(*stored) if stored else Keypoints.of(self.grey(number))
+
+    def _remember_keypoints(self, numbers: Sequence[int]) -> None:
+        """Find those that the cache does not have, in parallel."""
+        unknown = [number for number in numbers if not self.cache.keypoints(self.images[number].sha256)]
+        found = self.pool.map(lambda number: Keypoints.of(self.grey(number)), unknown)
+        self.cache.put_keypoints(
+            (self.images[number].sha256, *each.to_bytes()) for number, each in zip(unknown, found, strict=True)
+        )
+
+
+def _batches(length: int) -> Iterator[slice]:
+    return (slice(start, start + BATCH) for start in range(0, length, BATCH))
+
+
+def _turn(pictures: np.ndarray, turn: int) -> np.ndarray:
+    """One of the eight ways to lay a square on itself: 1 mirrors left to right, 2 top to bottom, 4 at the diagonal."""
+    if turn & 4:
+        pictures = pictures.swapaxes(-1, -2)
+    return pictures[..., :: -1 if turn & 2 else 1, :: -1 if turn & 1 else 1]
+
+
+def _spectra(thumbnails: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Cosine transforms (n, 16, 16) without the mean, and their lengths (n, 1, 1): 16 × the standard deviation."""
+    from scipy.fft import dctn
+
+    spectra = dctn(thumbnails.astype(np.float32), axes=(1, 2), norm="ortho")
+    spectra[:, 0, 0] = 0
+    return spectra, np.linalg.norm(spectra, axis=(1, 2), keepdims=True)
+
+
+def _low(thumbnails: np.ndarray) -> np.ndarray:
+    """Where thumbnails (n, 16, 16) stand in the search tree, (n, 20); flat ones far off."""
+    spectra, length = _spectra(thumbnails)
+    return np.where(length >= FLAT * THUMBNAIL, spectra / np.maximum(length, 1e-6), 10.0)[:, LOW].astype(np.float64)
+
+
+def _weighed(thumbnails: np.ndarray) -> np.ndarray:
+    """Unit vectors (n, 16, 16) of the spectra, all frequencies weighing the same; of flat ones, zeros."""
+    spectra, length = _spectra(thumbnails)
+    spectra = np.where(length >= FLAT * THUMBNAIL, spectra * PITCH, 0)
+    return spectra / np.maximum(np.linalg.norm(spectra, axis=(1, 2), keepdims=True), 1e-6)
+
+
+def _stretch(shape: tuple[int, ...], onto: tuple[int, ...]) -> np.ndarray:
+    """The (2, 3) transform that lays the whole of a picture on the whole of another."""
+    y, x = onto[0] / shape[0], onto[1] / shape[1]
+    return np.array([[x, 0, (x - 1) / 2], [0, y, (y - 1) / 2]])

@@ -6,7 +6,7 @@ import json
 import os
 import re
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
@@ -64,7 +64,7 @@ def _is_ours(output: Path) -> bool:
         return False
 
 
-def write_report(survey: Survey, read: Callable[[str], bytes], output: Path, progress: bool = True) -> list[Finding]:
+def write_report(survey: Survey, output: Path, progress: bool = True) -> list[Finding]:
     """Write the report, whole or not at all; an earlier one is replaced. Returns what it found.
 
     Raises:
@@ -73,7 +73,7 @@ def write_report(survey: Survey, read: Callable[[str], bytes], output: Path, pro
     found = findings(survey)
     facts = to_dict(survey, found)
     with whole_folder(output) as folder:
-        plots = _plots(survey, read, folder / "plots", progress)
+        plots = _plots(survey, folder / "plots", progress)
         (folder / "report.md").write_text(_markdown(survey, found, facts, plots), encoding="utf-8")
         text = json.dumps(facts, indent=1, ensure_ascii=False, allow_nan=False)
         (folder / "report.json").write_text(f"{text}\n", encoding="utf-8")
@@ -166,12 +166,13 @@ def _sizes(survey: Survey) -> dict:
     return {**quantiles, "different": len(common), "commonest": {f"{w} × {h}": n for (w, h), n in common[:LISTED]}}
 
 
-def _plots(survey: Survey, read: Callable[[str], bytes], folder: Path, progress: bool) -> dict[str, list[str]]:
+def _plots(survey: Survey, folder: Path, progress: bool) -> dict[str, list[str]]:
     """Names of the plots by what they show; none for what does not occur."""
     from tqdm.auto import tqdm
 
     from training.results.data_plots import plot_classes, plot_duplicates, plot_sizes, plot_suspects
 
+    read = survey.source.reader()
     plots: dict[str, list[str]] = {}
     torn = {example.path for cluster in survey.conflicts for example in cluster}
     leaking = {example.path for cluster in survey.leaks for example in cluster}

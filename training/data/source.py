@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -65,6 +65,10 @@ class Folder:
                 for split, part in parts.items()
             }
         )
+
+    def reader(self) -> Callable[[str], bytes]:
+        """What gives the encoded bytes of an image by its path."""
+        return lambda path: (self.data_dir / path).read_bytes()
 
     def to_dict(self) -> dict[str, str]:
         """What `local/data.json` says."""
@@ -165,6 +169,21 @@ class HubDataset:
                 parts.append(picked.cast_column("label", ClassLabel(names=names)))
             result[split] = concatenate_datasets(parts)
         return DatasetDict(result)
+
+    def reader(self) -> Callable[[str], bytes]:
+        """As `Folder.reader`."""
+        from datasets import Image
+
+        encoded = {}
+        for split, part in self._load().items():
+            image, _ = columns(part, self.repo_id)
+            encoded[split] = part.cast_column(image, Image(decode=False)).select_columns([image])[image]
+
+        def read(path: str) -> bytes:
+            _, split, row = path.rsplit("/", 2)
+            return _content(encoded[split][int(row)])
+
+        return read
 
     def to_dict(self) -> dict[str, str | None]:
         """What `local/data.json` says."""

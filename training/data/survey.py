@@ -5,7 +5,7 @@ from __future__ import annotations
 import shlex
 import statistics
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -13,7 +13,7 @@ from training.data.convert import oddity
 from training.data.duplicates import Duplicate, find_duplicates
 from training.data.intake import Example, Skipped, TooFewClasses
 from training.data.source import Source
-from training.data.splits import Row, make_splits
+from training.data.splits import Row, conflicts, make_splits
 from training.recipe import Data, Recipe, UserError
 from training.results.floors import Floor, colour_neighbour, file_neighbour, majority, shuffled
 
@@ -64,7 +64,7 @@ class Survey:
     @cached_property
     def conflicts(self) -> list[list[Example]]:
         """Clusters in which one picture has several labels."""
-        return [cluster for cluster in self.clusters if len({example.label for example in cluster}) > 1]
+        return conflicts(self.examples, self.duplicates)
 
     @cached_property
     def leaks(self) -> list[list[Example]]:
@@ -100,20 +100,18 @@ class Survey:
         return {example.split or "train" for example in members} if self.brings_splits else set()
 
 
-def survey(
-    recipe: Recipe, typed: str, source: Source, read: Callable[[str], bytes], thorough: bool, progress: bool = True
-) -> Survey:
-    """Look at every image of `source`; `read` gives the bytes of an example's path, `typed` is the recipe as typed.
+def survey(recipe: Recipe, typed: str, source: Source, thorough: bool, progress: bool = True) -> Survey:
+    """Look at every image of `source`; `typed` is the recipe as one types it.
 
     Raises:
         UserError: there is no image to look at.
     """
     examples, skipped, refusal = _read(recipe.data, source, progress)
-    duplicates = find_duplicates(examples, read, thorough, progress)
+    duplicates = find_duplicates(examples, source.reader(), thorough, progress)
     rows, left_out = [], []
     if refusal is None:
         try:
-            rows, left_out = make_splits(examples, recipe.splits)  # the one place: `duplicates` goes in here
+            rows, left_out = make_splits(examples, recipe.splits, duplicates)
         except UserError as error:
             refusal = str(error)
     floors, by_lot = {}, None

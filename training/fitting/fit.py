@@ -7,7 +7,7 @@ import shutil
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,7 +18,9 @@ from transformers.utils import logging as transformers_logging
 
 from hub_utils.portable.modeling_backbone_with_head import BackboneWithHeadForImageClassification
 from training.data import splits as splitting
-from training.data.intake import Skipped, summary
+from training.data.duplicates import Duplicate, find_duplicates
+from training.data.duplicates import summary as duplicates_summary
+from training.data.intake import Example, Skipped, summary
 from training.data.source import Folder, HubDataset, Source, load_source
 from training.data.splits import SPLITS, Row
 from training.data.transforms import Preprocessing, Views
@@ -47,6 +49,39 @@ class Options:
 
 
 @dataclass(frozen=True)
+class Plan:
+    """A command that has proved good, before anything is read or written."""
+
+    recipe: Recipe  # as the flags change it
+    facts: dict[str, Any]
+    stage_arguments: list[Any]
+    machine: hardware.Hardware
+    process: PartialState
+    say: Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Found:
+    """What there is to learn from."""
+
+    source: Source
+    examples: list[Example]
+    duplicates: Sequence[Duplicate]
+    skipped: list[Skipped]
+
+
+@dataclass(frozen=True)
+class Reading:
+    """What a run learns from: where the images lie, the split of each, and what is to be told of the others."""
+
+    source: Source
+    rows: list[Row]
+    skipped: list[Skipped] = field(default_factory=list)
+    conflicts: list[list[Example]] = field(default_factory=list)
+    duplicates: Sequence[Duplicate] = ()
+
+
+@dataclass(frozen=True)
 class Job:
     """What every stage and the deployment share."""
 
@@ -70,41 +105,29 @@ def fit(
     """
     began = time.perf_counter()
     options = options or Options()
-    transformers_logging.disable_progress_bar()
-    stage_flags = parse_flags(list(flags), recipe)
-    recipe = _with_flags(recipe, stage_flags)
-    machine = _choose_hardware(stage_flags, options)
-    stage_arguments = [
-        make_arguments(_argument_values(recipe, number, stage, machine, run, stage_flags[number - 1]))
-        for number, stage in enumerate(recipe.stages, 1)
-    ]
-    process = PartialState()
-    say: Callable[[str], None] = print if process.is_main_process else _silent
+    plan = prepare(recipe, run, options, flags)
+    recipe, stage_arguments, process, say = plan.recipe, plan.stage_arguments, plan.process, plan.say
 
-    if isinstance(source, Folder) and source.data_dir.resolve().is_relative_to(run.path.resolve()):
-        raise UserError(f"the images in '{source.data_dir}' lie inside the run folder '{run.path}'; keep them apart")
+    check_apart(source, run.path)
     goes_on = run.check_free(options.resume, options.overwrite)
     if options.resume and not goes_on:
         say(f"nothing to resume in {run.path}: starting afresh")
-    facts = recipe_facts(recipe, base_model_facts(recipe), stage_flags)
     if goes_on:
-        check_same(run.recipe, facts)
+        check_same(run.recipe, plan.facts)
 
     say(f"{recipe.title} ({recipe.name})")
-    source, rows, skipped = _on_main(process, lambda: _read_data(recipe, source, run if goes_on else None))
-    for line in _data_lines(recipe, rows, skipped):
+    reading = on_main(process, lambda: _read_data(recipe, source, run if goes_on else None))
+    rows = reading.rows
+    for line in _data_lines(recipe, reading):
         say(line)
     network, processor = build_network(recipe, sorted({row.label for row in rows}))
     config = network.config
     say(f"network\n{describe(network, recipe)}")
-    say(f"hardware   {machine}")
-    job = Job(recipe, run, machine, source.as_datasets(rows), Preprocessing(processor), say)
+    say(f"hardware   {plan.machine}")
+    job = Job(recipe, run, plan.machine, reading.source.as_datasets(rows), Preprocessing(processor), say)
     if process.is_main_process and not goes_on:
-        _check_space(network, recipe, run.path)
-        run.begin(facts)
-        splitting.write_splits(rows, run.splits)
-        write_skipped(skipped, run.skipped)
-        write_json(source.to_dict(), run.data)
+        check_space(network, recipe, run.path)
+        begin(run, plan, reading)
     process.wait_for_everyone()
 
     history: list[dict[str, Any]] = []
@@ -123,7 +146,7 @@ def fit(
     results = {
         **deploy(network, processor, job.datasets, run.path, stage_arguments[-1], say),
         "seconds": round(sum(row["seconds"] or 0 for row in history), 1),
-        "hardware": str(machine),
+        "hardware": str(plan.machine),
         "processes": process.num_processes,
         "images": {split: len(job.datasets[split]) for split in SPLITS},
         "parameters": sum(parameter.numel() for parameter in network.parameters()),
@@ -133,6 +156,45 @@ def fit(
         f"time       {results['seconds'] / 60:.1f} min of training, {(time.perf_counter() - began) / 60:.1f} min in all"
     )
     return results
+
+
+def prepare(recipe: Recipe, run: RunFolder, options: Options, flags: Sequence[str]) -> Plan:
+    """What the recipe, the flags and the machine make of a run together.
+
+    Raises:
+        UserError: they do not go together.
+    """
+    transformers_logging.disable_progress_bar()
+    stage_flags = parse_flags(list(flags), recipe)
+    recipe = _with_flags(recipe, stage_flags)
+    machine = _choose_hardware(stage_flags, options)
+    stage_arguments = [
+        make_arguments(_argument_values(recipe, number, stage, machine, run, stage_flags[number - 1]))
+        for number, stage in enumerate(recipe.stages, 1)
+    ]
+    facts = recipe_facts(recipe, base_model_facts(recipe), stage_flags)
+    process = PartialState()  # after TrainingArguments, which say whether it is on the CPU
+    return Plan(recipe, facts, stage_arguments, machine, process, print if process.is_main_process else _silent)
+
+
+def check_apart(source: Source, folder: Path) -> None:
+    """Refuse to write a run around its own images.
+
+    Raises:
+        UserError: they lie inside.
+    """
+    if isinstance(source, Folder) and source.data_dir.resolve().is_relative_to(folder.resolve()):
+        raise UserError(f"the images in '{source.data_dir}' lie inside the run folder '{folder}'; keep them apart")
+
+
+def begin(run: RunFolder, plan: Plan, reading: Reading) -> None:
+    """Write what a run begins with, and from which it can go on."""
+    run.begin(plan.facts)
+    splitting.write_splits(reading.rows, run.splits)
+    write_skipped(reading.skipped, run.skipped)
+    if reading.conflicts:
+        splitting.write_conflicts(reading.conflicts, run.conflicts)
+    write_json(reading.source.to_dict(), run.data)
 
 
 def _silent(_: str) -> None:
@@ -212,7 +274,7 @@ def _argument_values(
     return values
 
 
-def _on_main(process: PartialState, work: Callable[[], Any]) -> Any:
+def on_main(process: PartialState, work: Callable[[], Any]) -> Any:
     """The result of `work`, done by the main process alone and given to the others; so is its failure."""
     outcome: list[Any] = [None, None]
     if process.is_main_process:
@@ -229,24 +291,32 @@ def _on_main(process: PartialState, work: Callable[[], Any]) -> Any:
     return outcome[0]
 
 
-def _read_data(recipe: Recipe, source: Source, run: RunFolder | None) -> tuple[Source, list[Row], list[Skipped]]:
-    """Source, splits and skipped files: of the run that goes on, or by looking at the images."""
+def _read_data(recipe: Recipe, source: Source, run: RunFolder | None) -> Reading:
+    """What the run that goes on has read, or what is found by looking at the images."""
     if run is not None:
         stored = load_source(run.data)
         if type(stored) is not type(source):
             raise UserError(f"the run in '{run.path}' began with {stored}; --resume wants the same, or neither flag")
         if isinstance(stored, HubDataset):
             source = stored
-        return source, splitting.read_splits(run.splits), []
+        return Reading(source, splitting.read_splits(run.splits))
+    found = find(recipe, source)
+    rows, leaks = splitting.make_splits(found.examples, recipe.splits, found.duplicates)
+    torn = splitting.conflicts(found.examples, found.duplicates)
+    return Reading(found.source, rows, [*found.skipped, *leaks], torn)
+
+
+def find(recipe: Recipe, source: Source) -> Found:
+    """Look at every image."""
     if isinstance(source, HubDataset):
         source = source.pinned()
     examples, skipped = source.read(recipe.data)
-    rows, leaks = splitting.make_splits(examples, recipe.splits)
-    return source, rows, [*skipped, *leaks]
+    return Found(source, examples, find_duplicates(examples, source.reader()), skipped)
 
 
-def _data_lines(recipe: Recipe, rows: list[Row], skipped: list[Skipped]) -> list[str]:
+def _data_lines(recipe: Recipe, reading: Reading) -> list[str]:
     """What is in the data, for a person to read before the long part begins."""
+    rows = reading.rows
     labels = sorted({row.label for row in rows})
     counts = Counter(row.split for row in rows)
     split = " · ".join(f"{name} {counts[name]:,}" for name in SPLITS)
@@ -256,20 +326,34 @@ def _data_lines(recipe: Recipe, rows: list[Row], skipped: list[Skipped]) -> list
         lines.append("           " + ", ".join(f"{label} {by_class[label]:,}" for label in labels))
     if recipe.data.classes not in (None, len(labels)):
         lines.append(f"warning    {recipe.name} is made for {recipe.data.classes} classes, found {len(labels)}")
-    if skipped:
-        lines.append(f"skipped    {len(skipped)} files (all in local/skipped.csv): {summary(skipped)}")
+    lines += left_out_lines(reading)
     return lines + [f"warning    {warning}" for warning in splitting.warnings(rows)]
 
 
-def _check_space(network: torch.nn.Module, recipe: Recipe, folder: Path) -> None:
-    """Refuse to begin what cannot be finished: two checkpoints a stage, one being written, and the model.
+def left_out_lines(reading: Reading) -> list[str]:
+    """What is not learned from, what only stands together, and what is learned from only."""
+    lines = []
+    if reading.skipped:
+        lines.append(f"skipped    {len(reading.skipped)} files (all in local/skipped.csv): {summary(reading.skipped)}")
+    if reading.duplicates:
+        lines.append(f"duplicates {duplicates_summary(reading.duplicates)}")
+    torn = splitting.conflict_warnings(reading.conflicts)
+    return lines + [f"warning    {warning}; all in local/conflicts.csv" for warning in torn]
+
+
+def check_space(network: torch.nn.Module, recipe: Recipe, folder: Path, runs: int = 1) -> None:
+    """Refuse to begin what cannot be finished: two checkpoints a stage, one being written, and the model, for each run.
 
     A checkpoint holds the weights and, of what is trained, Adam's two moments, all of 4 bytes.
+
+    Raises:
+        UserError: there is no space for it.
     """
     total = sum(parameter.numel() for parameter in network.parameters())
     head = sum(parameter.numel() for parameter in network.head.parameters())
     trained = [total if stage.trainable == "all" else head for stage in recipe.stages]
-    need = 4 * (sum(2 * (total + 2 * moving) for moving in trained) + (total + 2 * trained[-1]) + total)
+    kept = sum(2 * (total + 2 * moving) for moving in trained) + total
+    need = 4 * (runs * kept + (total + 2 * trained[-1]))
     there = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
     free = shutil.disk_usage(there).free
     if free < need:

@@ -34,6 +34,7 @@ OWN = (
     "dataset",
     "base_model",
     "output_dir",
+    "folds",
     "resume",
     "overwrite",
     "class_weights",

@@ -1,5 +1,8 @@
 """What a set of logits is worth, in numbers."""
 
+import math
+import statistics
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -19,6 +22,31 @@ def classification_metrics(logits: np.ndarray, labels: np.ndarray) -> dict[str, 
         "accuracy": float((predicted == labels).mean()),
         "macro_f1": float(f1_score(labels, predicted, average="macro", zero_division=0)),
         "loss": float(-log_probabilities[np.arange(len(labels)), labels].mean()),
+    }
+
+
+def wilson_interval(right: int, total: int) -> list[float]:
+    """95 % interval of a share of which `right` of `total` were seen (Wilson 1927)."""
+    from scipy.stats import binomtest
+
+    found = binomtest(right, total).proportion_ci(confidence_level=0.95, method="wilson")
+    return [float(found.low), float(found.high)]
+
+
+def mean_interval(values: Sequence[float], highest: float = math.inf) -> dict[str, Any]:
+    """Mean of two or more values from 0 to `highest`, their standard deviation, and the mean's 95 % Student-t interval.
+
+    The t interval is of independent values. Folds are not: any two of them share most of their training images, so
+    that theirs is approximate, and no estimate of it is without bias (Bengio and Grandvalet 2004, JMLR 5:1089).
+    """
+    from scipy.stats import t
+
+    mean, deviation = statistics.mean(values), statistics.stdev(values)
+    half = float(t.ppf(0.975, len(values) - 1)) * deviation / len(values) ** 0.5
+    return {
+        "mean": mean,
+        "standard_deviation": deviation,
+        "interval": [max(0.0, mean - half), min(highest, mean + half)],
     }
 
 
