@@ -53,6 +53,15 @@ class Skipped:
     reason: str
 
 
+class TooFewClasses(UserError):
+    """All images are of one class. They come along, for whoever wants to know about them all the same."""
+
+    def __init__(self, message: str, examples: list[Example], skipped: list[Skipped]):
+        super().__init__(message)
+        self.examples = examples
+        self.skipped = skipped
+
+
 def read_folder(
     folder: Path, data: Data, progress: bool = True, roots: Sequence[Path] = ()
 ) -> tuple[list[Example], list[Skipped]]:
@@ -108,15 +117,13 @@ def check_classes(examples: list[Example], skipped: list[Skipped], where: str, h
     """Refuse what is all of one class.
 
     Raises:
-        UserError: so it is.
+        TooFewClasses: so it is.
     """
     labels = {example.label for example in examples}
     if len(labels) < 2:
-        raise UserError(
-            f"only one class in {where}, '{labels.pop()}' ({len(examples)} images); a classifier needs two or more: "
-            + hint
-            + (f"; skipped: {summary(skipped)}" if skipped else "")
-        )
+        message = f"only one class in {where}, '{labels.pop()}' ({len(examples)} images); a classifier needs two or "
+        message += f"more: {hint}" + (f"; skipped: {summary(skipped)}" if skipped else "")
+        raise TooFewClasses(message, examples, skipped)
 
 
 def summary(skipped: list[Skipped]) -> str:

@@ -1,0 +1,200 @@
+"""Plots of a data set. The sheets show images of it: they stay on the machine and are not to be uploaded."""
+
+from __future__ import annotations
+
+import io
+import os
+import textwrap
+import warnings
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from PIL import Image, ImageOps
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.axis import Axis
+    from matplotlib.figure import Figure
+
+    from training.data.duplicates import Duplicate
+    from training.data.intake import Example
+    from training.data.splits import Row
+
+# Okabe and Ito's colours, which colour-blind eyes tell apart, from dark to light so that print does too.
+COLOURS = {"train": "#0072B2", "validation": "#E69F00", "test": "#56B4E9", "images": "#0072B2", "left out": "#BBBBBB"}
+MOST_CLASSES = 120  # bars that can still be read
+MOST_SIZES = 2_000  # dots
+PAIRS, SUSPECTS, SHEETS = 12, 40, 4  # on a sheet, and sheets at most
+PIXELS = 224  # of a picture's longer side on a sheet
+
+
+def plot_classes(examples: Sequence[Example], rows: Sequence[Row], path: Path) -> None:
+    """Images of each class as bars, the largest above; in the colours of the splits, if there are splits."""
+    splits = {row.path: row.split for row in rows}
+    rest = "left out" if rows else "images"
+    counts: dict[str, Counter] = {}
+    for example in examples:
+        counts.setdefault(example.label or "no class", Counter())[splits.get(example.path, rest)] += 1
+    labels = sorted(counts, key=lambda label: (-counts[label].total(), label))
+    left = len(labels) - MOST_CLASSES
+    if left > 0:
+        labels = [*labels[: MOST_CLASSES // 2], f"… {left} classes between …", *labels[-MOST_CLASSES // 2 :]]
+    figure = _figure(8, 1.2 + 0.2 * len(labels))
+    axes = figure.subplots()
+    start = np.zeros(len(labels))
+    for split, colour in COLOURS.items():
+        widths = np.array([counts.get(label, Counter())[split] for label in labels])
+        if widths.any():
+            axes.barh(range(len(labels)), widths, left=start, color=colour, label=split, height=0.75)
+            start += widths
+    for place, total in enumerate(start):
+        if total:
+            axes.annotate(f"{total:,.0f}", (total, place), (3, 0), textcoords="offset points", va="center", fontsize=7)
+    axes.set_yticks(range(len(labels)), [_short(label, 40) for label in labels], fontsize=8)
+    axes.set_ylim(len(labels) - 0.4, -0.6)
+    axes.set_xlabel("images")
+    axes.margins(x=0.08)
+    axes.spines[["top", "right"]].set_visible(False)
+    if rows:
+        figure.legend(loc="outside upper left", ncols=4, frameon=False, fontsize=8)
+    _save(figure, path)
+
+
+def plot_sizes(examples: Sequence[Example], path: Path) -> None:
+    """Width and height of the images in pixels: a dot a size, larger where more images have it; of many, density."""
+    sizes = Counter((example.facts.width, example.facts.height) for example in examples)
+    width, height = np.array(list(sizes)).T
+    count = np.array(list(sizes.values()))
+    figure = _figure(6, 5)
+    axes = figure.subplots()
+    limits = min(width.min(), height.min()) / 1.25, max(width.max(), height.max()) * 1.25
+    axes.plot(limits, limits, color="0.7", linewidth=1, linestyle=":", zorder=0)
+    axes.annotate("square", (limits[1] / 1.05, limits[1] / 1.05), ha="right", va="top", color="0.5", fontsize=8)
+    scale = "log" if limits[1] > 6 * limits[0] else "linear"
+    if len(count) > MOST_SIZES:
+        how = {"gridsize": 40, "xscale": scale, "yscale": scale, "bins": "log", "linewidths": 0}
+        cells = axes.hexbin(width, height, count, reduce_C_function=np.sum, **how)
+        figure.colorbar(cells, label="images")
+    else:
+        axes.scatter(width, height, 8 + 300 * count / count.sum(), color=COLOURS["train"], alpha=0.5, linewidths=0)
+    for index in np.argsort(-count)[:3]:
+        if count[index] >= 0.05 * count.sum():
+            label = f"{width[index]} × {height[index]}: {count[index]:,} images"
+            axes.annotate(label, (width[index], height[index]), (9, -11), textcoords="offset points", fontsize=8)
+    for axis, name in ((axes.xaxis, "width"), (axes.yaxis, "height")):
+        axis.axes.set(**{f"{axis.axis_name}scale": scale})
+        axis.axes.set(**{f"{axis.axis_name}lim": limits, f"{axis.axis_name}label": f"{name} in pixels"})
+        _plain_numbers(axis, scale)
+    axes.set_aspect("equal")
+    axes.spines[["top", "right"]].set_visible(False)
+    _save(figure, path)
+
+
+def plot_duplicates(
+    pairs: Sequence[Duplicate], by_path: dict[str, Example], read: Callable[[str], bytes], folder: Path
+) -> list[Path]:
+    """Sheets of pairs side by side, in the order given, as `folder`/duplicates-1.png and so on."""
+    sheets = []
+    for number, start in enumerate(range(0, min(len(pairs), PAIRS * SHEETS), PAIRS), 1):
+        part = pairs[start : start + PAIRS]
+        pictures = _pictures([path for pair in part for path in (pair.first, pair.second)], read)
+        columns = min(2, len(part))
+        figure = _figure(5 * columns, 2.9 * -(-len(part) // columns))
+        places = figure.subplots(-(-len(part) // columns), 2 * columns, squeeze=False).flat
+        for pair, axes in zip(part, zip(places, places, strict=True), strict=False):
+            labels = [by_path[path].label for path in (pair.first, pair.second)]
+            for axis, path, label in zip(axes, (pair.first, pair.second), labels, strict=True):
+                _show(axis, pictures[path], f"{label}\n{_wrapped(path)}")
+            conflict = "  ·  two labels" if labels[0] != labels[1] else ""
+            title = f"{pair.kind}  {pair.similarity:.2f}{conflict}"
+            axes[0].set_title(title, loc="left", fontsize=8, fontweight="bold" if conflict else "normal")
+        _hide(places)
+        sheets.append(folder / f"duplicates-{number}.png")
+        _save(figure, sheets[-1])
+    return sheets
+
+
+def plot_suspects(suspects: dict[str, str], read: Callable[[str], bytes], folder: Path) -> list[Path]:
+    """Contact sheets of what may be no image of the set, with the reason, as `folder`/suspects-1.png and so on."""
+    sheets = []
+    names = list(suspects)[: SUSPECTS * SHEETS]
+    for number, start in enumerate(range(0, len(names), SUSPECTS), 1):
+        part = names[start : start + SUSPECTS]
+        pictures = _pictures(part, read)
+        columns = min(5, len(part))
+        figure = _figure(2.2 * columns, 2.7 * -(-len(part) // columns))
+        places = iter(figure.subplots(-(-len(part) // columns), columns, squeeze=False).flat)
+        for path in part:
+            _show(next(places), pictures[path], f"{_wrapped(path)}\n{suspects[path].partition(':')[0]}")
+        _hide(places)
+        sheets.append(folder / f"suspects-{number}.png")
+        _save(figure, sheets[-1])
+    return sheets
+
+
+def _figure(width: float, height: float) -> Figure:
+    """Inches; drawn without a display, and without pyplot's list of open figures."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure((width, height), layout="constrained")
+    FigureCanvasAgg(figure)
+    return figure
+
+
+def _save(figure: Figure, path: Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with warnings.catch_warnings():  # of letters that the font lacks: boxes here, and in the report as text
+        warnings.simplefilter("ignore")
+        figure.savefig(path, dpi=110)
+
+
+def _plain_numbers(axis: Axis, scale: str) -> None:
+    """100, 200, 500 in place of 10²."""
+    from matplotlib.ticker import LogLocator, NullFormatter, NullLocator, StrMethodFormatter
+
+    if scale == "log":
+        axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axis.set_minor_locator(NullLocator())
+        axis.set_minor_formatter(NullFormatter())
+    axis.set_major_formatter(StrMethodFormatter("{x:.0f}"))
+
+
+def _pictures(paths: Iterable[str], read: Callable[[str], bytes]) -> dict[str, Image.Image]:
+    paths = list(dict.fromkeys(paths))
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        return dict(zip(paths, pool.map(lambda path: _picture(read(path)), paths), strict=True))
+
+
+def _picture(content: bytes) -> Image.Image:
+    """Turned as EXIF says, in RGB, small."""
+    with Image.open(io.BytesIO(content)) as image:
+        image.draft("RGB", (PIXELS, PIXELS))
+        picture = ImageOps.exif_transpose(image).convert("RGB")
+    picture.thumbnail((PIXELS, PIXELS))
+    return picture
+
+
+def _show(axes: Axes, picture: Image.Image, words: str) -> None:
+    axes.imshow(picture)
+    axes.set(xticks=[], yticks=[])
+    axes.spines[:].set(color="0.8", linewidth=0.5)
+    axes.set_xlabel(words.replace("$", r"\$"), fontsize=7)  # a dollar would begin a formula
+
+
+def _hide(places: Iterable[Axes]) -> None:
+    for axes in places:
+        axes.set_axis_off()
+
+
+def _wrapped(path: str) -> str:
+    """A path in lines of 34 letters, its end at least."""
+    return "\n".join(textwrap.wrap(path if len(path) <= 100 else f"…{path[-99:]}", 34, break_on_hyphens=False))
+
+
+def _short(name: str, most: int) -> str:
+    return (name if len(name) <= most else f"{name[: most - 1]}…").replace("$", r"\$")
