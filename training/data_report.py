@@ -14,11 +14,11 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from training.command import Parser, run_command
 from training.recipe import Recipe, UserError, load_recipe, recipe_names
-from training.train import Parser, run_command
 
 if TYPE_CHECKING:
-    from training.data.source import Source
+    from training.data.source import Folder
 
 USAGE = "python training/data_report.py RECIPE_OR_DIR [--data_dir DIR] [--output DIR] [--thorough] [--convert COPY]"
 EPILOG = """\
@@ -50,8 +50,16 @@ def parser() -> Parser:
         allow_abbrev=False,
     )
     names = ", ".join(recipe_names())
-    result.add_argument("recipe", metavar="RECIPE_OR_DIR", help=f"{names}, your own .py file; or a folder of images")
-    result.add_argument("--data_dir", metavar="DIR", help="folder of the recipe's images (default: data/RECIPE)")
+    result.add_argument(
+        "recipe", metavar="RECIPE_OR_DIR", help=f"{names}, your own .py file; or a folder, archive or table"
+    )
+    result.add_argument(
+        "--data_dir",
+        metavar="PATH",
+        nargs="+",
+        action="extend",
+        help="the recipe's images: folders, an archive or a table, as for train.py (default: data/RECIPE)",
+    )
     result.add_argument("--output", metavar="DIR", help="folder of the report (default: reports/NAME)")
     result.add_argument(
         "--thorough", action="store_true", help="also look for crops, mirrored and overlapping views; takes longer"
@@ -70,34 +78,38 @@ def main(tokens: list[str]) -> int:
         raise UserError("--window goes with --convert COPY")
     if known.window and not known.window[0] < known.window[1]:
         raise UserError(f"--window {known.window[0]:g} {known.window[1]:g}: LOW must be less than HIGH")
-    recipe, name, data_dir = _understand(known)
-    try:
-        if known.convert:
-            _convert(_open(recipe, data_dir).data_dir, Path(known.convert), known.window)
-        else:
-            _report(recipe, known.recipe, _open(recipe, data_dir), Path(known.output or f"reports/{name}"), known)
-    except KeyboardInterrupt:
-        raise UserError("interrupted; nothing was written") from None
+    recipe, name, paths = _understand(known)
+
+    # Only now, with the command understood, the libraries that take time to import.
+    from training.data.source import open_images
+
+    source = open_images(recipe, paths)
+    typed = "folder" if paths == [known.recipe] else known.recipe
+    words = shlex.join([typed, *(["--data_dir", *paths] if paths else [])])
+    if known.convert:
+        _convert(source, Path(known.convert), known.window)
+    else:
+        _report(recipe, source, words, Path(known.output or f"reports/{name}"), known.thorough)
     return 0
 
 
-def _understand(known: argparse.Namespace) -> tuple[Recipe, str, Path]:
-    """The recipe, a name for the report, and the folder, of which RECIPE_OR_DIR is one or the other.
+def _understand(known: argparse.Namespace) -> tuple[Recipe, str, list[str] | None]:
+    """The recipe, a name for the report, and where the images lie; RECIPE_OR_DIR is one or the other.
 
     Raises:
         UserError: it is neither.
     """
     word = known.recipe
     if word in recipe_names() or word.endswith(".py"):
-        recipe = load_recipe(word)
-        folder = Path(known.data_dir or Path("data") / recipe.name)
-        if Path(word).is_dir() and folder.resolve() != Path(word).resolve():
+        if Path(word).is_dir() and known.data_dir != [word]:
             print(f"note       '{word}' is a recipe and a folder here; the recipe is meant, {Path('.', word)}/ is not")
-        return recipe, recipe.name, folder
-    if Path(word).is_dir():
+        recipe = load_recipe(word)
+        return recipe, recipe.name, known.data_dir
+    if Path(word).exists():
         if known.data_dir:
-            raise UserError(f"'{word}' is a folder, so --data_dir '{known.data_dir}' is one too many; give one of them")
-        return load_recipe("folder"), Path(word).resolve().name or "data", Path(word)
+            more = " ".join(known.data_dir)
+            raise UserError(f"'{word}' is where images lie, so --data_dir {more} is one too many; give one of them")
+        return load_recipe("folder"), Path(word).resolve().stem or "data", [word]
     try:
         load_recipe(word)
     except UserError as error:
@@ -105,24 +117,13 @@ def _understand(known: argparse.Namespace) -> tuple[Recipe, str, Path]:
     raise UserError(f"no folder '{word}'")
 
 
-def _open(recipe: Recipe, data_dir: Path) -> Source:
-    """The one place that says what may be looked at."""
-    from training.data.embedded import write_digits
-    from training.data.source import Folder
-
-    if recipe.data.source == "sklearn:digits" and data_dir == Path("data") / recipe.name and not data_dir.exists():
-        write_digits(data_dir)
-    return Folder(data_dir)
-
-
-def _report(recipe: Recipe, word: str, source: Source, output: Path, known: argparse.Namespace) -> None:
+def _report(recipe: Recipe, source: Folder, words: str, output: Path, thorough: bool) -> None:
     from training.data.findings import convert_command
     from training.data.report import check_output, floor_line, in_classes, verdict, write_report
     from training.data.survey import survey
 
     check_output(output, source.data_dir)
-    typed = "folder" if Path(word).is_dir() and word not in recipe_names() else word
-    seen = survey(recipe, typed, source, known.thorough)
+    seen = survey(recipe, words, source, thorough)
     found = write_report(seen, output)
     print(f"{recipe.title}: {len(seen.examples):,} images {in_classes({each.label for each in seen.examples})}")
     print("\n".join(verdict(found)))
@@ -137,10 +138,12 @@ def _report(recipe: Recipe, word: str, source: Source, output: Path, known: argp
         print(f"next       accelerate launch -q training/train.py {seen.words}")
 
 
-def _convert(folder: Path, copy: Path, window: list[float] | None) -> None:
+def _convert(source: Folder, copy: Path, window: list[float] | None) -> None:
     from training.data.convert import convert_folder, counts, log_of
 
-    converted = convert_folder(folder, copy, tuple(window) if window else None)
+    if source.table is not None:
+        raise UserError("--convert copies folders, not tables; give the folder of the images, then change their names")
+    converted = convert_folder(source.data_dir, copy, tuple(window) if window else None, roots=source.roots)
     for rule, count in counts(converted):
         print(f"{count:>9,}  {rule}")
     print(f"wrote      {copy}")
@@ -149,4 +152,4 @@ def _convert(folder: Path, copy: Path, window: list[float] | None) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(run_command(main, sys.argv[1:]))
+    sys.exit(run_command(main, "nothing was written"))

@@ -11,8 +11,8 @@ import shlex
 import sys
 from pathlib import Path
 
+from training.command import Parser, run_command
 from training.recipe import Recipe, UserError, load_recipe, recipe_names
-from training.train import Parser, run_command
 
 USAGE = "python training/download.py RECIPE [--data_dir DIR] [--source SOURCE]"
 EPILOG = """\
@@ -66,16 +66,13 @@ def main(tokens: list[str]) -> int:
     # Only now, with the command understood, the libraries that take time to import.
     from training.data.fetch import count, fetch
 
-    try:
-        there = folder.is_dir() and any(folder.iterdir())
-        if there:
-            print(f"'{folder}' is there already and is left as it is")
-        else:
-            fetch(recipe, folder)
-        for line in count(recipe, folder):
-            print(line)
-    except KeyboardInterrupt as error:
-        raise UserError("interrupted; the same command goes on where it stopped") from error
+    there = folder.is_dir() and any(folder.iterdir())
+    if there:
+        print(f"'{folder}' is there already and is left as it is")
+    else:
+        fetch(recipe, folder)
+    for line in count(recipe, folder):
+        print(line)
     where = ["--data_dir", folder.as_posix()] if known.data_dir else []
     print(f"{'there' if there else 'wrote'}      {folder}")
     print(f"next       {shlex.join(['accelerate', 'launch', '-q', 'training/train.py', known.recipe, *where])}")
@@ -92,4 +89,4 @@ def introduce(recipe: Recipe) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(run_command(main, sys.argv[1:]))
+    sys.exit(run_command(main, "the same command goes on where it stopped"))

@@ -15,6 +15,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from training.command import Parser, run_command
 from training.recipe import Recipe, UserError, load_recipe, recipe_names
 
 if TYPE_CHECKING:
@@ -48,13 +49,6 @@ examples:
   accelerate launch -q training/train.py flowers --data_dir flower_photos --resume
   torchrun --nproc_per_node 2 training/train.py digits --use_cpu
 """
-
-
-class Parser(argparse.ArgumentParser):
-    """Says what is wrong with a command line in one line, as everything else is said."""
-
-    def error(self, message: str) -> None:
-        raise UserError(f"{message}; --help shows how it goes")
 
 
 def parser() -> Parser:
@@ -132,19 +126,13 @@ def main(tokens: list[str]) -> int:
 
 def _source(known: argparse.Namespace, recipe: Recipe, run: RunFolder) -> Source:
     """Where the command says that the images are; a run that goes on remembers it."""
-    from training.data.embedded import write_digits
-    from training.data.source import Folder, HubDataset, load_source, open_local
+    from training.data.source import HubDataset, load_source, open_images
 
     if known.dataset:
         return HubDataset(known.dataset)
     if known.resume and known.data_dir is None and run.data.is_file():
         return load_source(run.data)
-    if known.data_dir:
-        return open_local([Path(path) for path in known.data_dir], progress=int(os.environ.get("RANK", 0)) == 0)
-    folder = Path("data") / recipe.name
-    if recipe.data.source == "sklearn:digits" and not folder.exists():
-        write_digits(folder)
-    return Folder(folder)
+    return open_images(recipe, known.data_dir, progress=int(os.environ.get("RANK", 0)) == 0)
 
 
 def _use(run: RunFolder) -> str:
@@ -178,19 +166,6 @@ def _yes_or_no(word: str) -> bool:
     return word.lower() == "true"
 
 
-def run_command(command, tokens: list[str]) -> int:
-    """Run a command's `main`; what a user can put right is one line on standard error and status 1."""
-    try:
-        return command(tokens)
-    except UserError as error:
-        message = str(error)
-    except KeyboardInterrupt:
-        message = "interrupted; the same command with --resume goes on"
-    if int(os.environ.get("RANK", 0)) == 0:
-        print(f"error: {message}", file=sys.stderr)
-    return 1
-
-
 def _explained(error: Exception, run: Path) -> Exception:
     """A full disk and a place that cannot be written, in words; any other error as it is.
 
@@ -206,4 +181,4 @@ def _explained(error: Exception, run: Path) -> Exception:
 
 
 if __name__ == "__main__":
-    sys.exit(run_command(main, sys.argv[1:]))
+    sys.exit(run_command(main, "the same command with --resume goes on"))

@@ -21,7 +21,7 @@ import csv
 import io
 import os
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import astuple, dataclass, fields
 from pathlib import Path, PurePosixPath
@@ -31,10 +31,7 @@ from PIL import Image, ImageOps
 from tqdm.auto import tqdm
 
 from training.data.images import DEEP_MODES, Facts, look, open_rgb
-from training.data.intake import Skipped, summary
-from training.data.intake import _check_folder as check_folder
-from training.data.intake import image_files as image_files
-from training.data.intake import without_masks as without_masks
+from training.data.intake import Skipped, check_folder, image_files, relative, summary, without_masks
 from training.recipe import Data, UserError, first_line
 from training.whole import whole_folder
 
@@ -104,23 +101,31 @@ def check_copy(folder: Path, copy: Path) -> None:
 
 
 def convert_folder(
-    folder: Path, copy: Path, window: tuple[float, float] | None = None, progress: bool = True
+    folder: Path,
+    copy: Path,
+    window: tuple[float, float] | None = None,
+    progress: bool = True,
+    roots: Sequence[Path] = (),
 ) -> list[Converted]:
     """Write the copy, whole or not at all, and the list beside it; what became of each file, by path.
 
-    Left out are masks beside their images, what is no image by its name, and what cannot be read. The layout stays, and
-    so do names up to the ending: `a/1.tif` becomes `a/1.png`, or `a/1.tif.png` where another file is called `a/1` too.
+    With `roots`, which lie below `folder`, only those are copied. Left out are masks beside their images, what is no
+    image by its name, and what cannot be read. The layout stays, and so do names up to the ending: `a/1.tif` becomes
+    `a/1.png`, or `a/1.tif.png` where another file is called `a/1` too.
 
     Raises:
         UserError: there is no such folder, the copy cannot be there (see `check_copy`), there is no image that could be
             in it, or no space.
     """
-    check_folder(folder, Data())
-    check_copy(folder, copy)
+    roots = roots or (folder,)
+    for root in roots:
+        check_folder(root, Data())
+        check_copy(root, copy)
     import transformers.image_utils  # noqa: F401  before the threads need it all at once
 
     skipped: list[Skipped] = []
-    paths = without_masks(image_files(folder, skipped), skipped)
+    found = [path for root in roots for path in image_files(folder, skipped, relative(root, folder))]
+    paths = without_masks(sorted(found), skipped)
     targets = _targets(paths)
     with whole_folder(copy) as partial, ThreadPoolExecutor(os.cpu_count()) as pool:
         bar = tqdm(total=len(paths), desc="Copying images", unit=" images", leave=False, disable=not progress or None)

@@ -78,8 +78,8 @@ def read_folder(
     skipped: list[Skipped] = []
     found: dict[str, list[str]] = {}
     for root in roots:
-        _check_folder(root, data)
-        below = _below(root, folder)
+        check_folder(root, data)
+        below = relative(root, folder)
         found[below] = image_files(folder, skipped, below)
         if not found[below]:
             here = [each for each in skipped if not below or each.path.startswith(f"{below}/")]
@@ -145,13 +145,13 @@ def split_of(name: str) -> str | None:
     return named.pop() if len(named) == 1 else None
 
 
-def _below(root: Path, folder: Path) -> str:
+def relative(root: Path, folder: Path) -> str:
     """The POSIX path of `root` below `folder`, empty for `folder` itself."""
     below = Path(os.path.relpath(os.path.abspath(root), os.path.abspath(folder))).as_posix()
     return "" if below == "." else below
 
 
-def _check_folder(folder: Path, data: Data) -> None:
+def check_folder(folder: Path, data: Data) -> None:
     """Raise `UserError` for a folder that cannot be looked into."""
     try:
         os.scandir(folder).close()

@@ -7,18 +7,20 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tqdm.auto import tqdm
 
+from training.data.archives import is_archive, unpacked
+from training.data.embedded import write_digits
 from training.data.images import look
 from training.data.intake import Example, Skipped, check_classes, read_folder, split_of, summary
 from training.data.splits import SPLITS, Row
 from training.data.table import LABEL_COLUMNS, Table, is_table, open_table
-from training.recipe import Data, UserError, first_line
+from training.recipe import Data, Recipe, UserError, first_line
 
 if TYPE_CHECKING:
     from datasets import Dataset, DatasetDict
@@ -212,13 +214,27 @@ class HubDataset:
 Source = Folder | HubDataset
 
 
-def open_local(paths: list[Path], progress: bool = True) -> Folder:
-    """What `--data_dir` names: a folder, several that are read as one, or a table of files. No image is opened.
+def open_images(recipe: Recipe, typed: Sequence[str] | None, progress: bool = True) -> Folder:
+    """What `--data_dir` names, or else data/RECIPE; the digits are written there if need be. No image is opened.
 
     Raises:
-        UserError: what is there does not go together, or the table cannot be understood.
+        UserError: as `open_local`.
     """
-    # An archive becomes the folder that it is unpacked to here, before anything looks at the paths.
+    if typed:
+        return open_local([Path(path) for path in typed], progress)
+    folder = Path("data") / recipe.name
+    if recipe.data.source == "sklearn:digits" and not folder.exists():
+        write_digits(folder)
+    return Folder(folder)
+
+
+def open_local(paths: list[Path], progress: bool = True) -> Folder:
+    """A folder, several that are read as one, a table of files, or an archive, which is unpacked below `data/` first.
+
+    Raises:
+        UserError: what is there does not go together, or the table cannot be understood, or the archive is not whole.
+    """
+    paths = [_unpacked(path, progress) if path.is_file() and is_archive(path) else path for path in paths]
     tables = [path for path in paths if is_table(path)]
     if tables and len(paths) > 1:
         raise UserError(f"--data_dir: the table '{tables[0]}' stands alone; write all images into one table")
@@ -234,6 +250,13 @@ def open_local(paths: list[Path], progress: bool = True) -> Folder:
         told = ", ".join(f"'{path}'" for path in paths)
         raise UserError(f"--data_dir: {told} lie on several drives; put them on one") from error
     return Folder(Path(above), tuple(paths))
+
+
+def _unpacked(archive: Path, progress: bool) -> Path:
+    folder = unpacked(archive, Path("data"))
+    if progress:
+        print(f"unpacked   {archive} to {folder}")
+    return folder
 
 
 def _check_apart(paths: list[Path]) -> None:

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import shlex
 import statistics
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 from training.data.convert import oddity
@@ -17,8 +16,7 @@ from training.data.splits import Row, conflicts, make_splits
 from training.recipe import Data, Recipe, UserError
 from training.results.floors import Floor, colour_neighbour, file_neighbour, majority, shuffled
 
-# Every image by its name ends in a dot and letters: all get the same label, and that is no label.
-UNLABELLED = Data(pattern=r"(?P<label>\.)\w+$", class_names={".": ""})
+UNLABELLED = Data(pattern=r"(?P<label>\.)\w+$")  # the dot before its ending: the same for every image, and no label
 FLAT = 0.98  # share of an image's pixels in one or two of 16 shades of grey, from which it looks empty or like a mask
 VARIED = 0.9  # share below which it surely does not
 MANY_NAMES = 5  # the same bytes under so many names (or under three, in several classes) are a placeholder
@@ -29,13 +27,13 @@ TINY = 8  # times smaller than the middle one: an icon among photographs
 class Survey:
     """What was found.
 
-    `typed` is the recipe as one types it. `refusal` is why `train.py` would not train on these images, if so. `rows`
-    are the splits it would train with, and `left_out` what these leave out. `floors` are by name, and
+    `words` are the recipe and the data on a command line. `refusal` is why `train.py` would not train on these images,
+    if so. `rows` are the splits it would train with, and `left_out` what these leave out. `floors` are by name, and
     `shuffled_colours` is the floor "colours" with splits drawn by lot.
     """
 
     recipe: Recipe
-    typed: str
+    words: str
     source: Source
     examples: list[Example]
     skipped: list[Skipped]
@@ -46,11 +44,6 @@ class Survey:
     left_out: list[Skipped]
     floors: dict[str, Floor]
     shuffled_colours: Floor | None
-
-    @property
-    def words(self) -> str:
-        """The recipe and the data on a command line."""
-        return f"{self.typed} --data_dir {shlex.quote(self.source.to_dict().get('data_dir', 'DIR'))}"
 
     @cached_property
     def by_path(self) -> dict[str, Example]:
@@ -100,8 +93,8 @@ class Survey:
         return {example.split or "train" for example in members} if self.brings_splits else set()
 
 
-def survey(recipe: Recipe, typed: str, source: Source, thorough: bool, progress: bool = True) -> Survey:
-    """Look at every image of `source`; `typed` is the recipe as one types it.
+def survey(recipe: Recipe, words: str, source: Source, thorough: bool, progress: bool = True) -> Survey:
+    """Look at every image of `source`; `words` are the recipe and the data on a command line.
 
     Raises:
         UserError: there is no image to look at.
@@ -122,7 +115,7 @@ def survey(recipe: Recipe, typed: str, source: Source, thorough: bool, progress:
         floors["files"] = file_neighbour(rows, facts)
         by_lot = colour_neighbour(shuffled(rows, recipe.splits.seed), facts)
     found = examples, skipped, duplicates, thorough, refusal
-    return Survey(recipe, typed, source, *found, rows, left_out, floors, by_lot)
+    return Survey(recipe, words, source, *found, rows, left_out, floors, by_lot)
 
 
 def _read(data: Data, source: Source, progress: bool) -> tuple[list[Example], list[Skipped], str | None]:
@@ -135,7 +128,7 @@ def _read(data: Data, source: Source, progress: bool) -> tuple[list[Example], li
         try:
             source.read(UNLABELLED, progress)
         except TooFewClasses as found:
-            return found.examples, found.skipped, str(error)
+            return [replace(each, label="") for each in found.examples], found.skipped, str(error)
         except UserError:
             pass
         raise

@@ -1,0 +1,31 @@
+"""What all commands share: how they are told what they should do, and how they say what went wrong."""
+
+import argparse
+import os
+import sys
+from collections.abc import Callable
+
+from training.recipe import UserError
+
+
+class Parser(argparse.ArgumentParser):
+    """Says what is wrong with a command line in one line, as everything else is said."""
+
+    def error(self, message: str) -> None:
+        raise UserError(f"{message}; --help shows how it goes")
+
+
+def run_command(command: Callable[[list[str]], int], interrupted: str) -> int:
+    """Run a command's `main` on what was typed; the exit status.
+
+    What a user can put right is one line on standard error and status 1; `interrupted` says what Ctrl-C leaves behind.
+    """
+    try:
+        return command(sys.argv[1:])
+    except UserError as error:
+        message = str(error)
+    except KeyboardInterrupt:
+        message = f"interrupted; {interrupted}"
+    if int(os.environ.get("RANK", 0)) == 0:
+        print(f"error: {message}", file=sys.stderr)
+    return 1
