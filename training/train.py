@@ -56,7 +56,12 @@ def parser() -> Parser:
     result.add_argument("recipe", metavar="RECIPE", help=f"one of {', '.join(recipe_names())}; or your own .py file")
     images = result.add_mutually_exclusive_group()
     images.add_argument("--data_dir", metavar="DIR", help="folder of the images (default: data/RECIPE)")
-    images.add_argument("--dataset", metavar="REPO_ID", help="a data set on the Hub instead")
+    images.add_argument(
+        "--dataset", metavar="REPO_ID", help="a data set on the Hub instead; of several configurations, REPO_ID:CONFIG"
+    )
+    result.add_argument(
+        "--streaming", action="store_true", help="read --dataset while training, for one larger than disk or memory"
+    )
     result.add_argument(
         "--base_model", metavar="ID_OR_DIR", help="fine-tune this one instead of the recipe's base model"
     )
@@ -104,9 +109,18 @@ def _source(known: argparse.Namespace, recipe: Recipe, run: RunFolder) -> Source
     from training.data.source import Folder, HubDataset, load_source
 
     if known.dataset:
-        return HubDataset(known.dataset)
+        kind = HubDataset
+        if known.streaming:
+            from training.data.streaming import Streamed as kind
+        repo_id, _, config = known.dataset.partition(":")
+        return kind(repo_id, config=config or None)
+    stored = None
     if known.resume and known.data_dir is None and run.data.is_file():
-        return load_source(run.data)
+        stored = load_source(run.data)
+    if known.streaming and not getattr(stored, "survey", None):
+        raise UserError("--streaming reads a data set of the Hub: say which one with --dataset REPO_ID")
+    if stored is not None:
+        return stored
     folder = Path(known.data_dir or Path("data") / recipe.name)
     if recipe.data.source == "sklearn:digits" and known.data_dir is None and not folder.exists():
         write_digits(folder)

@@ -21,7 +21,8 @@ from training.data import splits as splitting
 from training.data.intake import Skipped, summary
 from training.data.source import Folder, HubDataset, Source, load_source
 from training.data.splits import SPLITS, Row
-from training.data.transforms import Preprocessing, Views
+from training.data.streaming import Streamed, StreamedSplit, read_skipped, views
+from training.data.transforms import Preprocessing
 from training.fitting import checkpoints, hardware
 from training.fitting.deploy import deploy
 from training.fitting.flags import check_arguments, make_arguments, parse_flags
@@ -33,7 +34,7 @@ from training.results.curves import plot_curves
 from training.run_folder import RunFolder, check_same, recipe_facts, write_json, write_skipped
 
 if TYPE_CHECKING:
-    from datasets import DatasetDict
+    from datasets import Dataset, DatasetDict
 
 
 @dataclass(frozen=True)
@@ -53,7 +54,7 @@ class Job:
     recipe: Recipe
     run: RunFolder
     machine: hardware.Hardware
-    datasets: DatasetDict
+    datasets: DatasetDict | dict[str, StreamedSplit]
     preprocessing: Preprocessing
     say: Callable[[str], None]
 
@@ -79,6 +80,7 @@ def fit(
         for number, stage in enumerate(recipe.stages, 1)
     ]
     process = PartialState()
+    streamed = isinstance(source, Streamed)
     say: Callable[[str], None] = print if process.is_main_process else _silent
 
     if isinstance(source, Folder) and source.data_dir.resolve().is_relative_to(run.path.resolve()):
@@ -92,17 +94,20 @@ def fit(
 
     say(f"{recipe.title} ({recipe.name})")
     source, rows, skipped = _on_main(process, lambda: _read_data(recipe, source, run if goes_on else None))
-    for line in _data_lines(recipe, rows, skipped):
+    for line in _streamed_lines(recipe, source, skipped) if streamed else _data_lines(recipe, rows, skipped):
         say(line)
-    network, processor = build_network(recipe, sorted({row.label for row in rows}))
+    labels = source.survey.classes if streamed else sorted({row.label for row in rows})
+    network, processor = build_network(recipe, labels)
     config = network.config
     say(f"network\n{describe(network, recipe)}")
     say(f"hardware   {machine}")
-    job = Job(recipe, run, machine, source.as_datasets(rows), Preprocessing(processor), say)
+    datasets = source.splits(run.skipped) if streamed else source.as_datasets(rows)
+    job = Job(recipe, run, machine, datasets, Preprocessing(processor), say)
     if process.is_main_process and not goes_on:
         _check_space(network, recipe, run.path)
         run.begin(facts)
-        splitting.write_splits(rows, run.splits)
+        if not streamed:
+            splitting.write_splits(rows, run.splits)
         write_skipped(skipped, run.skipped)
         write_json(source.to_dict(), run.data)
     process.wait_for_everyone()
@@ -128,6 +133,12 @@ def fit(
         "images": {split: len(job.datasets[split]) for split in SPLITS},
         "parameters": sum(parameter.numel() for parameter in network.parameters()),
     }
+    if streamed:
+        found = read_skipped(run.skipped)
+        lost = Counter(source.split_of_row(each.path) for each in found)
+        results["images"] = {split: count - lost[split] for split, count in results["images"].items()}
+        if found:
+            say(f"skipped    {len(found)} images in all ({run.skipped}): {summary(found)}")
     write_json(results, run.results)
     say(
         f"time       {results['seconds'] / 60:.1f} min of training, {(time.perf_counter() - began) / 60:.1f} min in all"
@@ -237,9 +248,12 @@ def _read_data(recipe: Recipe, source: Source, run: RunFolder | None) -> tuple[S
             raise UserError(f"the run in '{run.path}' began with {stored}; --resume wants the same, or neither flag")
         if isinstance(stored, HubDataset):
             source = stored
-        return source, splitting.read_splits(run.splits), []
+        return source, [] if isinstance(source, Streamed) else splitting.read_splits(run.splits), []
     if isinstance(source, HubDataset):
         source = source.pinned()
+    if isinstance(source, Streamed):
+        source, skipped = source.surveyed(recipe.data, recipe.splits)
+        return source, [], skipped
     examples, skipped = source.read(recipe.data)
     rows, leaks = splitting.make_splits(examples, recipe.splits)
     return source, rows, [*skipped, *leaks]
@@ -247,18 +261,37 @@ def _read_data(recipe: Recipe, source: Source, run: RunFolder | None) -> tuple[S
 
 def _data_lines(recipe: Recipe, rows: list[Row], skipped: list[Skipped]) -> list[str]:
     """What is in the data, for a person to read before the long part begins."""
-    labels = sorted({row.label for row in rows})
-    counts = Counter(row.split for row in rows)
-    split = " · ".join(f"{name} {counts[name]:,}" for name in SPLITS)
-    lines = [f"data       {len(rows):,} images, {len(labels)} classes · {split}"]
-    if len(labels) <= 12:
-        by_class = Counter(row.label for row in rows)
-        lines.append("           " + ", ".join(f"{label} {by_class[label]:,}" for label in labels))
-    if recipe.data.classes not in (None, len(labels)):
-        lines.append(f"warning    {recipe.name} is made for {recipe.data.classes} classes, found {len(labels)}")
+    counts = {split: Counter(row.label for row in rows if row.split == split) for split in SPLITS}
+    lines = _count_lines(recipe, counts)
     if skipped:
         lines.append(f"skipped    {len(skipped)} files (all in local/skipped.csv): {summary(skipped)}")
     return lines + [f"warning    {warning}" for warning in splitting.warnings(rows)]
+
+
+def _streamed_lines(recipe: Recipe, source: Streamed, skipped: list[Skipped]) -> list[str]:
+    """As `_data_lines`, of a stream; and which splits are not the Hub's own."""
+    survey = source.survey
+    named = {split: Counter(dict(zip(survey.classes, counts, strict=True))) for split, counts in survey.counts.items()}
+    lines = _count_lines(recipe, named)
+    lines[0] += " · streamed"
+    for name in survey.held_out:
+        share = getattr(recipe.splits, name)
+        lines.append(f"           the Hub has no {name} split: {share:.0%} of its train split, chosen by content")
+    if skipped:
+        lines.append(f"skipped    {len(skipped)} images (all in local/skipped.csv): {summary(skipped)}")
+    return lines + [f"warning    {warning}" for warning in splitting.warnings(source.sample())]
+
+
+def _count_lines(recipe: Recipe, counts: dict[str, Counter]) -> list[str]:
+    """How many images there are of each split and class."""
+    by_class = sum(counts.values(), Counter())
+    split = " · ".join(f"{name} {counts[name].total():,}" for name in SPLITS)
+    lines = [f"data       {by_class.total():,} images, {len(by_class)} classes · {split}"]
+    if len(by_class) <= 12:
+        lines.append("           " + ", ".join(f"{label} {by_class[label]:,}" for label in sorted(by_class)))
+    if recipe.data.classes not in (None, len(by_class)):
+        lines.append(f"warning    {recipe.name} is made for {recipe.data.classes} classes, found {len(by_class)}")
+    return lines
 
 
 def _check_space(network: torch.nn.Module, recipe: Recipe, folder: Path) -> None:
@@ -308,15 +341,18 @@ def _run_stage(
         network.to(memory_format=torch.channels_last)
     class_weights = None
     if job.recipe.class_weights == "balanced":
-        class_weights = balanced_weights(list(images["label"]), network.config.num_labels)
+        class_weights = balanced_weights(_class_counts(images, network.config.num_labels))
+    process = (args.process_index, args.world_size)
     trainer = StageTrainer(
         stage,
         Progress(stage.name, history, job.run.history),
         class_weights,
         model=network,
         args=args,
-        train_dataset=Views(images, job.preprocessing, job.recipe.augmentation, args.seed),
-        eval_dataset=Views(job.datasets["validation"], job.preprocessing),
+        train_dataset=views(
+            images, job.preprocessing, args.train_batch_size, job.recipe.augmentation, args.seed, process
+        ),
+        eval_dataset=views(job.datasets["validation"], job.preprocessing, args.eval_batch_size, process=process),
     )
     if newest is not None:
         job.say(f"  going on after step {checkpoints.state_of(newest)['global_step']}")
@@ -328,6 +364,13 @@ def _run_stage(
     if args.load_best_model_at_end:
         job.say(f"  best weights are those of epoch {checkpoints.state_of(result)['epoch']:g}")
     return result
+
+
+def _class_counts(images: Dataset | StreamedSplit, classes: int) -> list[int]:
+    if isinstance(images, StreamedSplit):
+        return images.counts
+    counts = Counter(images["label"])
+    return [counts[number] for number in range(classes)]
 
 
 def _last(args: Any) -> Path:
