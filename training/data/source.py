@@ -160,7 +160,9 @@ class HubDataset:
                     continue
                 image, _ = columns(part, self.repo_id)
                 picked: Dataset = part.select([int(row.path.rsplit("/", 1)[1]) for row in chosen])
-                picked = picked.select_columns([image]).rename_column(image, "image").cast_column("image", Image())
+                picked = picked.select_columns([image])
+                picked = picked if image == "image" else picked.rename_column(image, "image")
+                picked = picked.cast_column("image", Image())
                 picked = picked.add_column("label", [names.index(row.label) for row in chosen])
                 picked = picked.add_column("path", [row.path for row in chosen])
                 parts.append(picked.cast_column("label", ClassLabel(names=names)))
