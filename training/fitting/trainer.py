@@ -5,6 +5,7 @@ from typing import Any
 
 import torch
 from accelerate.data_loader import DataLoaderShard
+from accelerate.utils import broadcast
 from torch.nn import functional
 from torch.optim.lr_scheduler import LambdaLR
 from torch.utils.data import DataLoader, Sampler
@@ -95,7 +96,14 @@ class StageTrainer(Trainer):
             persistent_workers=self.args.dataloader_persistent_workers,
             multiprocessing_context=self.args.dataloader_multiprocessing_context,
             prefetch_factor=self.args.dataloader_prefetch_factor,
+            _drop_last=True,  # for accelerate's books alone: it would cut what is gathered to one process's share
         )
+
+    def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
+        """As Trainer's; every process with the first one's BatchNorm statistics, which are those that are saved."""
+        for buffer in self.model.buffers():
+            broadcast(buffer)
+        return super().evaluate(*args, **kwargs)
 
     def create_scheduler(self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None) -> Any:
         """Trainer's schedules, and lr · rate^(step / steps), which it has not."""
