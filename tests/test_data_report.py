@@ -427,7 +427,7 @@ def test_the_command_reports_on_a_folder(tmp_path):
     wrote = Path("reports", "my photos", "report.md")
     assert lines[-2] == f"wrote      {wrote}" and (tmp_path / wrote).is_file()
     where = str((tmp_path / "my photos").resolve())
-    assert lines[-1] == f"next       accelerate launch -q training/train.py folder --data_dir '{where}'"
+    assert lines[-1] == f"next       accelerate launch -q training/train.py folder --data_dir 'my photos'"
 
 
 def test_the_command_reports_on_a_recipe_which_wins_over_a_folder_of_that_name(tmp_path):
@@ -452,7 +452,7 @@ def test_the_command_reports_on_a_recipe_which_wins_over_a_folder_of_that_name(t
     ("words", "message"),
     [
         (["flower"], "no folder 'flower', and no recipe 'flower'; did you mean 'flowers'?"),
-        (["photos", "--data_dir", "x"], "'photos' is a folder, so --data_dir 'x' is one too many"),
+        (["photos", "--data_dir", "x"], "'photos' is where images lie, so --data_dir x is one too many"),
         (["flowers"], "'data/flowers' does not exist; the images are published at"),
         (["empty"], "no images in 'empty'"),
         (["photos", "--output", "photos/report"], "lie in each other"),

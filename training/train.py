@@ -70,7 +70,12 @@ def parser() -> Parser:
         action="extend",
         help="folders of the images, an archive or a table, see below (default: data/RECIPE)",
     )
-    images.add_argument("--dataset", metavar="REPO_ID", help="a data set on the Hub instead")
+    images.add_argument(
+        "--dataset", metavar="REPO_ID", help="a data set on the Hub instead; of several configurations, REPO_ID:CONFIG"
+    )
+    result.add_argument(
+        "--streaming", action="store_true", help="read --dataset while training, for one larger than disk or memory"
+    )
     result.add_argument(
         "--base_model", metavar="ID_OR_DIR", help="fine-tune this one instead of the recipe's base model"
     )
@@ -94,7 +99,7 @@ def main(tokens: list[str]) -> int:
     if tokens and tokens[0].startswith("-") and tokens[0] not in ("-h", "--help"):
         raise UserError(f"RECIPE comes first: {USAGE}")
     known, flags = parser().parse_known_args(tokens)
-    if known.folds is not None and getattr(known, "streaming", False):
+    if known.folds is not None and known.streaming:
         raise UserError("--folds with --streaming: a streamed data set keeps the Hub's splits; leave out one of them")
     recipe = load_recipe(known.recipe)
     changes = {"base_model": known.base_model, "class_weights": known.class_weights}
@@ -129,10 +134,17 @@ def _source(known: argparse.Namespace, recipe: Recipe, run: RunFolder) -> Source
     from training.data.source import HubDataset, load_source, open_images
 
     if known.dataset:
-        return HubDataset(known.dataset)
+        kind = HubDataset
+        if known.streaming:
+            from training.data.streaming import Streamed as kind
+        repo_id, _, config = known.dataset.partition(":")
+        return kind(repo_id, config=config or None)
+    stored = None
     if known.resume and known.data_dir is None and run.data.is_file():
-        return load_source(run.data)
-    return open_images(recipe, known.data_dir, progress=int(os.environ.get("RANK", 0)) == 0)
+        stored = load_source(run.data)
+    if known.streaming and not getattr(stored, "survey", None):
+        raise UserError("--streaming reads a data set of the Hub: say which one with --dataset REPO_ID")
+    return stored or open_images(recipe, known.data_dir, progress=int(os.environ.get("RANK", 0)) == 0)
 
 
 def _use(run: RunFolder) -> str:

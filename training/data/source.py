@@ -10,7 +10,7 @@ import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from tqdm.auto import tqdm
 
@@ -86,10 +86,11 @@ class Folder:
 
 @dataclass(frozen=True)
 class HubDataset:
-    """A data set on the Hub; paths in `splits.csv` are revision/split/row."""
+    """A data set on the Hub, or one configuration of it; paths in `splits.csv` are revision/split/row."""
 
     repo_id: str
     revision: str | None = None
+    config: str | None = None
 
     def read(self, data: Data, progress: bool = True) -> tuple[list[Example], list[Skipped]]:
         """Every readable row, in order, with its class name and the Hub's own split."""
@@ -172,7 +173,9 @@ class HubDataset:
                     continue
                 image, _ = columns(part, self.repo_id)
                 picked: Dataset = part.select([int(row.path.rsplit("/", 1)[1]) for row in chosen])
-                picked = picked.select_columns([image]).rename_column(image, "image").cast_column("image", Image())
+                picked = picked.select_columns([image])
+                picked = picked if image == "image" else picked.rename_column(image, "image")
+                picked = picked.cast_column("image", Image())
                 picked = picked.add_column("label", [names.index(row.label) for row in chosen])
                 picked = picked.add_column("path", [row.path for row in chosen])
                 parts.append(picked.cast_column("label", ClassLabel(names=names)))
@@ -196,15 +199,25 @@ class HubDataset:
 
     def to_dict(self) -> dict[str, str | None]:
         """What `local/data.json` says."""
-        return {"dataset": self.repo_id, "revision": self.revision}
+        config = {} if self.config is None else {"config": self.config}
+        return {"dataset": self.repo_id, "revision": self.revision, **config}
 
-    def _load(self) -> Mapping[str, Dataset]:
-        from datasets import load_dataset
+    def _load(self, **how: Any) -> Mapping[str, Dataset]:
+        """Every split of it; `how` goes to `load_dataset`."""
+        from datasets import get_dataset_config_names, load_dataset
         from datasets.exceptions import DatasetsError
+        from huggingface_hub.errors import HTTPError
 
         try:
-            return load_dataset(self.repo_id, revision=self.revision)
-        except (DatasetsError, OSError, ValueError, RuntimeError) as error:
+            if self.config is None:
+                names = get_dataset_config_names(self.repo_id, revision=self.revision)
+                if len(names) > 1 and "default" not in names:
+                    raise UserError(
+                        f"data set '{self.repo_id}' has several configurations, {', '.join(names)}; choose one, as in "
+                        f"--dataset {self.repo_id}:{names[0]}"
+                    )
+            return load_dataset(self.repo_id, self.config, revision=self.revision, **how)
+        except (DatasetsError, HTTPError, OSError, ValueError, RuntimeError) as error:
             raise UserError(
                 f"data set '{self.repo_id}' cannot be loaded: {first_line(error)}; choose another --dataset, or "
                 "download it as a folder of images and give that with --data_dir"
@@ -287,7 +300,11 @@ def load_source(path: Path) -> Source:
         stored = json.loads(path.read_text(encoding="utf-8"))
         if "data_dir" in stored:
             return Folder(Path(stored["data_dir"]))
-        return HubDataset(stored["dataset"], stored["revision"])
+        if stored.get("streaming"):
+            from training.data.streaming import Streamed  # which is built on this module
+
+            return Streamed.from_dict(stored)
+        return HubDataset(stored["dataset"], stored["revision"], stored.get("config"))
     except (OSError, ValueError, LookupError, TypeError) as error:
         raise UserError(f"'{path}' cannot be read ({error}); start anew with --overwrite") from error
 

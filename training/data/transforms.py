@@ -93,14 +93,22 @@ class Views(Dataset):
         epoch, index = key if isinstance(key, tuple) else (0, key)
         row = self.rows[index]
         image = open_rgb(row["image"]["bytes"] or row["image"]["path"])
-        if self.augmentation is None:
-            return {"pixel_values": self.preprocessing(image), "labels": row["label"]}
-        # The primes keep (seed, epoch, row) of different views apart; torch mixes the bits.
-        draw = torch.Generator().manual_seed(self.seed * 1_000_003 + epoch * 15_485_863 + index)
-        if self.augmentation.crop < 1:
-            image = random_crop(image, self.augmentation.crop, draw)
-        pixels = augment(self.preprocessing.geometry(image), self.augmentation, draw)
-        return {"pixel_values": self.preprocessing.normalise(pixels), "labels": row["label"]}
+        pixels = view(image, self.preprocessing, self.augmentation, (self.seed, epoch, index))
+        return {"pixel_values": pixels, "labels": row["label"]}
+
+
+def view(
+    image: Image.Image, preprocessing: Preprocessing, how: Augmentation | None, key: tuple[int, int, int]
+) -> torch.Tensor:
+    """What the network is shown of an image: float32, (3, height, width); varied as `key`, (seed, epoch, row), says."""
+    if how is None:
+        return preprocessing(image)
+    seed, epoch, row = key
+    # The primes keep (seed, epoch, row) of different views apart; torch mixes the bits.
+    draw = torch.Generator().manual_seed(seed * 1_000_003 + epoch * 15_485_863 + row)
+    if how.crop < 1:
+        image = random_crop(image, how.crop, draw)
+    return preprocessing.normalise(augment(preprocessing.geometry(image), how, draw))
 
 
 def augment(pixels: torch.Tensor, how: Augmentation, draw: torch.Generator) -> torch.Tensor:

@@ -7,13 +7,15 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
 
 from hub_utils.export import largest_difference, load_deployable, save_deployable
 from hub_utils.portable.modeling_backbone_with_head import BackboneWithHeadForImageClassification
-from training.data.transforms import Preprocessing, Views
+from training.data.streaming import StreamedSplit, views
+from training.data.transforms import Preprocessing
 from training.results.metrics import classification_metrics
 
 if TYPE_CHECKING:
@@ -27,7 +29,7 @@ COMPARED = 64  # images on which the two are compared
 def deploy(
     network: BackboneWithHeadForImageClassification,
     processor: Any,
-    datasets: DatasetDict,
+    datasets: DatasetDict | dict[str, StreamedSplit],
     folder: Path,
     args: TrainingArguments,
     say: Callable[[str], None],
@@ -59,21 +61,26 @@ def deploy(
         "largest_logit": largest,
     }
     for split in ("validation", "test"):
-        results[split] = measure(deployed, _batches(datasets[split], preprocessing, args), split)
+        logits, labels = answers(deployed, _batches(datasets[split], preprocessing, args), split)
+        results[split] = classification_metrics(logits, labels)
         accuracy, loss = results[split]["accuracy"], results[split]["loss"]
-        say(f"{split:<11}accuracy {accuracy:.2%} of {len(datasets[split])}, loss {loss:.4f}")
+        say(f"{split:<11}accuracy {accuracy:.2%} of {len(labels)}, loss {loss:.4f}")
     return results
 
 
-def measure(model: torch.nn.Module, batches: DataLoader, name: str) -> dict[str, float]:
-    """`classification_metrics` of a model over batches of `pixel_values` and `labels`; `name` is for the bar."""
+def answers(model: torch.nn.Module, batches: DataLoader, name: str) -> tuple[np.ndarray, np.ndarray]:
+    """Logits (images, classes) and labels over batches of `pixel_values` and `labels`; `name` is for the bar.
+
+    What is labelled -100, a gap in a stream, is left out.
+    """
     device = next(model.parameters()).device
     logits, labels = [], []
     with torch.inference_mode():
         for batch in tqdm(batches, f"Measuring {name}", unit=" batches", leave=False, disable=None):
             logits.append(model(batch["pixel_values"].to(device)).logits.float().cpu())
             labels.append(batch["labels"])
-    return classification_metrics(torch.cat(logits).numpy(), torch.cat(labels).numpy())
+    counted = torch.cat(labels) >= 0
+    return torch.cat(logits)[counted].numpy(), torch.cat(labels)[counted].numpy()
 
 
 def _compare(network: torch.nn.Module, deployed: torch.nn.Module, batches: DataLoader) -> tuple[float, float]:
@@ -83,7 +90,6 @@ def _compare(network: torch.nn.Module, deployed: torch.nn.Module, batches: DataL
     return largest_difference(network, deployed, few)
 
 
-def _batches(rows: Dataset, preprocessing: Preprocessing, args: TrainingArguments) -> DataLoader:
-    return DataLoader(
-        Views(rows, preprocessing), args.per_device_eval_batch_size, num_workers=args.dataloader_num_workers
-    )
+def _batches(rows: Dataset | StreamedSplit, preprocessing: Preprocessing, args: TrainingArguments) -> DataLoader:
+    size = args.per_device_eval_batch_size
+    return DataLoader(views(rows, preprocessing, size), size, num_workers=args.dataloader_num_workers)

@@ -23,7 +23,8 @@ from training.data.duplicates import summary as duplicates_summary
 from training.data.intake import Example, Skipped, summary
 from training.data.source import Folder, HubDataset, Source, load_source
 from training.data.splits import SPLITS, Row
-from training.data.transforms import Preprocessing, Views
+from training.data.streaming import Streamed, StreamedSplit, read_skipped, views
+from training.data.transforms import Preprocessing
 from training.fitting import checkpoints, hardware
 from training.fitting.deploy import deploy
 from training.fitting.flags import check_arguments, make_arguments, parse_flags
@@ -35,7 +36,7 @@ from training.results.curves import plot_curves
 from training.run_folder import RunFolder, check_same, recipe_facts, write_json, write_skipped
 
 if TYPE_CHECKING:
-    from datasets import DatasetDict
+    from datasets import Dataset, DatasetDict
 
 
 @dataclass(frozen=True)
@@ -88,7 +89,7 @@ class Job:
     recipe: Recipe
     run: RunFolder
     machine: hardware.Hardware
-    datasets: DatasetDict
+    datasets: DatasetDict | dict[str, StreamedSplit]
     preprocessing: Preprocessing
     say: Callable[[str], None]
 
@@ -117,14 +118,16 @@ def fit(
 
     say(f"{recipe.title} ({recipe.name})")
     reading = on_main(process, lambda: _read_data(recipe, source, run if goes_on else None))
-    rows = reading.rows
     for line in _data_lines(recipe, reading):
         say(line)
-    network, processor = build_network(recipe, sorted({row.label for row in rows}))
+    streamed = isinstance(reading.source, Streamed)
+    labels = reading.source.survey.classes if streamed else sorted({row.label for row in reading.rows})
+    network, processor = build_network(recipe, labels)
     config = network.config
     say(f"network\n{describe(network, recipe)}")
     say(f"hardware   {plan.machine}")
-    job = Job(recipe, run, plan.machine, reading.source.as_datasets(rows), Preprocessing(processor), say)
+    datasets = reading.source.splits(run.skipped) if streamed else reading.source.as_datasets(reading.rows)
+    job = Job(recipe, run, plan.machine, datasets, Preprocessing(processor), say)
     if process.is_main_process and not goes_on:
         check_space(network, recipe, run.path)
         begin(run, plan, reading)
@@ -151,6 +154,12 @@ def fit(
         "images": {split: len(job.datasets[split]) for split in SPLITS},
         "parameters": sum(parameter.numel() for parameter in network.parameters()),
     }
+    if streamed:
+        found = read_skipped(run.skipped)
+        lost = Counter(source.split_of_row(each.path) for each in found)
+        results["images"] = {split: count - lost[split] for split, count in results["images"].items()}
+        if found:
+            say(f"skipped    {len(found)} images in all ({run.skipped}): {summary(found)}")
     write_json(results, run.results)
     say(
         f"time       {results['seconds'] / 60:.1f} min of training, {(time.perf_counter() - began) / 60:.1f} min in all"
@@ -190,7 +199,8 @@ def check_apart(source: Source, folder: Path) -> None:
 def begin(run: RunFolder, plan: Plan, reading: Reading) -> None:
     """Write what a run begins with, and from which it can go on."""
     run.begin(plan.facts)
-    splitting.write_splits(reading.rows, run.splits)
+    if reading.rows:  # a stream has none: what it has seen is not kept
+        splitting.write_splits(reading.rows, run.splits)
     write_skipped(reading.skipped, run.skipped)
     if reading.conflicts:
         splitting.write_conflicts(reading.conflicts, run.conflicts)
@@ -299,11 +309,14 @@ def _read_data(recipe: Recipe, source: Source, run: RunFolder | None) -> Reading
             raise UserError(f"the run in '{run.path}' began with {stored}; --resume wants the same, or neither flag")
         if isinstance(stored, HubDataset):
             source = stored
-        return Reading(source, splitting.read_splits(run.splits))
+        return Reading(source, [] if isinstance(source, Streamed) else splitting.read_splits(run.splits))
+    if isinstance(source, Streamed):
+        source, skipped = source.pinned().surveyed(recipe.data, recipe.splits)
+        return Reading(source, [], skipped)
     found = find(recipe, source)
     rows, leaks = splitting.make_splits(found.examples, recipe.splits, found.duplicates)
     torn = splitting.conflicts(found.examples, found.duplicates)
-    return Reading(found.source, rows, [*found.skipped, *leaks], torn)
+    return Reading(found.source, rows, [*found.skipped, *leaks], torn, found.duplicates)
 
 
 def find(recipe: Recipe, source: Source) -> Found:
@@ -316,18 +329,37 @@ def find(recipe: Recipe, source: Source) -> Found:
 
 def _data_lines(recipe: Recipe, reading: Reading) -> list[str]:
     """What is in the data, for a person to read before the long part begins."""
+    if isinstance(reading.source, Streamed):
+        return _streamed_lines(recipe, reading)
     rows = reading.rows
-    labels = sorted({row.label for row in rows})
-    counts = Counter(row.split for row in rows)
-    split = " · ".join(f"{name} {counts[name]:,}" for name in SPLITS)
-    lines = [f"data       {len(rows):,} images, {len(labels)} classes · {split}"]
-    if len(labels) <= 12:
-        by_class = Counter(row.label for row in rows)
-        lines.append("           " + ", ".join(f"{label} {by_class[label]:,}" for label in labels))
-    if recipe.data.classes not in (None, len(labels)):
-        lines.append(f"warning    {recipe.name} is made for {recipe.data.classes} classes, found {len(labels)}")
-    lines += left_out_lines(reading)
+    counts = {split: Counter(row.label for row in rows if row.split == split) for split in SPLITS}
+    lines = _count_lines(recipe, counts) + left_out_lines(reading)
     return lines + [f"warning    {warning}" for warning in splitting.warnings(rows)]
+
+
+def _streamed_lines(recipe: Recipe, reading: Reading) -> list[str]:
+    """As `_data_lines`, of a stream; and which splits are not the Hub's own."""
+    survey = reading.source.survey
+    named = {split: Counter(dict(zip(survey.classes, counts, strict=True))) for split, counts in survey.counts.items()}
+    lines = _count_lines(recipe, named)
+    lines[0] += " · streamed"
+    for name in survey.held_out:
+        share = getattr(recipe.splits, name)
+        lines.append(f"           the Hub has no {name} split: {share:.0%} of its train split, chosen by content")
+    lines += left_out_lines(reading)
+    return lines + [f"warning    {warning}" for warning in splitting.warnings(reading.source.sample())]
+
+
+def _count_lines(recipe: Recipe, counts: dict[str, Counter]) -> list[str]:
+    """How many images there are of each split and class."""
+    by_class = sum(counts.values(), Counter())
+    split = " · ".join(f"{name} {counts[name].total():,}" for name in SPLITS)
+    lines = [f"data       {by_class.total():,} images, {len(by_class)} classes · {split}"]
+    if len(by_class) <= 12:
+        lines.append("           " + ", ".join(f"{label} {by_class[label]:,}" for label in sorted(by_class)))
+    if recipe.data.classes not in (None, len(by_class)):
+        lines.append(f"warning    {recipe.name} is made for {recipe.data.classes} classes, found {len(by_class)}")
+    return lines
 
 
 def left_out_lines(reading: Reading) -> list[str]:
@@ -394,15 +426,18 @@ def _run_stage(
         network.to(memory_format=torch.channels_last)
     class_weights = None
     if job.recipe.class_weights == "balanced":
-        class_weights = balanced_weights(list(images["label"]), network.config.num_labels)
+        class_weights = balanced_weights(_class_counts(images, network.config.num_labels))
+    process = (args.process_index, args.world_size)
     trainer = StageTrainer(
         stage,
         Progress(stage.name, history, job.run.history),
         class_weights,
         model=network,
         args=args,
-        train_dataset=Views(images, job.preprocessing, job.recipe.augmentation, args.seed),
-        eval_dataset=Views(job.datasets["validation"], job.preprocessing),
+        train_dataset=views(
+            images, job.preprocessing, args.train_batch_size, job.recipe.augmentation, args.seed, process
+        ),
+        eval_dataset=views(job.datasets["validation"], job.preprocessing, args.eval_batch_size, process=process),
     )
     if newest is not None:
         job.say(f"  going on after step {checkpoints.state_of(newest)['global_step']}")
@@ -414,6 +449,13 @@ def _run_stage(
     if args.load_best_model_at_end:
         job.say(f"  best weights are those of epoch {checkpoints.state_of(result)['epoch']:g}")
     return result
+
+
+def _class_counts(images: Dataset | StreamedSplit, classes: int) -> list[int]:
+    if isinstance(images, StreamedSplit):
+        return images.counts
+    counts = Counter(images["label"])
+    return [counts[number] for number in range(classes)]
 
 
 def _last(args: Any) -> Path:

@@ -32,6 +32,7 @@ METRICS = ("loss", "accuracy", "macro_f1")
 OWN = (
     "data_dir",
     "dataset",
+    "streaming",
     "base_model",
     "output_dir",
     "folds",

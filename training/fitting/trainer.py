@@ -1,14 +1,17 @@
 """One stage on `transformers.Trainer`: what Trainer lacks is added at the places it has for that, and nothing else."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
+from accelerate.data_loader import DataLoaderShard
+from accelerate.utils import broadcast
 from torch.nn import functional
 from torch.optim.lr_scheduler import LambdaLR
-from torch.utils.data import Sampler
+from torch.utils.data import DataLoader, Sampler
 from transformers import EarlyStoppingCallback, PrinterCallback, ProgressCallback, Trainer, TrainingArguments
 
+from training.data.streaming import StreamedViews
 from training.data.transforms import Views
 from training.fitting.progress import Progress
 from training.recipe import Stage
@@ -58,6 +61,7 @@ class StageTrainer(Trainer):
         self.remove_callback(PrinterCallback)
         self.stage = stage
         self._seen = torch.zeros(2, device=args.device)  # images right, images seen, since the last log
+        self._eval_stream: DataLoader | None = None
 
     def _get_train_sampler(self, train_dataset: Views | None = None) -> EpochSampler:
         """Every image once an epoch; but if one alone were left for the last batch, of which BatchNorm cannot take
@@ -66,6 +70,40 @@ class StageTrainer(Trainer):
         images = len(train_dataset or self.train_dataset)
         alone = images % self.args.train_batch_size == 1 and self.args.train_batch_size > 1
         return EpochSampler(images, self.args.seed, images - alone)
+
+    def get_train_dataloader(self) -> DataLoader:
+        """As Trainer's; of a stream, whose pieces for each process are cut already, without cutting it once more."""
+        if not isinstance(self.train_dataset, StreamedViews):
+            return super().get_train_dataloader()
+        return self._streaming(self.train_dataset)
+
+    def get_eval_dataloader(self, eval_dataset: Views | StreamedViews | None = None) -> DataLoader:
+        """As `get_train_dataloader`; kept for the next evaluation, with its workers."""
+        if not isinstance(self.eval_dataset, StreamedViews):
+            return super().get_eval_dataloader(eval_dataset)
+        if self._eval_stream is None:
+            self._eval_stream = self._streaming(self.eval_dataset)
+        return self._eval_stream
+
+    def _streaming(self, views: StreamedViews) -> DataLoader:
+        return DataLoaderShard(
+            views,
+            device=self.args.device,
+            batch_size=views.batch_size,
+            collate_fn=self.data_collator,
+            num_workers=self.args.dataloader_num_workers,
+            pin_memory=self.args.dataloader_pin_memory,
+            persistent_workers=self.args.dataloader_persistent_workers,
+            multiprocessing_context=self.args.dataloader_multiprocessing_context,
+            prefetch_factor=self.args.dataloader_prefetch_factor,
+            _drop_last=True,  # for accelerate's books alone: it would cut what is gathered to one process's share
+        )
+
+    def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
+        """As Trainer's; every process with the first one's BatchNorm statistics, which are those that are saved."""
+        for buffer in self.model.buffers():
+            broadcast(buffer)
+        return super().evaluate(*args, **kwargs)
 
     def create_scheduler(self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None) -> Any:
         """Trainer's schedules, and lr · rate^(step / steps), which it has not."""
@@ -82,7 +120,7 @@ class StageTrainer(Trainer):
         loss, outputs = super().compute_loss(model, inputs, True, num_items_in_batch)
         if model.training:
             right = (outputs.logits.detach().argmax(dim=1) == labels).sum()
-            self._seen += torch.stack([right, torch.tensor(len(labels), device=right.device)])
+            self._seen += torch.stack([right, (labels >= 0).sum()])  # in a stream -100 fills a gap
         return (loss, outputs) if return_outputs else loss
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
@@ -101,12 +139,12 @@ def cross_entropy(class_weights: torch.Tensor | None, smoothing: float) -> Calla
         logits = outputs.logits.float()
         weight = None if class_weights is None else class_weights.to(logits.device)
         total = functional.cross_entropy(logits, labels, weight, label_smoothing=smoothing, reduction="sum")
-        return total / (len(labels) if num_items_in_batch is None else num_items_in_batch)
+        count = len(labels) if num_items_in_batch is None else num_items_in_batch
+        return total / max(count, 1)  # 0 where a step of a stream has gaps alone
 
     return loss
 
 
-def balanced_weights(labels: list[int], classes: int) -> torch.Tensor:
+def balanced_weights(counts: Sequence[int]) -> torch.Tensor:
     """Weight n / (k · nᵢ) of each of k classes with nᵢ of n images, as in scikit-learn; its mean over images is 1."""
-    counts = torch.bincount(torch.tensor(labels), minlength=classes).clamp(min=1)
-    return len(labels) / (classes * counts)
+    return sum(counts) / (len(counts) * torch.tensor(counts).clamp(min=1))

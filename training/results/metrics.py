@@ -52,4 +52,5 @@ def mean_interval(values: Sequence[float], highest: float = math.inf) -> dict[st
 
 def compute_metrics(prediction: Any) -> dict[str, float]:
     """`classification_metrics` as Trainer calls it. Its `loss` replaces Trainer's, a mean over batches, unsmoothed."""
-    return classification_metrics(prediction.predictions, prediction.label_ids)
+    counted = prediction.label_ids >= 0  # in a stream -100 fills a gap
+    return classification_metrics(prediction.predictions[counted], prediction.label_ids[counted])
