@@ -324,7 +324,8 @@ DRIVER = """
 import os, signal, sys
 sys.path[:0] = [sys.argv[1]]
 from training.fitting.progress import Progress
-from training.train import main, run_command
+from training.command import run_command
+from training.train import main
 
 moment, words = sys.argv[2], sys.argv[3:]
 if ":" in moment:
@@ -335,7 +336,8 @@ if ":" in moment:
             os.kill(os.getpid(), signal.SIGKILL)
         return go_on(self, args, state, control, **kwargs)
     Progress.on_step_end = on_step_end
-sys.exit(run_command(main, words))
+sys.argv[1:] = words
+sys.exit(run_command(main, ""))
 """
 
 

@@ -38,7 +38,7 @@ from PIL import Image
 from torch.utils.data import IterableDataset, get_worker_info
 from tqdm.auto import tqdm
 
-from training.data.images import inspect, open_rgb
+from training.data.images import look, open_rgb
 from training.data.intake import Example, Skipped, check_classes, split_of, summary
 from training.data.source import HubDataset, columns
 from training.data.splits import SPLITS, Row
@@ -358,7 +358,7 @@ class StreamedViews(IterableDataset):
         """The view of a row, or None, once it is reported, if there is none."""
         reason = "the file is gone" if content is None else None
         if reason is None and not self._good[index]:
-            reason = inspect(content)
+            reason = look(content).reason
         if reason is None:
             try:
                 pixels = view(open_rgb(content), self.preprocessing, self.augmentation, (self.seed, epoch, index))
@@ -437,7 +437,7 @@ def _look(
         if decide is None:
             return raw, role, None
         content = _content(values[image])
-        reason = "the file is gone" if content is None else inspect(content)
+        reason = "the file is gone" if content is None else look(content).reason
         return raw, SKIPPED if reason else decide(content), reason
 
     roles, counts, faults = bytearray(), Counter(), []

@@ -118,15 +118,16 @@ def fit(
 
     say(f"{recipe.title} ({recipe.name})")
     reading = on_main(process, lambda: _read_data(recipe, source, run if goes_on else None))
+    source = reading.source
     for line in _data_lines(recipe, reading):
         say(line)
-    streamed = isinstance(reading.source, Streamed)
-    labels = reading.source.survey.classes if streamed else sorted({row.label for row in reading.rows})
+    streamed = isinstance(source, Streamed)
+    labels = source.survey.classes if streamed else sorted({row.label for row in reading.rows})
     network, processor = build_network(recipe, labels)
     config = network.config
     say(f"network\n{describe(network, recipe)}")
     say(f"hardware   {plan.machine}")
-    datasets = reading.source.splits(run.skipped) if streamed else reading.source.as_datasets(reading.rows)
+    datasets = source.splits(run.skipped) if streamed else source.as_datasets(reading.rows)
     job = Job(recipe, run, plan.machine, datasets, Preprocessing(processor), say)
     if process.is_main_process and not goes_on:
         check_space(network, recipe, run.path)
