@@ -1,0 +1,85 @@
+"""Time and memory of reading a folder, searching it for duplicates and dividing it, by the number of files.
+
+python tests/benchmarks/intake.py [10000 30000 100000]
+
+Files are generated JPEGs of 64 × 64 pixels in 10 classes; every hundredth is another one saved again. Each size is read
+in a process of its own, twice: with an empty cache, and again.
+"""
+
+import itertools
+import os
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+SIDE = 64
+
+
+def generate(folder: Path, files: int) -> None:
+    """Write `files` pictures of smooth noise."""
+
+    def write(number: int) -> None:
+        again = number % 100 == 99
+        draw = np.random.default_rng(number - 1 if again else number)
+        noise = Image.fromarray(draw.integers(0, 256, (9, 9, 3), dtype=np.uint8))
+        picture = noise.resize((SIDE, SIDE), Image.Resampling.BICUBIC)
+        picture.save(folder / str(number // 100 % 10) / f"{number:06}.jpg", quality=60 if again else 90)
+
+    for label in range(10):
+        (folder / str(label)).mkdir(parents=True)
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        list(pool.map(write, range(files)))
+
+
+def read(folder: Path) -> None:
+    """Print seconds for reading, searching and dividing, the pairs found, and peak memory in MB."""
+    from training.data.duplicates import find_duplicates
+    from training.data.source import Folder
+    from training.data.splits import make_splits
+    from training.recipe import Data, Splits
+
+    source = Folder(folder)
+    base = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    times = [time.perf_counter()]
+    examples, _ = source.read(Data(), progress=False)
+    times.append(time.perf_counter())
+    found = find_duplicates(examples, source.reader(), progress=False)
+    times.append(time.perf_counter())
+    make_splits(examples, Splits(), found)
+    times.append(time.perf_counter())
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    seconds = " | ".join(f"{after - before:.1f}" for before, after in itertools.pairwise(times))
+    print(f"{seconds} | {len(found):,} | {peak - base:.0f} | {1000 * (times[3] - times[0]) / len(examples):.2f}")
+
+
+def main() -> None:
+    """Generate, and read in processes of their own."""
+    print("| files | cache | reading, s | duplicates, s | splits, s | pairs | MB more than imports | ms a file |")
+    print("|---|---|---|---|---|---|---|---|")
+    for files in map(int, sys.argv[1:] or (10_000, 30_000, 100_000)):
+        with tempfile.TemporaryDirectory() as temporary:
+            folder = Path(temporary) / "photos"
+            generate(folder, files)
+            for cache in ("empty", "filled"):
+                result = subprocess.run(
+                    [sys.executable, __file__, "--read", str(folder)],
+                    env={**os.environ, "HF_HOME": temporary},
+                    capture_output=True,
+                    text=True,
+                    check=True,
+                )
+                print(f"| {files:,} | {cache} | {result.stdout.strip()} |", flush=True)
+
+
+if __name__ == "__main__":
+    if sys.argv[1:2] == ["--read"]:
+        read(Path(sys.argv[2]))
+    else:
+        main()
