@@ -1,37 +1,41 @@
-"""The README's commands: every one that trains names a recipe that exists and flags that are understood."""
+"""The README's commands: every one names a recipe or a folder, and flags that are understood."""
 
 import re
 import shlex
 
 from conftest import ROOT
 
+from training import data_report, download, train
 from training.fitting.flags import parse_flags
 from training.recipe import load_recipe, recipe_names
-from training.train import parser
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 
 
-def training_commands() -> list[list[str]]:
-    """What follows `training/train.py` in each command of the README's code blocks and of the recipes' docstrings."""
+def commands_of(script: str) -> list[list[str]]:
+    """What follows the script in each command of the README's code blocks and of the recipes' docstrings."""
     blocks = re.findall(r"```(?:bash|sh|python|powershell)\n(.*?)```", README, re.DOTALL)
     lines = [line for block in blocks for line in block.splitlines()]
     for name in recipe_names():
         lines += (ROOT / "training" / "recipes" / f"{name}.py").read_text(encoding="utf-8").splitlines()
-    return [
-        shlex.split(line.split("training/train.py ")[1], comments=True)
-        for line in lines
-        if "training/train.py " in line
-    ]
+    return [shlex.split(line.split(script)[1], comments=True) for line in lines if script in line]
 
 
 def test_every_training_command_can_be_typed():
-    commands = training_commands()
-    assert len(commands) == 20
+    commands = commands_of("training/train.py ")
+    assert len(commands) == 25
     for words in commands:
-        known, flags = parser().parse_known_args(words)
+        known, flags = train.parser().parse_known_args(words)
         recipe = load_recipe("folder" if known.recipe == "my_recipe.py" else known.recipe)
         parse_flags(flags, recipe)
+
+
+def test_every_command_about_data_can_be_typed():
+    reports, downloads = commands_of("training/data_report.py "), commands_of("training/download.py ")
+    assert (len(reports), len(downloads)) == (3, 2)
+    assert [data_report.parser().parse_args(words).recipe for words in reports] == ["my_photos", "flowers", "scans"]
+    for words in downloads:
+        load_recipe(download.parser().parse_args(words).recipe)
 
 
 def test_the_first_screen_is_one_sentence_and_two_commands():

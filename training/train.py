@@ -33,7 +33,8 @@ what --data_dir takes (names may hold spaces; what cannot be used is skipped, wi
   my_photos.zip                an archive of any of these: .zip, .tar, .tar.gz and the like
   labels.csv                   a table (.csv, .tsv, .parquet): a column of paths, one of labels, and if you like one of
                                splits (train, validation, test) and one of groups (patients, say) that stay together
-A data set on the Hub: --dataset OWNER/NAME in place of --data_dir.
+In place of --data_dir, a data set on the Hub:
+  --dataset OWNER/NAME         downloaded whole; with --streaming read while training, however large it is
 
 Any flag of transformers' TrainingArguments works too, for every stage or, with --stage1. --stage2. …, for one:
   --num_train_epochs 3  --learning_rate 1e-4  --per_device_train_batch_size 8  --gradient_accumulation_steps 2
