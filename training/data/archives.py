@@ -41,9 +41,7 @@ ENDINGS = (".zip", ".tar", ".tgz", ".tar.gz", ".tbz2", ".tar.bz2", ".txz", ".tar
 
 # What a bomb is. Only bytes that really come out count: the sizes in an archive are whatever its maker wrote there.
 MOST_BYTES = 2 * 2**40  # beyond any image data set that is published as one archive (the largest ImageNet: 1.3 TB)
-MOST_GROWTH = (
-    100  # photographs keep their size and scans shrink to a tenth; flat drawings reach this, deflate ends at 1032
-)
+MOST_GROWTH = 100  # photographs keep their size, scans shrink to a tenth, flat drawings to this; deflate ends at 1032
 GROWTH_FROM = 2**30  # what may come out of any archive, however small: blank masks do shrink a thousandfold
 MOST_FILES = 5_000_000  # iNaturalist, the largest set of loose files in use, has 2.7 million; inodes run out
 MOST_FOLDERS = 50  # one in another; people nest ten, and Windows ends at 260 characters

@@ -22,13 +22,13 @@ from training.data.cache import Cache
 from training.data.images import THUMBNAIL, grey
 from training.data.intake import Example
 from training.data.keypoints import Keypoints, candidates, transform
+from training.data.neighbours import Neighbours
 
 KINDS = ("exact", "near", "mirrored", "part")
 ROW, COLUMN = np.mgrid[:THUMBNAIL, :THUMBNAIL]  # frequencies of a thumbnail's cosine transform
-LOW = (ROW + COLUMN > 0) & (ROW + COLUMN <= 5)  # the 20 lowest, by which a tree is searched
-RADIUS = 0.3  # between unit vectors of them: a correlation of .955
-PITCH = np.where(np.hypot(ROW, COLUMN) < 9.6, np.hypot(ROW, COLUMN), 0)  # photographs have amplitudes of 1 / pitch …
-ALIKE = 0.92  # … so that, weighed by it, all frequencies count the same in this correlation
+PITCH = np.hypot(ROW, COLUMN)
+USED = (PITCH > 0) & (PITCH < 9.6)  # higher ones do not survive a resize
+ALIKE = 0.92  # correlation of thumbnails in them, all frequencies weighing the same
 FLAT = 1.5  # grey levels; a thumbnail that varies less shows nothing that could be alike
 NEIGHBOURS = 8  # pictures at most that are compared with one by their thumbnails
 AGREES = 0.7  # correlation of windows; what is not the same stays below .5
@@ -105,25 +105,29 @@ class _Search:
 
     def by_thumbnails(self, turned: bool) -> Iterator[Candidate]:
         """Pictures that are alike as a whole; if `turned`, in any of the eight ways to lay a square on a square."""
-        from scipy.spatial import cKDTree
-
-        thumbnails = np.frombuffer(b"".join(image.facts.thumbnail for image in self.images), np.uint8)
-        thumbnails = thumbnails.reshape(-1, THUMBNAIL, THUMBNAIL)
-        places = np.concatenate([_low(thumbnails[part]) for part in _batches(len(thumbnails))])
-        tree = cKDTree(places)
         tiny = np.array([image.facts.width * image.facts.height < TINY**2 for image in self.images])
         needed = np.where(tiny, TINY_ALIKE, ALIKE)
-        for turn in range(8 if turned else 1):
-            for part in _batches(len(thumbnails)):
-                asked = places[part] if turn == 0 else _low(_turn(thumbnails[part], turn))
-                _, nearest = tree.query(asked, NEIGHBOURS, distance_upper_bound=RADIUS, workers=-1)
-                row, rank = np.nonzero(nearest < len(thumbnails))
-                first, second = nearest[row, rank], np.arange(len(thumbnails))[part][row]
-                alike = _weighed(thumbnails[first]) * _weighed(_turn(thumbnails[second], turn))
-                keep = (first != second) & (alike.sum(axis=(1, 2)) >= np.maximum(needed[first], needed[second]))
-                for pair in zip(first[keep].tolist(), second[keep].tolist(), strict=True):
-                    swapped = pair[0] > pair[1]
-                    yield min(pair), max(pair), f"whole {BACK[turn] if swapped else turn}"
+        shown = [number for number, image in enumerate(self.images) if not _is_flat(image.facts.thumbnail)]
+        parts = [np.array(shown[start : start + BATCH]) for start in range(0, len(shown), BATCH)]
+        with Neighbours.of(int(USED.sum())) as neighbours:
+            for part in parts:
+                neighbours.add(_spectra(self._thumbnails(part)))
+            neighbours.grow()
+            for turn in range(8 if turned else 1):
+                for part in parts:
+                    asked = _spectra(_turn(self._thumbnails(part), turn))
+                    found = np.array(shown)[neighbours.nearest(asked, NEIGHBOURS)]
+                    first, second = found.ravel(), np.repeat(part, found.shape[1])
+                    alike = (_spectra(self._thumbnails(first)) * np.repeat(asked, found.shape[1], axis=0)).sum(axis=1)
+                    keep = (first != second) & (alike >= np.maximum(needed[first], needed[second]))
+                    for pair in zip(first[keep].tolist(), second[keep].tolist(), strict=True):
+                        swapped = pair[0] > pair[1]
+                        yield min(pair), max(pair), f"whole {BACK[turn] if swapped else turn}"
+
+    def _thumbnails(self, numbers: np.ndarray) -> np.ndarray:
+        """Uint8, (n, 16, 16)."""
+        content = b"".join(self.images[number].facts.thumbnail for number in numbers)
+        return np.frombuffer(content, np.uint8).reshape(-1, THUMBNAIL, THUMBNAIL)
 
     def by_keypoints(self) -> Iterator[Candidate]:
         """Pictures of which parts are alike."""
@@ -210,26 +214,19 @@ def _turn(pictures: np.ndarray, turn: int) -> np.ndarray:
     return pictures[..., :: -1 if turn & 2 else 1, :: -1 if turn & 1 else 1]
 
 
-def _spectra(thumbnails: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Cosine transforms (n, 16, 16) without the mean, and their lengths (n, 1, 1): 16 × the standard deviation."""
+def _is_flat(thumbnail: bytes) -> bool:
+    return bool(np.frombuffer(thumbnail, np.uint8).std() < FLAT)
+
+
+def _spectra(thumbnails: np.ndarray) -> np.ndarray:
+    """Unit vectors (n, frequencies) of thumbnails (n, 16, 16): their cosine transforms without the mean, weighed.
+
+    Amplitudes of photographs fall as 1 / frequency: weighed by it, all frequencies tell as much.
+    """
     from scipy.fft import dctn
 
-    spectra = dctn(thumbnails.astype(np.float32), axes=(1, 2), norm="ortho")
-    spectra[:, 0, 0] = 0
-    return spectra, np.linalg.norm(spectra, axis=(1, 2), keepdims=True)
-
-
-def _low(thumbnails: np.ndarray) -> np.ndarray:
-    """Where thumbnails (n, 16, 16) stand in the search tree, (n, 20); flat ones far off."""
-    spectra, length = _spectra(thumbnails)
-    return np.where(length >= FLAT * THUMBNAIL, spectra / np.maximum(length, 1e-6), 10.0)[:, LOW].astype(np.float64)
-
-
-def _weighed(thumbnails: np.ndarray) -> np.ndarray:
-    """Unit vectors (n, 16, 16) of the spectra, all frequencies weighing the same; of flat ones, zeros."""
-    spectra, length = _spectra(thumbnails)
-    spectra = np.where(length >= FLAT * THUMBNAIL, spectra * PITCH, 0)
-    return spectra / np.maximum(np.linalg.norm(spectra, axis=(1, 2), keepdims=True), 1e-6)
+    spectra = (dctn(thumbnails.astype(np.float32), axes=(1, 2), norm="ortho") * PITCH)[:, USED]
+    return spectra / np.maximum(np.linalg.norm(spectra, axis=1, keepdims=True), 1e-6)
 
 
 def _stretch(shape: tuple[int, ...], onto: tuple[int, ...]) -> np.ndarray:

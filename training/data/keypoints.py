@@ -1,27 +1,24 @@
 """Local features: where one picture may lie in another, whatever part of it, mirrored, turned or rescaled.
 
 SIFT keypoints (Lowe 2004, doi 10.1023/B:VISI.0000029664.99615.94), their descriptors compared by the Hellinger kernel
-(Arandjelović and Zisserman 2012, doi 10.1109/CVPR.2012.6248018), and Annoy's index, all from OpenCV. Nothing here is
-proof: `agreement` has the last word.
+(Arandjelović and Zisserman 2012, doi 10.1109/CVPR.2012.6248018). Nothing here is proof: `agreement` has the last word.
 """
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import cv2
 import numpy as np
 
 from training.data.agreement import LONGEST
+from training.data.neighbours import Neighbours
 
 KEPT = 150  # keypoints a picture, the strongest
 INDEXED = 64  # of them stand in the index: half of a picture's are enough to find its partner
 DIMENSIONS = 32  # of the descriptors in the index, by principal components
-TREES, LEAVES = 10, 300  # of Annoy's forest, and how many of its leaves a search opens
 NEIGHBOURS = 6  # asked for each keypoint, itself among them
 VOTES = 4  # keypoints that must point to the same picture before the two are compared
 CANDIDATES = 5  # pictures at most that are compared with a picture, the ones with the most votes
@@ -74,32 +71,26 @@ class Keypoints:
 def candidates(pictures: Sequence, keypoints_of: Callable[[Any], Keypoints]) -> Iterator[tuple[int, int, bool]]:
     """Pairs of pictures, by number, that share keypoints; with True, one of them mirrored.
 
-    Every keypoint asks an index for its nearest neighbours, so that the time grows as n log n; vectors and index lie on
-    disk. `keypoints_of` is called with the elements of `pictures`, twice for each.
+    Every keypoint asks for its nearest neighbours among all. `keypoints_of` is called with the elements of `pictures`,
+    twice for each.
     """
     sample = [keypoints_of(picture).descriptors[:INDEXED] for picture in _spread(pictures, BLOCK)]
-    mean, axes = cv2.PCACompute(_hellinger(np.concatenate(sample)), None, maxComponents=DIMENSIONS)
-    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:  # Windows removes no file that is mapped
-        vectors = np.memmap(Path(folder) / "vectors", np.float32, "w+", shape=(len(pictures) * INDEXED, len(axes)))
-        owner = np.zeros(len(vectors), np.int32)
-        used = 0
-        for number, picture in enumerate(pictures):
+    sample = np.concatenate([*sample, np.zeros((1, 128), np.uint8)])
+    mean, axes = cv2.PCACompute(_hellinger(sample), None, maxComponents=DIMENSIONS)
+    with Neighbours.of(len(axes)) as neighbours:
+        owners = []
+        for picture in pictures:
             found = keypoints_of(picture).descriptors[:INDEXED]
-            vectors[used : used + len(found)] = (_hellinger(found) - mean) @ axes.T
-            owner[used : used + len(found)] = number
-            used += len(found)
-        index = cv2.ANNIndex.create(len(axes), cv2.ANNINDEX_DIST_EUCLIDEAN)
-        index.setSeed(1)  # with 0 its generator stands still, and `build` never ends
-        index.setOnDiskBuild(str(Path(folder) / "index"))
-        index.addItems(vectors[:used])  # all at once: a second call would begin at number 0 again
-        index.build(TREES)
-        del vectors
+            neighbours.add((_hellinger(found) - mean) @ axes.T)
+            owners.append(len(found))
+        owner = np.repeat(np.arange(len(pictures)), owners)
+        neighbours.grow()
         for start in range(0, len(pictures), BLOCK):
             block = [keypoints_of(picture).descriptors[:INDEXED] for picture in pictures[start : start + BLOCK]]
             asks = np.repeat(np.arange(start, start + len(block)), [len(each) for each in block])
             plain = np.concatenate(block)
-            for mirrored, asked in ((False, plain), (True, plain[:, MIRROR])) if len(asks) else ():
-                nearest, _ = index.knnSearch((_hellinger(asked) - mean) @ axes.T, min(NEIGHBOURS, used), LEAVES)
+            for mirrored, asked in ((False, plain), (True, plain[:, MIRROR])):
+                nearest = neighbours.nearest((_hellinger(asked) - mean) @ axes.T, NEIGHBOURS)
                 for first, second in _elected(asks, owner[nearest], len(pictures)):
                     yield first, second, mirrored
 

@@ -108,7 +108,7 @@ class Streamed(HubDataset):
             parts |= {name: labels[name].select_columns([label]) for name in found if name not in parts}
         jobs = [(name, number) for name in found for number in range(parts[name].num_shards)]
 
-        def look(job: tuple[str, int]) -> tuple[bytes, Counter, list[tuple[int, str]]]:
+        def count(job: tuple[str, int]) -> tuple[bytes, Counter, list[tuple[int, str]]]:
             name, number = job
             decide = partial(_by_content, held_out=held_out, splits=splits) if name in by_content else None
             with self._one_line():
@@ -116,7 +116,9 @@ class Streamed(HubDataset):
 
         what = "Reading images once" if by_content else "Counting labels"
         with ThreadPoolExecutor(8) as pool:
-            bar = tqdm(pool.map(look, jobs), what, len(jobs), unit=" shards", leave=False, disable=not progress or None)
+            bar = tqdm(
+                pool.map(count, jobs), what, len(jobs), unit=" shards", leave=False, disable=not progress or None
+            )
             looks = list(bar)
         names = getattr(next(iter(found.values())).features[label], "names", None)
         survey, skipped = self._summed(jobs, looks, image, label, _namer(names, data), held_out)
@@ -364,7 +366,7 @@ class StreamedViews(IterableDataset):
                 pixels = view(open_rgb(content), self.preprocessing, self.augmentation, (self.seed, epoch, index))
                 self._good[index] = 1
                 return pixels
-            except Exception as error:  # as in `inspect`, which may have decoded a part only
+            except Exception as error:  # `look` may have decoded a part only
                 reason = f"cannot be read: {first_line(error)}"
         self._report(index, reason)
         return None
