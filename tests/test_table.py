@@ -103,6 +103,15 @@ def test_ham10000_as_it_is_published(tmp_path):
     assert len(sides) == 20 and all(len(splits) == 1 for splits in sides.values())
 
 
+def test_patients_are_known_by_the_recipes_pattern_where_the_table_is_silent(tmp_path):
+    names = [f"{name}-{number:03}" for name in ("SOB_B_A-14-22549AB-40", "SOB_M_DC-14-9146-40") for number in (1, 2)]
+    for name in names:
+        put(tmp_path, f"{name}.png")
+    path = table(tmp_path / "t.csv", "file,label", *(f"{name}.png,{'BM'['_M_' in name]}" for name in names))
+    examples, _, _ = read(path, load_recipe("breast_cancer").data)
+    assert [example.group for example in examples] == ["14-22549AB"] * 2 + ["14-9146"] * 2
+
+
 def test_a_mask_called_as_its_image_is_not_meant(tmp_path):
     put(tmp_path, "images/ISIC_1.jpg", "images/ISIC_2.jpg", "masks/ISIC_1.png", "masks/ISIC_2.png")
     examples, _, source = read(table(tmp_path / "t.csv", "image_id,dx", "ISIC_1,nv", "ISIC_2,mel"))

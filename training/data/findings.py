@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import re
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Literal
 
 from training.data.convert import RULES
 from training.data.intake import Example, Skipped
-from training.data.splits import SPLITS
+from training.data.splits import SPLITS, parallel_folders, spelt_alike
 from training.data.survey import Survey
 
 Severity = Literal["stops", "wrong", "uncertain", "lost", "hint"]
@@ -141,11 +140,10 @@ def _suspects(survey: Survey) -> Iterator[Finding]:
 
 def _names(survey: Survey) -> Iterator[Finding]:
     """Class names that are one but for case, blanks or a plural."""
-    spelt: dict[str, list[str]] = defaultdict(list)
-    for label in sorted({example.label for example in survey.examples}):
-        spelt[re.sub(r"[\s_-]+", " ", label.casefold())].append(label)
-    same = [labels for labels in spelt.values() if len(labels) > 1]
-    plurals = [spelt[word] + spelt[many] for word in list(spelt) for many in _plurals(word) if many in spelt]
+    labels = sorted({example.label for example in survey.examples})
+    same = spelt_alike(labels)
+    spelt = {label.casefold(): label for label in labels}
+    plurals = [[spelt[word], spelt[many]] for word in spelt for many in _plurals(word) if many in spelt]
     why = "As two classes they share their images between them, and the network cannot tell them apart."
     to_do = "If they are one class, put their images into one folder"
     for kind, severity, how, found in (
@@ -155,6 +153,15 @@ def _names(survey: Survey) -> Iterator[Finding]:
         if found:
             pairs = "; ".join(" and ".join(f"'{label}'" for label in labels) for labels in found)
             yield Finding(kind, severity, f"classes whose names differ only in {how}: {pairs}", why, to_do)
+    parallel = parallel_folders(survey.rows)
+    if parallel:
+        yield Finding(
+            "parallel_folders",
+            "uncertain",
+            parallel.partition("; ")[0],
+            "They may be versions of one data set (in colour, in grey, cut out) and no classes at all.",
+            parallel.partition("; ")[2],
+        )
 
 
 def _plurals(word: str) -> list[str]:

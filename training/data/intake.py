@@ -303,7 +303,7 @@ def _label(
     """Class, split and group of each path: by the recipe's pattern if it fits any, else by folders."""
     layouts = _layouts(found)
     paths = sorted(((path, layouts[below]) for below, paths in found.items() for path in paths), key=itemgetter(0))
-    pattern = _compile(data.pattern) if data.pattern else None
+    pattern = compiled(data.pattern) if data.pattern else None
     fits = pattern is not None and any(pattern.search(path) for path, _ in paths)
     examples = []
     for path, layout in paths:
@@ -375,7 +375,7 @@ def _has_split_folders(folders: list[list[str]]) -> bool:
     return len(splits - {None, "train"}) > 0 and len(classes) > 1
 
 
-def _compile(pattern: str) -> re.Pattern:
+def compiled(pattern: str) -> re.Pattern:
     try:
         return re.compile(pattern)
     except re.error as error:

@@ -334,14 +334,14 @@ def warnings(rows: list[Row]) -> list[str]:
         absent = [label for label in labels if not counts[split][label]]
         if absent:
             found.append(f"classes without a {split} image, on which nothing can be said: {_some(absent)}")
-    found += [f"classes that differ only in how they are written: {_some(names)}" for names in _spelt_alike(labels)]
-    parallel = _parallel(rows)
+    found += [f"classes that differ only in how they are written: {_some(names)}" for names in spelt_alike(labels)]
+    parallel = parallel_folders(rows)
     if parallel:
         found.append(parallel)
     return found
 
 
-def _spelt_alike(labels: list[str]) -> list[list[str]]:
+def spelt_alike(labels: list[str]) -> list[list[str]]:
     """Classes that are one word but for capitals and what stands between words: `Rose` and `rose`."""
     words = defaultdict(list)
     for label in labels:
@@ -349,7 +349,7 @@ def _spelt_alike(labels: list[str]) -> list[list[str]]:
     return [names for names in words.values() if len(names) > 1]
 
 
-def _parallel(rows: list[Row]) -> str | None:
+def parallel_folders(rows: list[Row]) -> str | None:
     """A warning if the classes look like whole data sets: PlantVillage has color, grayscale and segmented of each."""
     below: dict[str, set[str]] = {row.label: set() for row in rows}
     if len(below) < 2:

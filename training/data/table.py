@@ -5,6 +5,7 @@ has: a name without its folder, and without its ending (HAM10000's `image_id` is
 """
 
 import os
+import re
 import unicodedata
 from collections import defaultdict
 from collections.abc import Iterable
@@ -20,6 +21,7 @@ from training.data.intake import (
     Example,
     Skipped,
     class_name,
+    compiled,
     image_files,
     split_of,
     summary,
@@ -63,8 +65,15 @@ class Table:
         Raises:
             UserError: a split is unknown, or there are no two classes of readable images.
         """
+        pattern = compiled(data.pattern) if data.pattern else None
         examples = [
-            replace(row, label=class_name(row.label, data), split=self._split(row.split, data)) for row in self.rows
+            replace(
+                row,
+                label=class_name(row.label, data),
+                split=self._split(row.split, data),
+                group=row.group or _group_in(row.path, pattern),
+            )
+            for row in self.rows
         ]
         if {example.split for example in examples} <= {"train", None}:
             examples = [replace(example, split=None) for example in examples]
@@ -79,6 +88,12 @@ class Table:
                 "recipe's `split_names` which one it is, or rename the column if it is not about splits"
             )
         return split
+
+
+def _group_in(path: str, pattern: re.Pattern | None) -> str | None:
+    """The patient in a file's name, where the recipe knows how it is told and the table says nothing of it."""
+    match = pattern.search(path) if pattern else None
+    return match.groupdict().get("group") if match else None
 
 
 def is_table(path: Path) -> bool:
