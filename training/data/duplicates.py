@@ -105,8 +105,7 @@ class _Search:
 
     def by_thumbnails(self, turned: bool) -> Iterator[Candidate]:
         """Pictures that are alike as a whole; if `turned`, in any of the eight ways to lay a square on a square."""
-        tiny = np.array([image.facts.width * image.facts.height < TINY**2 for image in self.images])
-        needed = np.where(tiny, TINY_ALIKE, ALIKE)
+        needed = np.where([_is_tiny(image) for image in self.images], TINY_ALIKE, ALIKE)
         shown = [number for number, image in enumerate(self.images) if not _is_flat(image.facts.thumbnail)]
         parts = [np.array(shown[start : start + BATCH]) for start in range(0, len(shown), BATCH)]
         with Neighbours.of(int(USED.sum())) as neighbours:
@@ -130,15 +129,18 @@ class _Search:
         return np.frombuffer(content, np.uint8).reshape(-1, THUMBNAIL, THUMBNAIL)
 
     def by_keypoints(self) -> Iterator[Candidate]:
-        """Pictures of which parts are alike."""
-        numbers = range(len(self.images))
-        bar = tqdm(numbers, "Finding keypoints", unit=" images", leave=False, disable=not self.progress or None)
-        for part in _batches(len(self.images)):
-            self._remember_keypoints(numbers[part])
-            bar.update(len(numbers[part]))
+        """Pictures of which parts are alike; a part of a tiny one is too little to tell anything."""
+        numbers = [number for number, image in enumerate(self.images) if not _is_tiny(image)]
+        bar = tqdm(
+            total=len(numbers), desc="Finding keypoints", unit=" images", leave=False, disable=not self.progress or None
+        )
+        for start in range(0, len(numbers), BATCH):
+            self._remember_keypoints(numbers[start : start + BATCH])
+            bar.update(len(numbers[start : start + BATCH]))
         bar.close()
-        for first, second, mirrored in candidates(numbers, self.keypoints):
-            yield min(first, second), max(first, second), "mirrored part" if mirrored else "part"
+        for one, other, mirrored in candidates(numbers, self.keypoints):
+            first, second = sorted((numbers[one], numbers[other]))
+            yield first, second, "mirrored part" if mirrored else "part"
 
     def confirmed(self, proposed: Iterator[Candidate], known) -> Iterator[tuple[int, int, str, float]]:
         """Those that prove to show the same, with the kind and the similarity; what `known` connects is passed over."""
@@ -203,8 +205,8 @@ class _Search:
         )
 
 
-def _batches(length: int) -> Iterator[slice]:
-    return (slice(start, start + BATCH) for start in range(0, length, BATCH))
+def _is_tiny(image: Example) -> bool:
+    return image.facts.width * image.facts.height < TINY**2
 
 
 def _turn(pictures: np.ndarray, turn: int) -> np.ndarray:
