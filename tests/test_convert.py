@@ -6,12 +6,13 @@ import subprocess
 import sys
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 from conftest import ROOT, write_photo, write_photos
 from PIL import Image, ImageOps
 
-from training.data.convert import convert_folder, counts, log_of, to_8_bits
+from training.data.convert import RULES, convert_folder, counts, log_of, to_8_bits
 from training.data.images import open_rgb
 from training.data.intake import read_folder
 from training.recipe import Data, UserError
@@ -314,3 +315,27 @@ def test_a_copy_that_cannot_be_finished_leaves_nothing(odd, tmp_path):
     finished = subprocess.run(words, capture_output=True, text=True, timeout=120, env=environment)
     assert "File too large" in finished.stdout and finished.stdout.count("\n") == 1, finished.stderr
     assert not (tmp_path / "new").exists()
+
+
+def test_sixteen_bits_a_colour_are_windowed_too(tmp_path):
+    """Pillow takes their upper byte, of which a 12-bit scanner fills four bits."""
+    draw = np.random.default_rng(0)
+    dark = draw.integers(0, 4096, (24, 32, 3), dtype=np.uint16)
+    for name in ("a/12in16.png", "b/12in16.tif"):
+        (tmp_path / "scans" / name).parent.mkdir(parents=True)
+        (tmp_path / "scans" / name).write_bytes(cv2.imencode(Path(name).suffix, dark[..., ::-1])[1].tobytes())
+    converted = {each.path: each for each in convert_folder(tmp_path / "scans", tmp_path / "copy", progress=False)}
+    low, high = np.percentile(dark, (0.5, 99.5))
+    expected = (np.clip((dark - low) / (high - low), 0, 1) * 255).round()
+    for path in ("a/12in16.png", "b/12in16.tif"):
+        assert converted[path].rule == RULES["deep colour"]
+        written = np.asarray(Image.open(tmp_path / "copy" / converted[path].became))
+        assert written.dtype == np.uint8 and np.abs(written - expected).max() <= 1
+
+
+def test_of_deep_pages_the_first_is_taken_and_said_so(tmp_path):
+    pages = [Image.fromarray(np.full((20, 20), value, np.uint16)) for value in (100, 200)]
+    (tmp_path / "scans" / "a").mkdir(parents=True)
+    pages[0].save(tmp_path / "scans" / "a" / "stack.tif", save_all=True, append_images=pages[1:])
+    (done,) = convert_folder(tmp_path / "scans", tmp_path / "copy", progress=False)
+    assert done.rule == RULES["deep pages"] and "the first page" in done.rule

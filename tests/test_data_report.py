@@ -76,7 +76,7 @@ def test_a_conflict_through_others_is_one_cluster(photos):
         Duplicate("green/001.png", "green/004.png", "near", 0.99),
     ]
     kinds = {each.kind: each for each in findings(replace(seen, duplicates=chain))}
-    assert kinds["label_conflict"].files == [["blue/000.png", "blue/001.png", "red/004.png"]]
+    assert kinds["label_conflict"].files == [["blue/000.png", "red/004.png", "blue/001.png"]]  # each label first
     assert kinds["duplicates"].files == [["green/001.png", "green/004.png"]]
 
 
@@ -106,7 +106,8 @@ def test_a_patient_on_both_sides_is_named(tmp_path):
         for patient in patients:
             write_noise(tmp_path, {f"{label}/{patient}": 6 for label in ("sick", "well")}, split)
     kinds = found(tmp_path, with_pattern(r"^(?P<split>\w+)/(?P<label>\w+)/(?P<group>\w+)/"))
-    assert kinds["group_leak"].notes == {"test/sick/p4/000.png": "group p4"}
+    assert set(kinds["group_leak"].notes.values()) == {"group p4"}
+    assert {path.split("/")[0] for path in kinds["group_leak"].files[0][:2]} == {"train", "test"}
     assert len(kinds["group_leak"].files[0]) == 24
     assert kinds["few_groups"].what == "the test images are of only 2 groups (patients)"
 

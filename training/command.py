@@ -24,6 +24,9 @@ def run_command(command: Callable[[list[str]], int], interrupted: str) -> int:
         return command(sys.argv[1:])
     except UserError as error:
         message = str(error)
+    except BrokenPipeError:  # whoever read what we print has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
     except KeyboardInterrupt:
         message = f"interrupted; {interrupted}"
     if int(os.environ.get("RANK", 0)) == 0:

@@ -31,7 +31,8 @@ palettes, alpha (dropped), animations and pages (the first) become what `pipelin
 floating point get one linear window each, from the 0.5th to the 99.5th percentile of their pixels, so that 12-bit
 scanners and burnt pixels do no harm and a new image is treated alike. Where values mean something of themselves
 (Hounsfield units, fluorescence), give the same window to all: --window -160 240. Masks beside their images, what is no
-image and what cannot be read is left out; a list beside the copy says what became of each file.
+image and what cannot be read is left out; a list beside the copy says what became of each file. What is copied as it is
+keeps its EXIF data: names, dates, places.
 
 examples:
   python training/data_report.py my_photos
@@ -74,6 +75,8 @@ def parser() -> Parser:
 def main(tokens: list[str]) -> int:
     """Run the command; the exit status."""
     known = parser().parse_args(tokens)
+    if known.thorough and known.convert:
+        raise UserError("--thorough is for the report, --convert writes a copy instead; leave out one of them")
     if known.window and not known.convert:
         raise UserError("--window goes with --convert COPY")
     if known.window and not known.window[0] < known.window[1]:
@@ -87,7 +90,7 @@ def main(tokens: list[str]) -> int:
     typed = "folder" if paths == [known.recipe] else known.recipe
     words = shlex.join([typed, *(["--data_dir", *paths] if paths else [])])
     if known.convert:
-        _convert(source, Path(known.convert), known.window)
+        _convert(source, Path(known.convert), known.window, typed)
     else:
         _report(recipe, source, words, Path(known.output or f"reports/{name}"), known.thorough)
     return 0
@@ -135,10 +138,10 @@ def _report(recipe: Recipe, source: Folder, words: str, output: Path, thorough: 
     elif seen.refusal:
         print("next       put 1. right, then the same command again")
     else:
-        print(f"next       accelerate launch -q training/train.py {seen.words}")
+        print(f"next       accelerate launch -q training/train.py {seen.words}{' --thorough' * thorough}")
 
 
-def _convert(source: Folder, copy: Path, window: list[float] | None) -> None:
+def _convert(source: Folder, copy: Path, window: list[float] | None, recipe: str) -> None:
     from training.data.convert import convert_folder, counts, log_of
 
     if source.table is not None:
@@ -148,7 +151,8 @@ def _convert(source: Folder, copy: Path, window: list[float] | None) -> None:
         print(f"{count:>9,}  {rule}")
     print(f"wrote      {copy}")
     print(f"           {log_of(copy)} says what became of each file")
-    print(f"next       accelerate launch -q training/train.py folder --data_dir {shlex.quote(str(copy))}")
+    command = ["accelerate", "launch", "-q", "training/train.py", recipe, "--data_dir", str(copy)]
+    print(f"next       {shlex.join(command)}")
 
 
 if __name__ == "__main__":

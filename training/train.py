@@ -34,7 +34,8 @@ what --data_dir takes (names may hold spaces; what cannot be used is skipped, wi
   labels.csv                   a table (.csv, .tsv, .parquet): a column of paths, one of labels, and if you like one of
                                splits (train, validation, test) and one of groups (patients, say) that stay together
 In place of --data_dir, a data set on the Hub:
-  --dataset OWNER/NAME         downloaded whole; with --streaming read while training, however large it is
+  --dataset OWNER/NAME         downloaded whole; with --streaming read while training, however large it is, and not
+                               searched for copies
 
 Any flag of transformers' TrainingArguments works too, for every stage or, with --stage1. --stage2. …, for one:
   --num_train_epochs 3  --learning_rate 1e-4  --per_device_train_batch_size 8  --gradient_accumulation_steps 2
@@ -82,6 +83,11 @@ def parser() -> Parser:
     )
     result.add_argument("--output_dir", metavar="RUN", help="folder to write (default: runs/RECIPE)")
     result.add_argument(
+        "--thorough",
+        action="store_true",
+        help="also keep crops, mirrored and overlapping views of a picture on one side; takes longer the first time",
+    )
+    result.add_argument(
         "--folds", type=int, metavar="K", help="cross-validate: K runs, each tested on another K-th of the images"
     )
     existing = result.add_mutually_exclusive_group()
@@ -100,6 +106,8 @@ def main(tokens: list[str]) -> int:
     if tokens and tokens[0].startswith("-") and tokens[0] not in ("-h", "--help"):
         raise UserError(f"RECIPE comes first: {USAGE}")
     known, flags = parser().parse_known_args(tokens)
+    if known.thorough and known.streaming:
+        raise UserError("--thorough with --streaming: in a stream nothing is compared; leave out one of them")
     if known.folds is not None and known.streaming:
         raise UserError("--folds with --streaming: a streamed data set keeps the Hub's splits; leave out one of them")
     recipe = load_recipe(known.recipe)
@@ -112,7 +120,7 @@ def main(tokens: list[str]) -> int:
     from training.fitting.folds import fit_folds
     from training.run_folder import FoldsFolder, RunFolder
 
-    options = Options(known.resume, known.overwrite, known.threads, known.channels_last)
+    options = Options(known.resume, known.overwrite, known.threads, known.channels_last, known.thorough)
     one = RunFolder(run) if known.folds is None else FoldsFolder(run).fold(1)
     source = _source(known, recipe, one)
     try:

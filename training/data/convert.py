@@ -37,10 +37,13 @@ from training.whole import whole_folder
 
 PERCENTILES = (0.5, 99.5)
 PLAIN_MODES = frozenset({"RGB", "L", "1"})
+ORIENTATION = 274  # of EXIF
 WHITE_IS_ZERO = 262, 0  # TIFF's tag PhotometricInterpretation, as some X-rays have it
 AS_IT_IS, LEFT_OUT = "copied as it is", "left out"
 RULES = {
     "deep": "16 bits or more: one linear window an image, percentiles 0.5 to 99.5 of its pixels",
+    "deep pages": "16 bits or more, several pages: the first page, one linear window, percentiles 0.5 to 99.5",
+    "deep colour": "16 bits a colour: one linear window an image, percentiles 0.5 to 99.5 of its values",
     "window": "16 bits or more: the linear window that was given",
     "animated": "animated: the first frame",
     "pages": "several pages: the first page",
@@ -66,7 +69,9 @@ def oddity(facts: Facts) -> str | None:
     MPO is what telephones write: a JPEG with an enlargement or a depth map behind it, and nobody opens those.
     """
     if facts.mode in DEEP_MODES:
-        return "deep"
+        return "deep" if facts.frames == 1 else "deep pages"
+    if facts.mode.endswith(";16"):
+        return "deep colour"
     if facts.frames > 1 and facts.format != "MPO":
         return "pages" if facts.format == "TIFF" else "animated"
     if facts.mode in PLAIN_MODES and facts.format != "HEIF":
@@ -164,7 +169,25 @@ def to_8_bits(image: Image.Image, window: tuple[float, float] | None = None) -> 
         ValueError: no pixel is a number.
     """
     inverted = image.format == "TIFF" and image.tag_v2.get(WHITE_IS_ZERO[0]) == WHITE_IS_ZERO[1]
-    values = np.asarray(ImageOps.exif_transpose(image)).astype(np.float32)
+    return Image.fromarray(_windowed(np.asarray(ImageOps.exif_transpose(image)), window, inverted)).convert("RGB")
+
+
+def _to_8_bit_colours(content: bytes, window: tuple[float, float] | None) -> Image.Image:
+    """The same of 16 bits a colour, which Pillow cannot open whole; alpha is dropped, as `pipeline` does."""
+    import cv2
+
+    decoded = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_UNCHANGED)
+    if decoded is None:
+        raise ValueError("16 bits a colour, in a way that OpenCV cannot decode")
+    rgb = Image.fromarray(_windowed(decoded[..., 2::-1], window))
+    with Image.open(io.BytesIO(content)) as image:
+        rgb.getexif()[ORIENTATION] = image.getexif().get(ORIENTATION, 1)
+    return ImageOps.exif_transpose(rgb)
+
+
+def _windowed(values: np.ndarray, window: tuple[float, float] | None, inverted: bool = False) -> np.ndarray:
+    """Uint8 of the same shape; NaN becomes 0."""
+    values = values.astype(np.float32)
     numbers = values[np.isfinite(values)]
     if not numbers.size:
         raise ValueError("no pixel is a number")
@@ -172,8 +195,7 @@ def to_8_bits(image: Image.Image, window: tuple[float, float] | None = None) -> 
     if high <= low:  # nearly all pixels are equal, as in a mask
         low, high = numbers.min(), numbers.max()
     shades = np.clip((values - low) / max(high - low, np.finfo(np.float32).tiny), 0, 1)
-    shades = np.nan_to_num(1 - shades if inverted else shades)
-    return Image.fromarray((shades * 255).round().astype(np.uint8)).convert("RGB")
+    return (np.nan_to_num(1 - shades if inverted else shades) * 255).round().astype(np.uint8)
 
 
 def _targets(paths: list[str]) -> dict[str, str]:
@@ -199,7 +221,8 @@ def _convert(path: str, target: str, folder: Path, copy: Path, window: tuple[flo
         return Converted(path, "", f"{LEFT_OUT}: cannot be opened: {error.strerror}")
     facts = look(content)
     odd = oddity(facts)
-    if facts.reason and odd != "deep":
+    deep = odd is not None and odd.startswith("deep")
+    if facts.reason and not deep:
         return Converted(path, "", f"{LEFT_OUT}: {facts.reason}")
     if odd is None:
         _write(copy / path, content)
@@ -209,11 +232,13 @@ def _convert(path: str, target: str, folder: Path, copy: Path, window: tuple[flo
     except Exception as error:  # PIL's decoders raise anything
         return Converted(path, "", f"{LEFT_OUT}: cannot be read: {first_line(error)}")
     _write(copy / target, converted)
-    return Converted(path, target, RULES["window" if odd == "deep" and window else odd])
+    return Converted(path, target, RULES["window" if deep and window else odd])
 
 
 def _png(content: bytes, odd: str, window: tuple[float, float] | None) -> bytes:
-    if odd == "deep":
+    if odd == "deep colour":
+        rgb = _to_8_bit_colours(content, window)
+    elif odd.startswith("deep"):
         with Image.open(io.BytesIO(content)) as image:
             rgb = to_8_bits(image, window)
     else:

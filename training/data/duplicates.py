@@ -85,7 +85,8 @@ def summary(duplicates: Sequence[Duplicate]) -> str:
     """`12 images show what another one shows (4 exact, 8 near), …`, in one line."""
     counts = Counter(pair.kind for pair in duplicates)
     kinds = ", ".join(f"{counts[kind]} {kind}" for kind in KINDS if counts[kind])
-    return f"{len(duplicates)} images show what another one shows ({kinds}); each stays on one side with its like"
+    many = "1 image shows" if len(duplicates) == 1 else f"{len(duplicates):,} images show"
+    return f"{many} what another one shows ({kinds}); each stays on one side with its like"
 
 
 # A picture laid on another: "whole 0" to "whole 7" by `_turn`, "part" and "mirrored part" by their keypoints.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -24,6 +24,8 @@ FEW = 10  # training images of a class, below which it is hardly learnt
 FEW_TESTED = 50  # test images, below which an accuracy is uncertain by 14 points or more
 FEW_GROUPS = 10  # groups (patients) in the test split
 IMBALANCE = 5  # images of the largest class for one of the smallest
+IMPRESSIVE = 0.3  # accuracy of always saying the same that deserves a word
+MUCH = 0.2  # share of a folder that is lost, from which its class is not what was collected
 TELLING = 0.8  # a floor, from which on a good result shows nothing
 HARMLESS = ("hidden, or the operating system's own", "not an image by its name", "a mask of the image beside it")
 DEEP = "16 bits a pixel or more"
@@ -39,7 +41,8 @@ ALIKE = {
 class Finding:
     """One thing that was found: `what`, `why` it matters and what `to_do`.
 
-    Of `files`, those that belong together are in one list; `notes` have a word on some, by path.
+    Of `files`, those that belong together are in one list, and `tie` stands between them; `notes` have a word on some,
+    by path.
     """
 
     kind: str
@@ -49,6 +52,7 @@ class Finding:
     to_do: str
     files: list[list[str]] = field(default_factory=list)
     notes: dict[str, str] = field(default_factory=dict)
+    tie: str = " = "
 
 
 def findings(survey: Survey) -> list[Finding]:
@@ -70,6 +74,8 @@ def _conflicts(survey: Survey) -> Iterator[Finding]:
     whole, parts = [], []
     for cluster in survey.conflicts:
         paths = {example.path for example in cluster}
+        if paths <= survey.suspects.keys():  # a placeholder has no right label
+            continue
         kinds = {kind for pair, kind in kind_of.items() if pair <= paths}
         (parts if "part" in kinds else whole).append(cluster)
     todo = "Look at them side by side (plots/duplicates-1.png) and delete the wrong ones"
@@ -81,7 +87,7 @@ def _conflicts(survey: Survey) -> Iterator[Finding]:
             f"{_count(len(whole), 'picture stands', 'pictures stand')} in more than one class: {classes}",
             "One of the labels is wrong. The network learns both, and one of its answers is always marked wrong.",
             todo,
-            _named(whole),
+            _named(whole, lambda example: example.label),
         )
     if parts:
         yield Finding(
@@ -91,7 +97,7 @@ def _conflicts(survey: Survey) -> Iterator[Finding]:
             "They show the same place, at least in part. Unless the class is about a detail that only one of them "
             "holds, a label is wrong.",
             todo,
-            _named(parts),
+            _named(parts, lambda example: example.label),
         )
 
 
@@ -108,7 +114,7 @@ def _leaks(survey: Survey) -> Iterator[Finding]:
             f"data's own splits ({', '.join(sides)}): {later} of {total} validation and test images",
             "The network has seen the answers: it is tested on what it learnt by heart.",
             answer,
-            _named(survey.leaks),
+            _named(survey.leaks, lambda example: example.split),
         )
     if survey.torn_groups:
         yield Finding(
@@ -118,8 +124,9 @@ def _leaks(survey: Survey) -> Iterator[Finding]:
             "images on several sides of the data's own splits",
             "The network can recognise the patient instead of the disease.",
             answer,
-            _named(survey.torn_groups.values()),
-            {members[0].path: f"group {name}" for name, members in survey.torn_groups.items()},
+            _named(survey.torn_groups.values(), lambda example: example.split),
+            {member.path: f"group {name}" for name, members in survey.torn_groups.items() for member in members},
+            ", ",
         )
 
 
@@ -235,7 +242,7 @@ def _few(survey: Survey) -> Iterator[Finding]:
             "uncertain",
             f"only {tested} test images: an accuracy on them is uncertain by ± {points:.0f} points",
             "A better network cannot be told from a lucky one.",
-            "Add images, or repeat with other splits",
+            "Add images, or test every one of them in its turn: `train.py … --folds 5`",
         )
     groups = {row.group for row in survey.rows if row.split == "test"}
     if any(example.group for example in survey.examples) and len(groups) < FEW_GROUPS:
@@ -248,12 +255,13 @@ def _few(survey: Survey) -> Iterator[Finding]:
         )
     base = survey.floors["majority"]
     largest, smallest = max(images, key=images.get), min(images, key=images.get)
+    always = f": always saying '{base.says}' is right for {100 * base.accuracy:.0f} % of the test images"
+    always *= base.accuracy >= IMPRESSIVE
     if images[largest] >= IMBALANCE * images[smallest]:
         yield Finding(
             "imbalance",
             "uncertain",
-            f"'{largest}' has {images[largest]} images, '{smallest}' {images[smallest]}: always saying "
-            f"'{base.says}' is right for {100 * base.accuracy:.0f} % of the test images",
+            f"'{largest}' has {images[largest]} images, '{smallest}' {images[smallest]}" + always,
             "A network can look good and never recognise the small classes.",
             "Train with `--class_weights balanced`, and look at each class, not at accuracy alone",
         )
@@ -273,10 +281,16 @@ def _lost(survey: Survey) -> Iterator[Finding]:
             [[each.path] for each in deep],
         )
     if faulty:
+        there = Counter(_folder(example.path) for example in survey.examples)
+        lost = Counter(_folder(each.path) for each in faulty)
+        hurt = sorted((name for name in lost if lost[name] >= MUCH * (lost[name] + there[name])), key=lost.get)[::-1]
+        told = (
+            "; of " + _listed([f"{name} {lost[name]} of {lost[name] + there[name]}" for name in hurt]) if hurt else ""
+        )
         yield Finding(
             "skipped",
-            "lost",
-            f"{_count(len(faulty), 'file is', 'files are')} skipped: {_kinds(faulty)}",
+            "wrong" if hurt else "lost",
+            f"{_count(len(faulty), 'file is', 'files are')} skipped: {_kinds(faulty)}{told}",
             "What is skipped is neither trained on nor tested, and it is seldom lost evenly among the classes.",
             "Copy or save these files anew, or delete them",
             [[each.path] for each in faulty],
@@ -291,6 +305,10 @@ def _lost(survey: Survey) -> Iterator[Finding]:
             "Nothing, unless one of them is",
             [[each.path] for each in harmless],
         )
+
+
+def _folder(path: str) -> str:
+    return path.rpartition("/")[0] or "."
 
 
 def _kind(skipped: Skipped) -> str:
@@ -352,8 +370,15 @@ def convert_command(survey: Survey) -> str:
     return f"python training/data_report.py {survey.words} --convert COPY"
 
 
-def _named(clusters: Iterable[list[Example]]) -> list[list[str]]:
-    return [[example.path for example in cluster] for cluster in clusters]
+def _named(
+    clusters: Iterable[list[Example]], side: Callable[[Example], str | None] = lambda _: None
+) -> list[list[str]]:
+    """The paths of each cluster, those first that show all its sides."""
+    named = []
+    for cluster in clusters:
+        first = list({side(example): example for example in reversed(cluster)}.values())[::-1]
+        named.append([example.path for example in (*first, *(each for each in cluster if each not in first))])
+    return named
 
 
 def _count(number: int, one: str, many: str) -> str:

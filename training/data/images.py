@@ -14,7 +14,14 @@ EXTENSIONS = frozenset(
     [".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".bmp", ".dib", ".gif", ".tif", ".tiff", ".avif", ".heic"]
     + [".heif", ".ppm", ".pgm", ".pbm", ".pnm", ".jp2", ".tga"]
 )
+# Images all the same: of cameras, scanners and microscopes, and drawings.
+FOREIGN = frozenset(
+    [".cr2", ".cr3", ".nef", ".arw", ".orf", ".rw2", ".raf", ".dng", ".psd", ".xcf", ".svg", ".jxl", ".exr", ".hdr"]
+    + [".dcm", ".dicom", ".nii", ".nrrd", ".mha", ".svs", ".ndpi", ".mrxs", ".czi", ".lif", ".nd2", ".oib", ".vsi"]
+)
 DEEP_MODES = frozenset({"I;16", "I;16L", "I;16B", "I;16N", "I", "F"})
+COLOUR_MODES = frozenset({"RGB", "RGBA", "RGBX"})
+BITS_PER_SAMPLE = 258  # TIFF's tag
 SMALLEST_SIDE = 2  # pixels; a 1 × 1 picture is a placeholder, and no network sees anything in it
 THUMBNAIL = 16  # pixels a side
 GLANCE = 64  # pixels; the shorter side at which a JPEG is decoded at least, where it has them
@@ -38,7 +45,8 @@ class Facts:
 
     `reason` says why it cannot be trained on, or is None; what stands before ": " in it is the kind of fault, by which
     `intake.summary` counts. Width and height are in pixels, after the turn that EXIF asks for; they, `mode` and
-    `format` (Pillow's words) are known of refused images too, as far as decoding came. `thumbnail` is 16 × 16 bytes of
+    `format` (Pillow's words; "RGB;16" if the file has 16 bits a colour) are known of refused images too, as far as
+    decoding came. `thumbnail` is 16 × 16 bytes of
     grey, by rows, whatever the image's shape. `colours` are 15 float16: of red, green and blue, from 0 to 1, the mean,
     the standard deviation and the three quartiles. `commonest` is the share of pixels in the most frequent of 16 shades
     of grey, `two_commonest` in the two most frequent: near 1 for an empty picture, and for a mask.
@@ -82,6 +90,9 @@ def _look(content: bytes, facts: dict) -> str | None:
         return "empty file"
     with Image.open(io.BytesIO(content)) as image:
         facts.update(width=image.width, height=image.height, mode=image.mode, format=image.format or "")
+        facts["frames"] = getattr(image, "n_frames", 1)
+        if image.mode in COLOUR_MODES and _is_deep(image, content):
+            facts["mode"] = f"{image.mode};16"
         if image.mode in DEEP_MODES:
             return (
                 "16 bits a pixel or more, which `pipeline` would clip to white: make 8-bit copies first, "
@@ -89,7 +100,6 @@ def _look(content: bytes, facts: dict) -> str | None:
             )
         if min(image.size) < SMALLEST_SIDE:
             return f"too small: {image.width} × {image.height} pixels"
-        facts["frames"] = getattr(image, "n_frames", 1)
         scale = max(1 / 8, GLANCE / min(image.size))
         image.draft("RGB", (max(1, int(image.width * scale)), max(1, int(image.height * scale))))
         turned = ImageOps.exif_transpose(image)
@@ -102,6 +112,13 @@ def _look(content: bytes, facts: dict) -> str | None:
     facts["thumbnail"] = thumbnail(grey)
     facts["colours"] = _colours(rgb)
     return None
+
+
+def _is_deep(image: Image.Image, content: bytes) -> bool:
+    """Whether a file has 16 bits for each colour, of which Pillow, and so `pipeline`, takes the upper 8."""
+    if image.format == "PNG":
+        return content[24] == 16
+    return image.format == "TIFF" and max(image.tag_v2.get(BITS_PER_SAMPLE, (8,))) > 8
 
 
 def thumbnail(grey: Image.Image) -> bytes:

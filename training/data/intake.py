@@ -18,7 +18,7 @@ from pathlib import Path
 from tqdm.auto import tqdm
 
 from training.data.cache import Cache, identity
-from training.data.images import EXTENSIONS, Facts, look
+from training.data.images import EXTENSIONS, FOREIGN, Facts, look
 from training.recipe import Data, UserError
 
 SPLIT_FOLDERS = {
@@ -217,6 +217,8 @@ def _not_an_image(entry: os.DirEntry) -> str | None:
     ending = os.path.splitext(entry.name)[1]
     if ending.lower() in TABLES:
         return "a table: if it tells the classes, give it with --data_dir"
+    if ending.lower() in FOREIGN:
+        return f"an image that Pillow cannot open: {ending}: export it as PNG or JPEG first"
     return None if ending.lower() in EXTENSIONS else f"not an image by its name: {ending or 'no ending'}"
 
 

@@ -6,7 +6,7 @@ import json
 import os
 import re
 from collections import Counter
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
@@ -17,7 +17,8 @@ from training.data.duplicates import Duplicate
 from training.data.findings import ALIKE, SEVERITIES, Finding, findings
 from training.data.intake import Skipped
 from training.data.splits import SPLITS
-from training.data.survey import FLAT, Survey
+from training.data.survey import Survey
+from training.data.suspects import FLAT
 from training.recipe import UserError
 from training.results.floors import Floor
 from training.whole import whole_folder
@@ -88,11 +89,17 @@ def verdict(found: Sequence[Finding]) -> list[str]:
         if each.severity != "hint":
             lines.append(f"   {each.to_do}")
         if each.severity in ("wrong", "lost"):
-            lines += [f"   - {' = '.join(file[:4])}{_note(each, file)}" for file in _first(each)]
+            lines += [f"   - {_joined(each, file)}{_note(each, file)}" for file in _first(each)]
             lines += [f"   - and {len(each.files) - NAMED:,} more"] if len(each.files) > NAMED else []
     if not is_wrong(found):
         lines.insert(0, "nothing is wrong with these images" + (", but:" if lines else ""))
     return lines
+
+
+def _joined(finding: Finding, files: Sequence[str], show: Callable[[str], str] = str) -> str:
+    """The first of files that belong together, and how many more there are."""
+    more = f" and {len(files) - NAMED:,} more" if len(files) > NAMED else ""
+    return finding.tie.join(show(name) for name in files[:NAMED]) + more
 
 
 def is_wrong(found: Iterable[Finding]) -> bool:
@@ -254,7 +261,7 @@ def _verdict(survey: Survey, found: Sequence[Finding]) -> list[str]:
         lines.append(f"{number}. **{_plain(each.what)}.** *({SEVERITIES[each.severity]})* {_plain(each.why)}  ")
         lines.append(f"{inside}To do: {_plain(each.to_do)}.")
         for file in _first(each):
-            lines.append(f"{inside}- {' = '.join(_code(name) for name in file[:4])}{_plain(_note(each, file))}")
+            lines.append(f"{inside}- {_joined(each, file, _code)}{_plain(_note(each, file))}")
         if len(each.files) > NAMED:
             lines.append(f"{inside}- and {len(each.files) - NAMED:,} more")
     return [*lines, ""]

@@ -24,6 +24,7 @@ from training.data.intake import Example, Skipped, summary
 from training.data.source import Folder, HubDataset, Source, load_source
 from training.data.splits import SPLITS, Row
 from training.data.streaming import Streamed, StreamedSplit, read_skipped, views
+from training.data.suspects import suspects
 from training.data.transforms import Preprocessing
 from training.fitting import checkpoints, hardware
 from training.fitting.deploy import deploy
@@ -47,6 +48,7 @@ class Options:
     overwrite: bool = False
     threads: int | None = None
     channels_last: bool | None = None
+    thorough: bool = False
 
 
 @dataclass(frozen=True)
@@ -80,6 +82,7 @@ class Reading:
     skipped: list[Skipped] = field(default_factory=list)
     conflicts: list[list[Example]] = field(default_factory=list)
     duplicates: Sequence[Duplicate] = ()
+    suspects: dict[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -117,7 +120,7 @@ def fit(
         check_same(run.recipe, plan.facts)
 
     say(f"{recipe.title} ({recipe.name})")
-    reading = on_main(process, lambda: _read_data(recipe, source, run if goes_on else None))
+    reading = on_main(process, lambda: _read_data(recipe, source, run if goes_on else None, options.thorough))
     source = reading.source
     for line in _data_lines(recipe, reading):
         say(line)
@@ -302,7 +305,7 @@ def on_main(process: PartialState, work: Callable[[], Any]) -> Any:
     return outcome[0]
 
 
-def _read_data(recipe: Recipe, source: Source, run: RunFolder | None) -> Reading:
+def _read_data(recipe: Recipe, source: Source, run: RunFolder | None, thorough: bool) -> Reading:
     """What the run that goes on has read, or what is found by looking at the images."""
     if run is not None:
         stored = load_source(run.data)
@@ -314,18 +317,18 @@ def _read_data(recipe: Recipe, source: Source, run: RunFolder | None) -> Reading
     if isinstance(source, Streamed):
         source, skipped = source.pinned().surveyed(recipe.data, recipe.splits)
         return Reading(source, [], skipped)
-    found = find(recipe, source)
+    found = find(recipe, source, thorough)
     rows, leaks = splitting.make_splits(found.examples, recipe.splits, found.duplicates)
     torn = splitting.conflicts(found.examples, found.duplicates)
-    return Reading(found.source, rows, [*found.skipped, *leaks], torn, found.duplicates)
+    return Reading(found.source, rows, [*found.skipped, *leaks], torn, found.duplicates, suspects(found.examples))
 
 
-def find(recipe: Recipe, source: Source) -> Found:
-    """Look at every image."""
+def find(recipe: Recipe, source: Source, thorough: bool = False) -> Found:
+    """Look at every image, and for duplicates; see `find_duplicates`."""
     if isinstance(source, HubDataset):
         source = source.pinned()
     examples, skipped = source.read(recipe.data)
-    return Found(source, examples, find_duplicates(examples, source.reader()), skipped)
+    return Found(source, examples, find_duplicates(examples, source.reader(), thorough), skipped)
 
 
 def _data_lines(recipe: Recipe, reading: Reading) -> list[str]:
@@ -347,6 +350,7 @@ def _streamed_lines(recipe: Recipe, reading: Reading) -> list[str]:
     for name in survey.held_out:
         share = getattr(recipe.splits, name)
         lines.append(f"           the Hub has no {name} split: {share:.0%} of its train split, chosen by content")
+    lines.append("           a stream is not searched for copies: what the Hub's splits share, they share")
     lines += left_out_lines(reading)
     return lines + [f"warning    {warning}" for warning in splitting.warnings(reading.source.sample())]
 
@@ -372,6 +376,10 @@ def left_out_lines(reading: Reading) -> list[str]:
         lines.append(f"skipped    {len(reading.skipped)} files (all in local/skipped.csv): {summary(reading.skipped)}")
     if reading.duplicates:
         lines.append(f"duplicates {duplicates_summary(reading.duplicates)}")
+    if reading.suspects:
+        path, why = next(iter(reading.suspects.items()))
+        told = f"{len(reading.suspects)} files look like no images of this set ('{path}': {why})"
+        lines.append(f"warning    {told}; training/data_report.py shows them all")
     torn = splitting.conflict_warnings(reading.conflicts)
     return lines + [f"warning    {warning}; all in local/conflicts.csv" for warning in torn]
 

@@ -14,7 +14,8 @@ from typing import Any
 from accelerate.utils.memory import clear_device_cache
 
 from training.data.source import Source
-from training.data.splits import conflicts, make_folds
+from training.data.splits import FOLDS_LEAVE, conflicts, make_folds
+from training.data.suspects import suspects
 from training.fitting.fit import (
     Options,
     Plan,
@@ -39,6 +40,7 @@ CAVEAT = (
     "Each fold learns from images that the others are tested on: they are not independent, and so the interval over "
     "folds is approximate, and rather too narrow."
 )
+GROUPED = " Nor are images of one group (patient), so that the interval over all images is too narrow as well."
 
 
 def fit_folds(
@@ -70,7 +72,9 @@ def fit_folds(
     if not plan.process.is_main_process:
         return {}
 
-    summary = {**run.stored(), **summarise([read_json(run.fold(number).results) for number in range(1, folds + 1)])}
+    stored = run.stored()
+    summary = {**stored, **summarise([read_json(run.fold(number).results) for number in range(1, folds + 1)])}
+    summary["caveat"] = CAVEAT + GROUPED * stored.get("grouped", False)
     plot_folds(summary, run.plot, f"{recipe.title} ({recipe.name}): {folds} folds")
     write_json(summary, run.summary)
     for line in table(summary):
@@ -91,13 +95,16 @@ def _make_ready(plan: Plan, source: Source, run: FoldsFolder, folds: int, option
     if options.resume:
         plan.say(f"nothing to resume in {run.path}: starting afresh")
     plan.say(f"{plan.recipe.title} ({plan.recipe.name}), cross-validated")
-    found = find(plan.recipe, source)
+    found = find(plan.recipe, source, options.thorough)
     parts, left_out = make_folds(found.examples, folds, plan.recipe.splits, found.duplicates)
     torn, skipped = conflicts(found.examples, found.duplicates), [*found.skipped, *left_out]
     sizes = [sum(row.split == "test" for row in rows) for rows in parts]
     images = {"tested": sum(sizes), "only_trained_on": len(parts[0]) - sum(sizes), "left_out": len(skipped)}
     plan.say(f"folds      {len(parts[0]):,} images, of which are tested {' + '.join(map(str, sizes))}")
-    for line in left_out_lines(Reading(found.source, [], skipped, torn, found.duplicates)):
+    own = sum(each.reason == FOLDS_LEAVE for each in skipped)
+    if own:
+        plan.say(f"           the data's own test split ({own:,} images) is used for nothing here")
+    for line in left_out_lines(Reading(found.source, [], skipped, torn, found.duplicates, suspects(found.examples))):
         plan.say(line)
     network, _ = build_network(plan.recipe, sorted({row.label for row in parts[0]}))
     check_space(network, plan.recipe, run.path, folds)
@@ -106,7 +113,8 @@ def _make_ready(plan: Plan, source: Source, run: FoldsFolder, folds: int, option
     for number, rows in enumerate(parts, 1):
         begin(run.fold(number), plan, Reading(found.source, rows, skipped, torn))
     reasons = Counter(each.reason.partition(": ")[0] for each in skipped)
-    write_json({**facts, "images": images, "reasons": dict(reasons.most_common())}, run.summary)
+    grouped = any(example.group for example in found.examples)
+    write_json({**facts, "images": images, "grouped": grouped, "reasons": dict(reasons.most_common())}, run.summary)
     return set()
 
 
@@ -129,7 +137,6 @@ def summarise(results: list[dict[str, Any]]) -> dict[str, Any]:
             "accuracy": right / sum(tested),
             "interval": wilson_interval(right, sum(tested)),
         },
-        "caveat": CAVEAT,
     }
 
 
@@ -149,5 +156,5 @@ def table(summary: dict[str, Any]) -> list[str]:
         *lines,
         f"{'all together':<14}{pooled['tested']:>8}{pooled['accuracy']:>18.2%}, 95 % Wilson interval "
         + "{:.1%} to {:.1%}".format(*pooled["interval"]),
-        CAVEAT,
+        summary["caveat"],
     ]

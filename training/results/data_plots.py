@@ -108,7 +108,8 @@ def plot_duplicates(
         for pair, axes in zip(part, zip(places, places, strict=True), strict=False):
             labels = [by_path[path].label for path in (pair.first, pair.second)]
             for axis, path, label in zip(axes, (pair.first, pair.second), labels, strict=True):
-                _show(axis, pictures[path], f"{label}\n{_wrapped(path)}")
+                split = by_path[path].split
+                _show(axis, pictures[path], f"{label}{f', {split}' if split else ''}\n{_wrapped(path)}")
             conflict = "  ·  two labels" if labels[0] != labels[1] else ""
             title = f"{pair.kind}  {pair.similarity:.2f}{conflict}"
             axes[0].set_title(title, loc="left", fontsize=8, fontweight="bold" if conflict else "normal")
@@ -150,7 +151,7 @@ def _save(figure: Figure, path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     with warnings.catch_warnings():  # of letters that the font lacks: boxes here, and in the report as text
         warnings.simplefilter("ignore")
-        figure.savefig(path, dpi=110)
+        figure.savefig(path, dpi=110, bbox_inches="tight")
 
 
 def _plain_numbers(axis: Axis, scale: str) -> None:
