@@ -31,9 +31,9 @@ PITCH = np.where(np.hypot(ROW, COLUMN) < 9.6, np.hypot(ROW, COLUMN), 0)  # photo
 ALIKE = 0.92  # … so that, weighed by it, all frequencies count the same in this correlation
 FLAT = 1.5  # grey levels; a thumbnail that varies less shows nothing that could be alike
 NEIGHBOURS = 8  # pictures at most that are compared with one by their thumbnails
-AGREES = 0.7  # correlation of windows; what is not the same stays below .5
+AGREES = 0.88  # correlation of windows; the same, resaved or cropped, has .93, the smoothest of what only is alike .86
 TINY = 40  # pixels a side; less says so little that a digit in two hands is alike to .984, and agrees to .95
-TINY_ALIKE, TINY_AGREES = 0.99, 0.9
+TINY_ALIKE = 0.99
 LEAST = 0.2  # share of one of the pictures that must overlap
 WHOLE = 0.97  # share of both pictures that must overlap, else one is a part
 BACK = (0, 1, 2, 3, 4, 6, 5, 7)  # the turn that undoes each of `_turn`
@@ -112,7 +112,6 @@ class _Search:
         places = np.concatenate([_low(thumbnails[part]) for part in _batches(len(thumbnails))])
         tree = cKDTree(places)
         tiny = np.array([image.facts.width * image.facts.height < TINY**2 for image in self.images])
-        needed = np.where(tiny, TINY_ALIKE, ALIKE)
         for turn in range(8 if turned else 1):
             for part in _batches(len(thumbnails)):
                 asked = places[part] if turn == 0 else _low(_turn(thumbnails[part], turn))
@@ -120,7 +119,8 @@ class _Search:
                 row, rank = np.nonzero(nearest < len(thumbnails))
                 first, second = nearest[row, rank], np.arange(len(thumbnails))[part][row]
                 alike = _weighed(thumbnails[first]) * _weighed(_turn(thumbnails[second], turn))
-                keep = (first != second) & (alike.sum(axis=(1, 2)) >= np.maximum(needed[first], needed[second]))
+                needed = np.where(tiny[first] & tiny[second], TINY_ALIKE, ALIKE)
+                keep = (first != second) & (alike.sum(axis=(1, 2)) >= needed)
                 for pair in zip(first[keep].tolist(), second[keep].tolist(), strict=True):
                     swapped = pair[0] > pair[1]
                     yield min(pair), max(pair), f"whole {BACK[turn] if swapped else turn}"
@@ -179,12 +179,12 @@ class _Search:
                 return []
             base, other = self.grey(first), _turn(self.grey(second), turn)
         similarity, of_first, of_second = agreement(base, other, place)
-        pixels = min(of_first * base.size, of_second * other.size)
-        if similarity < (AGREES if pixels >= TINY**2 else TINY_AGREES) or max(of_first, of_second) < LEAST:
+        if similarity < AGREES or max(of_first, of_second) < LEAST:
             return []
         if turn or abs(math.atan2(place[1, 0], place[0, 0])) > math.pi / 4:
             return ["mirrored", similarity]
-        return ["near" if min(of_first, of_second) >= WHOLE else "part", similarity]
+        whole = how.startswith("whole") or min(of_first, of_second) >= WHOLE
+        return ["near" if whole else "part", similarity]
 
     def _keypoints(self, number: int) -> Keypoints:
         stored = self.cache.keypoints(self.images[number].sha256)
