@@ -10,7 +10,7 @@ import numpy as np
 
 WINDOW = 15  # pixels a side of the windows that are correlated, in pictures of at most LONGEST
 LONGEST = 320  # pixels of the longer side at which pictures are compared
-SHORTEST = 96  # … and at least, so that a window is no large part of the whole
+SHORTEST = 64  # … and at least, so that a window is no large part of the whole; on more, a window of it holds mere JPEG noise
 TEXTURE = 2.0  # grey levels of 255; windows that vary less than this in both pictures tell nothing
 
 

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from training.data.images import Facts
 
-VERSION = 1  # of what is stored: a change in what `look`, `keypoints` or `agreement` find needs a new number
+VERSION = 2  # of what is stored: a change in what `look`, `keypoints` or `agreement` find needs a new number
 COLUMNS = ", ".join(field.name for field in fields(Facts))
 SCHEMA = f"""
 CREATE TABLE IF NOT EXISTS files (path TEXT PRIMARY KEY, identity TEXT, {COLUMNS});

@@ -29,7 +29,6 @@ LOW = (ROW + COLUMN > 0) & (ROW + COLUMN <= 5)  # the 20 lowest, by which a tree
 RADIUS = 0.3  # between unit vectors of them: a correlation of .955
 PITCH = np.where(np.hypot(ROW, COLUMN) < 9.6, np.hypot(ROW, COLUMN), 0)  # photographs have amplitudes of 1 / pitch …
 ALIKE = 0.92  # … so that, weighed by it, all frequencies count the same in this correlation
-FLAT = 1.5  # grey levels; a thumbnail that varies less shows nothing that could be alike
 NEIGHBOURS = 8  # pictures at most that are compared with one by their thumbnails
 AGREES = 0.88  # correlation of windows; the same, resaved or cropped, has .93, the smoothest of what only is alike .86
 TINY = 40  # pixels a side; less says so little that a digit in two hands is alike to .984, and agrees to .95
@@ -211,7 +210,7 @@ def _turn(pictures: np.ndarray, turn: int) -> np.ndarray:
 
 
 def _spectra(thumbnails: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Cosine transforms (n, 16, 16) without the mean, and their lengths (n, 1, 1): 16 × the standard deviation."""
+    """Cosine transforms (n, 16, 16) without the mean, and their lengths (n, 1, 1), 0 for flat ones."""
     from scipy.fft import dctn
 
     spectra = dctn(thumbnails.astype(np.float32), axes=(1, 2), norm="ortho")
@@ -222,13 +221,12 @@ def _spectra(thumbnails: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 def _low(thumbnails: np.ndarray) -> np.ndarray:
     """Where thumbnails (n, 16, 16) stand in the search tree, (n, 20); flat ones far off."""
     spectra, length = _spectra(thumbnails)
-    return np.where(length >= FLAT * THUMBNAIL, spectra / np.maximum(length, 1e-6), 10.0)[:, LOW].astype(np.float64)
+    return np.where(length > 0, spectra / np.maximum(length, 1e-6), 10.0)[:, LOW].astype(np.float64)
 
 
 def _weighed(thumbnails: np.ndarray) -> np.ndarray:
     """Unit vectors (n, 16, 16) of the spectra, all frequencies weighing the same; of flat ones, zeros."""
-    spectra, length = _spectra(thumbnails)
-    spectra = np.where(length >= FLAT * THUMBNAIL, spectra * PITCH, 0)
+    spectra = _spectra(thumbnails)[0] * PITCH
     return spectra / np.maximum(np.linalg.norm(spectra, axis=(1, 2), keepdims=True), 1e-6)
 
 

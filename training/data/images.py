@@ -17,6 +17,7 @@ EXTENSIONS = frozenset(
 DEEP_MODES = frozenset({"I;16", "I;16L", "I;16B", "I;16N", "I", "F"})
 SMALLEST_SIDE = 2  # pixels; a 1 × 1 picture is a placeholder, and no network sees anything in it
 THUMBNAIL = 16  # pixels a side
+FLAT = 1.0  # levels of grey, of 255; a thumbnail that varies less shows nothing
 GLANCE = 64  # pixels; the shorter side at which a JPEG is decoded at least, where it has them
 
 # PIL warns of broken EXIF data, of palettes with transparency, and of pictures from 89 megapixels on (it refuses them
@@ -39,7 +40,7 @@ class Facts:
     `reason` says why it cannot be trained on, or is None; what stands before ": " in it is the kind of fault, by which
     `intake.summary` counts. Width and height are in pixels, after the turn that EXIF asks for; they, `mode` and
     `format` (Pillow's words) are known of refused images too, as far as decoding came. `thumbnail` is 16 × 16 bytes of
-    grey, by rows, whatever the image's shape. `colours` are 15 float16: of red, green and blue, from 0 to 1, the mean,
+    grey, by rows, whatever the image's shape, from 0, its darkest, to 255; all 0 if the image is flat. `colours` are 15 float16: of red, green and blue, from 0 to 1, the mean,
     the standard deviation and the three quartiles. `commonest` is the share of pixels in the most frequent of 16 shades
     of grey, `two_commonest` in the two most frequent: near 1 for an empty picture, and for a mask.
     """
@@ -105,9 +106,14 @@ def _look(content: bytes, facts: dict) -> str | None:
 
 
 def thumbnail(grey: Image.Image) -> bytes:
-    """An "L" image as 16 × 16 bytes, each the mean of what it covers."""
+    """An "L" image as 16 × 16 bytes, each the mean of what it covers, stretched so that they fill 0 to 255.
+
+    Few bright dots in the dark are still there, when whole levels of grey would have lost them.
+    """
     smooth = Image.Resampling.BOX if min(grey.size) >= THUMBNAIL else Image.Resampling.BILINEAR
-    return grey.resize((THUMBNAIL, THUMBNAIL), smooth).tobytes()
+    shades = np.asarray(grey.convert("F").resize((THUMBNAIL, THUMBNAIL), smooth))
+    shades = shades - shades.min()
+    return np.round(shades * (255 / shades.max() if shades.max() >= FLAT else 0)).astype(np.uint8).tobytes()
 
 
 def _colours(rgb: Image.Image) -> bytes:
