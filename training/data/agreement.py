@@ -10,7 +10,8 @@ import numpy as np
 
 WINDOW = 15  # pixels a side of the windows that are correlated, in pictures of at most LONGEST
 LONGEST = 320  # pixels of the longer side at which pictures are compared
-SHORTEST = 64  # … and at least, so that a window is no large part of the whole; on more, a window of it holds mere JPEG noise
+SHORTEST = 96  # … and at least, so that a window is no large part of the whole;
+ENLARGED = 2.25  # … but so many times at most, or each window holds mere noise of JPEG
 TEXTURE = 2.0  # grey levels of 255; windows that vary less than this in both pictures tell nothing
 
 
@@ -58,7 +59,7 @@ def _details(picture: np.ndarray) -> np.ndarray:
 def _grid(shape: tuple[int, int]) -> tuple[tuple[int, int], np.ndarray]:
     """Width and height of the grid to compare on, and the transform from the picture's pixels to the grid's."""
     height, width = shape
-    scale = max(1.0, SHORTEST / max(width, height))
+    scale = float(np.clip(SHORTEST / max(width, height), 1, ENLARGED))
     size = max(1, round(width * scale)), max(1, round(height * scale))
     x, y = size[0] / width, size[1] / height
     # Pixels are squares whose middle is at their number: half a pixel stays half a pixel.

@@ -18,7 +18,9 @@ import numpy as np
 
 from training.data.agreement import LONGEST
 
-KEPT = 150  # keypoints a picture, the strongest
+KEPT = 150  # keypoints a picture, the strongest …
+CELLS = 4  # … of each cell of a grid, so many a side: else a burnt-in text takes them all
+CONTRAST = 0.004  # of a keypoint at least; SIFT's own .04 sees nothing in ultrasound, or a faint stain
 INDEXED = 64  # of them stand in the index: half of a picture's are enough to find its partner
 DIMENSIONS = 32  # of the descriptors in the index, by principal components
 TREES, LEAVES = 10, 300  # of Annoy's forest, and how many of its leaves a search opens
@@ -47,13 +49,12 @@ class Keypoints:
         scale = max(1.0, LONGEST / max(grey.shape))
         if scale > 1:
             grey = cv2.resize(grey, None, fx=scale, fy=scale, interpolation=cv2.INTER_CUBIC)
-        # A low threshold of contrast: ultrasound and stained tissue have little of it.
-        points, found = cv2.SIFT_create(nfeatures=KEPT, contrastThreshold=0.01).detectAndCompute(grey, None)
+        sift = cv2.SIFT_create(contrastThreshold=CONTRAST)
+        points, found = sift.compute(grey, _strongest(sift.detect(grey, None), grey.shape))
         if found is None:
             return cls(np.zeros((0, 2), np.float32), np.zeros((0, 128), np.uint8))
-        order = np.argsort([-point.response for point in points], kind="stable")[:KEPT]
-        places = np.array([points[i].pt for i in order], np.float32)
-        return cls(((places + 0.5) / scale - 0.5).astype(np.float32), found[order].astype(np.uint8))
+        places = np.array([point.pt for point in points], np.float32)
+        return cls(((places + 0.5) / scale - 0.5).astype(np.float32), found.astype(np.uint8))
 
     def mirrored(self, width: int) -> Keypoints:
         """Those of the picture mirrored left to right."""
@@ -69,6 +70,17 @@ class Keypoints:
         return cls(
             np.frombuffer(places, np.float32).reshape(-1, 2), np.frombuffer(descriptors, np.uint8).reshape(-1, 128)
         )
+
+
+def _strongest(points: Sequence, shape: tuple[int, int]) -> list:
+    """At most KEPT of SIFT's points: first the strongest of each cell of a grid, then the second of each, and so on."""
+    if not points:
+        return []
+    places = np.array([point.pt for point in points])
+    cells = (places * CELLS / shape[::-1]).astype(int) @ (1, CELLS)
+    order = np.lexsort(([-point.response for point in points], cells))
+    rank = np.arange(len(order)) - np.searchsorted(cells[order], cells[order])
+    return [points[i] for i in order[np.argsort(rank, kind="stable")[:KEPT]]]
 
 
 def candidates(pictures: Sequence, keypoints_of: Callable[[Any], Keypoints]) -> Iterator[tuple[int, int, bool]]:
