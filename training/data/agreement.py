@@ -8,9 +8,9 @@ only shares a border, a logo or an outline agrees in a few windows, and chance a
 import cv2
 import numpy as np
 
-WINDOW = 15  # pixels a side of the windows that are correlated, in pictures of at most LONGEST
-LONGEST = 320  # pixels of the longer side at which pictures are compared
-SHORTEST = 96  # … and at least, so that a window is no large part of the whole;
+WINDOW = 15  # pixels a side of the windows that are correlated, in pictures of at most PIXELS
+PIXELS = 320 * 240  # at which pictures are compared; by their longer side, a panorama would lose the other
+SHORTEST = 96  # pixels of the longer side at least, so that a window is no large part of the whole …
 ENLARGED = 2.25  # … but so many times at most, or each window holds mere noise of JPEG
 TEXTURE = 2.0  # grey levels of 255; windows that vary less than this in both pictures tell nothing
 

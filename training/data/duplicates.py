@@ -17,7 +17,7 @@ from itertools import islice
 import numpy as np
 from tqdm.auto import tqdm
 
-from training.data.agreement import LONGEST, agreement
+from training.data.agreement import PIXELS, agreement
 from training.data.cache import Cache
 from training.data.images import THUMBNAIL, grey
 from training.data.intake import Example
@@ -99,7 +99,7 @@ class _Search:
         self.cache = cache
         self.pool = pool
         self.progress = progress
-        self.grey = functools.lru_cache(2 * BATCH)(lambda number: grey(read(images[number].path), LONGEST))
+        self.grey = functools.lru_cache(2 * BATCH)(lambda number: grey(read(images[number].path), PIXELS))
         self.keypoints = functools.lru_cache(2 * BATCH)(self._keypoints)
 
     def by_thumbnails(self, turned: bool) -> Iterator[Candidate]:

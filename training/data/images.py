@@ -2,6 +2,7 @@
 
 import hashlib
 import io
+import math
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
@@ -40,9 +41,10 @@ class Facts:
     `reason` says why it cannot be trained on, or is None; what stands before ": " in it is the kind of fault, by which
     `intake.summary` counts. Width and height are in pixels, after the turn that EXIF asks for; they, `mode` and
     `format` (Pillow's words) are known of refused images too, as far as decoding came. `thumbnail` is 16 × 16 bytes of
-    grey, by rows, whatever the image's shape, from 0, its darkest, to 255; all 0 if the image is flat. `colours` are 15 float16: of red, green and blue, from 0 to 1, the mean,
-    the standard deviation and the three quartiles. `commonest` is the share of pixels in the most frequent of 16 shades
-    of grey, `two_commonest` in the two most frequent: near 1 for an empty picture, and for a mask.
+    grey, by rows, whatever the image's shape, from 0, its darkest, to 255; all 0 if the image is flat. `colours` are 15
+    float16: of red, green and blue, from 0 to 1, the mean, the standard deviation and the three quartiles. `commonest`
+    is the share of pixels in the most frequent of 16 shades of grey, `two_commonest` in the two most frequent: near 1
+    for an empty picture, and for a mask.
     """
 
     sha256: str
@@ -123,11 +125,12 @@ def _colours(rgb: Image.Image) -> bytes:
     return np.concatenate([pixels.mean(axis=0)[None], pixels.std(axis=0)[None], quartiles]).astype(np.float16).tobytes()
 
 
-def grey(content: bytes, longest: int) -> np.ndarray:
-    """The image in shades of grey, uint8, (height, width), its longer side at most `longest` pixels; never enlarged."""
+def grey(content: bytes, pixels: int) -> np.ndarray:
+    """The image in shades of grey, uint8, (height, width), of about so many `pixels` at most; never enlarged."""
     with Image.open(io.BytesIO(content)) as image:
-        scale = min(1.0, longest / max(image.size))
+        scale = min(1.0, math.sqrt(pixels / (image.width * image.height)))
         image.draft("RGB", (max(1, int(image.width * scale)), max(1, int(image.height * scale))))
         turned = ImageOps.exif_transpose(image).convert("RGB").convert("L")
-    turned.thumbnail((longest, longest), Image.Resampling.BOX)
-    return np.asarray(turned)
+    scale = min(1.0, math.sqrt(pixels / (turned.width * turned.height)))
+    size = max(1, round(turned.width * scale)), max(1, round(turned.height * scale))
+    return np.asarray(turned.resize(size, Image.Resampling.BOX))

@@ -16,7 +16,7 @@ from typing import Any
 import cv2
 import numpy as np
 
-from training.data.agreement import LONGEST
+from training.data.agreement import PIXELS
 
 KEPT = 150  # keypoints a picture, the strongest …
 CELLS = 4  # … of each cell of a grid, so many a side: else a burnt-in text takes them all
@@ -46,7 +46,7 @@ class Keypoints:
     @classmethod
     def of(cls, grey: np.ndarray) -> Keypoints:
         """Of a uint8 picture; small ones are enlarged first, for SIFT sees little in them."""
-        scale = max(1.0, LONGEST / max(grey.shape))
+        scale = max(1.0, (PIXELS / grey.size) ** 0.5)
         if scale > 1:
             grey = cv2.resize(grey, None, fx=scale, fy=scale, interpolation=cv2.INTER_CUBIC)
         sift = cv2.SIFT_create(contrastThreshold=CONTRAST)
