@@ -67,16 +67,27 @@ def find_duplicates(
     by_content: dict[str, list[Example]] = defaultdict(list)
     for example in sorted(examples, key=lambda each: each.path):
         by_content[example.sha256].append(example)
+    by_content.pop("", None)  # nobody looked at these
     found = [Duplicate(c[0].path, copy.path, "exact", 1.0) for c in by_content.values() for copy in c[1:]]
-    images = [copies[0] for copies in by_content.values()]
+    images = [copies[0] for copies in by_content.values() if copies[0].facts and copies[0].facts.thumbnail]
     known = DisjointSet(range(len(images)))
     with Cache.open() as cache, ThreadPoolExecutor(os.cpu_count()) as pool:
         search = _Search(images, read, cache, pool, progress)
-        for proposed in (search.by_thumbnails(thorough), search.by_keypoints() if thorough else iter(())):
+
+        def confirm(proposed: Iterator[Candidate]) -> int:
+            before = len(found)
             for first, second, kind, similarity in search.confirmed(proposed, known):
                 known.merge(first, second)
                 pair = sorted((images[first].path, images[second].path))
                 found.append(Duplicate(*pair, kind, round(similarity, 3)))
+            return len(found) - before
+
+        # Of a hundred copies each may have none but copies of its own quality for neighbours: then one of each group
+        # asks again, until no two groups are alike.
+        while confirm(search.by_thumbnails(thorough, sorted(map(min, known.subsets())))):
+            pass
+        if thorough:
+            confirm(search.by_keypoints())
     return sorted(found, key=lambda each: (each.first, each.second))
 
 
@@ -99,18 +110,23 @@ class _Search:
         self.cache = cache
         self.pool = pool
         self.progress = progress
-        self.grey = functools.lru_cache(2 * BATCH)(lambda number: grey(read(images[number].path), PIXELS))
+        self.read = read
+        self.grey = functools.lru_cache(2 * BATCH)(self._grey)
         self.keypoints = functools.lru_cache(2 * BATCH)(self._keypoints)
 
-    def by_thumbnails(self, turned: bool) -> Iterator[Candidate]:
-        """Pictures that are alike as a whole; if `turned`, in any of the eight ways to lay a square on a square."""
+    def by_thumbnails(self, turned: bool, numbers: Sequence[int]) -> Iterator[Candidate]:
+        """Of these pictures, those that are alike as a whole; if `turned`, in any of the eight ways to lay a square."""
         from scipy.spatial import cKDTree
 
-        thumbnails = np.frombuffer(b"".join(image.facts.thumbnail for image in self.images), np.uint8)
+        numbers = [number for number in numbers if any(self.images[number].facts.thumbnail)]  # of flat ones it is all 0
+        images = [self.images[number] for number in numbers]
+        if not images:
+            return
+        thumbnails = np.frombuffer(b"".join(image.facts.thumbnail for image in images), np.uint8)
         thumbnails = thumbnails.reshape(-1, THUMBNAIL, THUMBNAIL)
         places = np.concatenate([_low(thumbnails[part]) for part in _batches(len(thumbnails))])
         tree = cKDTree(places)
-        tiny = np.array([image.facts.width * image.facts.height < TINY**2 for image in self.images])
+        tiny = np.array([image.facts.width * image.facts.height < TINY**2 for image in images])
         for turn in range(8 if turned else 1):
             for part in _batches(len(thumbnails)):
                 asked = places[part] if turn == 0 else _low(_turn(thumbnails[part], turn))
@@ -120,9 +136,9 @@ class _Search:
                 alike = _weighed(thumbnails[first]) * _weighed(_turn(thumbnails[second], turn))
                 needed = np.where(tiny[first] & tiny[second], TINY_ALIKE, ALIKE)
                 keep = (first != second) & (alike.sum(axis=(1, 2)) >= needed)
-                for pair in zip(first[keep].tolist(), second[keep].tolist(), strict=True):
-                    swapped = pair[0] > pair[1]
-                    yield min(pair), max(pair), f"whole {BACK[turn] if swapped else turn}"
+                for one, other in zip(first[keep].tolist(), second[keep].tolist(), strict=True):
+                    how = f"whole {BACK[turn] if one > other else turn}"
+                    yield numbers[min(one, other)], numbers[max(one, other)], how
 
     def by_keypoints(self) -> Iterator[Candidate]:
         """Pictures of which parts are alike."""
@@ -159,24 +175,26 @@ class _Search:
                 keypoints = () if how.startswith("whole") else (self.keypoints(first), self.keypoints(second))
                 asked[name] = self.pool.submit(self._judge, first, second, how, *keypoints)
         news = {name: future.result() for name, future in asked.items()}
-        self.cache.put_comparisons(news.items())
+        self.cache.put_comparisons((name, result) for name, result in news.items() if result is not None)
         results |= news
         return [tuple(results[name]) if results[name] else None for name in names]
 
-    def _judge(self, first: int, second: int, how: str, *keypoints) -> list:
-        """Kind and similarity, or nothing."""
+    def _judge(self, first: int, second: int, how: str, *keypoints) -> list | None:
+        """Kind and similarity, or nothing; None if one of the files cannot be read any more."""
+        base, other = self.grey(first), self.grey(second)
+        if not (base.size and other.size):
+            return None
         if how.startswith("whole"):
             turn = int(how[-1])
-            base, other = self.grey(first), _turn(self.grey(second), turn)
+            other = _turn(other, turn)
             place = _stretch(other.shape, base.shape)
         else:
             turn = int(how.startswith("mirrored"))
             one, two = keypoints
-            width = self.grey(second).shape[1] if turn else 0
-            place = transform(one, two.mirrored(width) if turn else two)
+            place = transform(one, two.mirrored(other.shape[1]) if turn else two)
             if place is None:
                 return []
-            base, other = self.grey(first), _turn(self.grey(second), turn)
+            other = _turn(other, turn)
         similarity, of_first, of_second = agreement(base, other, place)
         if similarity < AGREES or max(of_first, of_second) < LEAST:
             return []
@@ -184,6 +202,13 @@ class _Search:
             return ["mirrored", similarity]
         whole = how.startswith("whole") or min(of_first, of_second) >= WHOLE
         return ["near" if whole else "part", similarity]
+
+    def _grey(self, number: int) -> np.ndarray:
+        """Empty if the file is gone, or another one by now: it had been read before, and nobody waits for it here."""
+        try:
+            return grey(self.read(self.images[number].path), PIXELS)
+        except Exception:  # PIL's decoders raise anything
+            return np.zeros((0, 0), np.uint8)
 
     def _keypoints(self, number: int) -> Keypoints:
         stored = self.cache.keypoints(self.images[number].sha256)
@@ -194,7 +219,9 @@ class _Search:
         unknown = [number for number in numbers if not self.cache.keypoints(self.images[number].sha256)]
         found = self.pool.map(lambda number: Keypoints.of(self.grey(number)), unknown)
         self.cache.put_keypoints(
-            (self.images[number].sha256, *each.to_bytes()) for number, each in zip(unknown, found, strict=True)
+            (self.images[number].sha256, *each.to_bytes())
+            for number, each in zip(unknown, found, strict=True)
+            if len(each.places)  # none may mean that the file was gone
         )
 
 
@@ -209,24 +236,26 @@ def _turn(pictures: np.ndarray, turn: int) -> np.ndarray:
     return pictures[..., :: -1 if turn & 2 else 1, :: -1 if turn & 1 else 1]
 
 
-def _spectra(thumbnails: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Cosine transforms (n, 16, 16) without the mean, and their lengths (n, 1, 1), 0 for flat ones."""
+def _spectra(thumbnails: np.ndarray) -> np.ndarray:
+    """Cosine transforms (n, 16, 16) without the mean."""
     from scipy.fft import dctn
 
     spectra = dctn(thumbnails.astype(np.float32), axes=(1, 2), norm="ortho")
     spectra[:, 0, 0] = 0
-    return spectra, np.linalg.norm(spectra, axis=(1, 2), keepdims=True)
+    return spectra
 
 
 def _low(thumbnails: np.ndarray) -> np.ndarray:
-    """Where thumbnails (n, 16, 16) stand in the search tree, (n, 20); flat ones far off."""
-    spectra, length = _spectra(thumbnails)
-    return np.where(length > 0, spectra / np.maximum(length, 1e-6), 10.0)[:, LOW].astype(np.float64)
+    """Where thumbnails (n, 16, 16) stand in the search tree, (n, 20)."""
+    return _unit(_spectra(thumbnails))[:, LOW].astype(np.float64)
 
 
 def _weighed(thumbnails: np.ndarray) -> np.ndarray:
-    """Unit vectors (n, 16, 16) of the spectra, all frequencies weighing the same; of flat ones, zeros."""
-    spectra = _spectra(thumbnails)[0] * PITCH
+    """Unit vectors (n, 16, 16) of the spectra, all frequencies weighing the same."""
+    return _unit(_spectra(thumbnails) * PITCH)
+
+
+def _unit(spectra: np.ndarray) -> np.ndarray:
     return spectra / np.maximum(np.linalg.norm(spectra, axis=(1, 2), keepdims=True), 1e-6)
 
 

@@ -46,15 +46,22 @@ class Keypoints:
     @classmethod
     def of(cls, grey: np.ndarray) -> Keypoints:
         """Of a uint8 picture; small ones are enlarged first, for SIFT sees little in them."""
+        if not grey.size:
+            return cls.none()
         scale = max(1.0, (PIXELS / grey.size) ** 0.5)
         if scale > 1:
             grey = cv2.resize(grey, None, fx=scale, fy=scale, interpolation=cv2.INTER_CUBIC)
         sift = cv2.SIFT_create(contrastThreshold=CONTRAST)
         points, found = sift.compute(grey, _strongest(sift.detect(grey, None), grey.shape))
         if found is None:
-            return cls(np.zeros((0, 2), np.float32), np.zeros((0, 128), np.uint8))
+            return cls.none()
         places = np.array([point.pt for point in points], np.float32)
         return cls(((places + 0.5) / scale - 0.5).astype(np.float32), found.astype(np.uint8))
+
+    @classmethod
+    def none(cls) -> Keypoints:
+        """Of a picture that shows nothing."""
+        return cls(np.zeros((0, 2), np.float32), np.zeros((0, 128), np.uint8))
 
     def mirrored(self, width: int) -> Keypoints:
         """Those of the picture mirrored left to right."""
@@ -90,6 +97,8 @@ def candidates(pictures: Sequence, keypoints_of: Callable[[Any], Keypoints]) -> 
     disk. `keypoints_of` is called with the elements of `pictures`, twice for each.
     """
     sample = [keypoints_of(picture).descriptors[:INDEXED] for picture in _spread(pictures, BLOCK)]
+    if sum(map(len, sample)) < 2:
+        return
     mean, axes = cv2.PCACompute(_hellinger(np.concatenate(sample)), None, maxComponents=DIMENSIONS)
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:  # Windows removes no file that is mapped
         vectors = np.memmap(Path(folder) / "vectors", np.float32, "w+", shape=(len(pictures) * INDEXED, len(axes)))
