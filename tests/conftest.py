@@ -47,6 +47,20 @@ def write_photos(folder: Path, classes: dict[str, int]) -> Path:
     return folder
 
 
+def scene(seed: int, height: int = 240, width: int = 320) -> np.ndarray:
+    """Ellipses of all sizes on a ground of soft shades: edges, corners and smooth places, as photographs have."""
+    import cv2
+
+    draw = np.random.default_rng(seed)
+    ground = cv2.resize(
+        draw.uniform(60, 200, (6, 8)).astype(np.float32), (width, height), interpolation=cv2.INTER_CUBIC
+    )
+    for _ in range(60):
+        place = (draw.uniform(0, width), draw.uniform(0, height)), draw.uniform(4, 60, 2), draw.uniform(0, 180)
+        cv2.ellipse(ground, place, draw.uniform(0, 255), -1, cv2.LINE_AA)
+    return np.clip(cv2.GaussianBlur(ground, (0, 0), 1), 0, 255).astype(np.uint8)
+
+
 @pytest.fixture
 def photos(tmp_path) -> Path:
     """Three colours, 20 pictures each."""

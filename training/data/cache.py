@@ -16,7 +16,8 @@ from pathlib import Path
 
 from training.data.images import Facts
 
-VERSION = 1  # of what is stored: a change in what `look`, `keypoints` or `agreement` find needs a new number
+VERSION = 3  # of what is stored: a change in what `look`, `keypoints` or `agreement` find needs a new number
+PATIENCE = 30  # seconds to wait for another process that writes
 COLUMNS = ", ".join(field.name for field in fields(Facts))
 SCHEMA = f"""
 CREATE TABLE IF NOT EXISTS files (path TEXT PRIMARY KEY, identity TEXT, {COLUMNS});
@@ -38,23 +39,26 @@ def identity(status: os.stat_result) -> str:
 
 
 class Cache:
-    """The open file; where none can be written, or it is broken, one in memory, and all is found out anew.
+    """The open file; where none can be written, one in memory, and all is found out anew. A broken one is removed.
 
     One process at a time writes, the others wait. A thread other than the one that opened it may not use it.
     """
 
     def __init__(self, connection: sqlite3.Connection):
         self._connection = connection
+        self._broken = False
 
     @classmethod
     @contextlib.contextmanager
     def open(cls) -> Iterator[Cache]:
         """The cache of this user."""
-        connection = _connect()
+        cache = cls(_connect())
         try:
-            yield cls(connection)
+            yield cache
         finally:
-            connection.close()
+            cache._connection.close()
+            if cache._broken:
+                _remove(cache_file())
 
     def facts(self, path: str, identity: str) -> Facts | None:
         """What is known of the file at this absolute path, if it is still the same."""
@@ -86,30 +90,43 @@ class Cache:
         self._write("INSERT OR REPLACE INTO comparisons VALUES (?, ?)", [(pair, json.dumps(r)) for pair, r in found])
 
     def _read(self, query: str, values: Sequence) -> list[tuple]:
-        with contextlib.suppress(sqlite3.Error):
+        with self._whatever_happens():
             return self._connection.execute(query, values).fetchall()
         return []
 
     def _write(self, statement: str, rows: list[tuple]) -> None:
-        # A full disk, or another process that does not let go: nothing is lost but time.
-        with contextlib.suppress(sqlite3.Error), self._connection:
+        with self._whatever_happens(), self._connection:
             self._connection.executemany(statement, rows)
+
+    @contextlib.contextmanager
+    def _whatever_happens(self) -> Iterator[None]:
+        """A full disk, another process that does not let go, a damaged file: nothing is lost but time."""
+        try:
+            yield
+        except sqlite3.Error as error:
+            self._broken |= type(error) is sqlite3.DatabaseError  # SQLite's "malformed"; the others are kinds of it
 
 
 def _connect() -> sqlite3.Connection:
     path = cache_file()
     for _ in range(2):
+        connection = None
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            connection = sqlite3.connect(path, timeout=30)
+            connection = sqlite3.connect(path, timeout=PATIENCE)
             connection.executescript(SCHEMA)
             return connection
-        except sqlite3.OperationalError:  # locked, read-only or full
-            break
-        except sqlite3.DatabaseError:  # no database: cut off, or somebody else's
-            path.unlink(missing_ok=True)
-        except OSError:
-            break
+        except (OSError, sqlite3.Error) as error:
+            if connection is not None:
+                connection.close()  # before it is removed, says Windows
+            if type(error) is not sqlite3.DatabaseError:  # locked, read-only, full, or no place for a file
+                break
+            _remove(path)  # no database: cut off, or somebody else's
     connection = sqlite3.connect(":memory:")
     connection.executescript(SCHEMA)
     return connection
+
+
+def _remove(path: Path) -> None:
+    with contextlib.suppress(OSError):  # another process on Windows has it open
+        path.unlink(missing_ok=True)

@@ -17,7 +17,7 @@ from itertools import islice
 import numpy as np
 from tqdm.auto import tqdm
 
-from training.data.agreement import LONGEST, agreement
+from training.data.agreement import PIXELS, agreement
 from training.data.cache import Cache
 from training.data.images import THUMBNAIL, grey
 from training.data.intake import Example
@@ -29,11 +29,10 @@ ROW, COLUMN = np.mgrid[:THUMBNAIL, :THUMBNAIL]  # frequencies of a thumbnail's c
 PITCH = np.hypot(ROW, COLUMN)
 USED = (PITCH > 0) & (PITCH < 9.6)  # higher ones do not survive a resize
 ALIKE = 0.92  # correlation of thumbnails in them, all frequencies weighing the same
-FLAT = 1.5  # grey levels; a thumbnail that varies less shows nothing that could be alike
 NEIGHBOURS = 8  # pictures at most that are compared with one by their thumbnails
-AGREES = 0.7  # correlation of windows; what is not the same stays below .5
+AGREES = 0.9  # correlation of windows; the same, resaved or cropped, has .93, the smoothest of what only is alike .89
 TINY = 40  # pixels a side; less says so little that a digit in two hands is alike to .984, and agrees to .95
-TINY_ALIKE, TINY_AGREES = 0.99, 0.9
+TINY_ALIKE = 0.99
 LEAST = 0.2  # share of one of the pictures that must overlap
 WHOLE = 0.97  # share of both pictures that must overlap, else one is a part
 BACK = (0, 1, 2, 3, 4, 6, 5, 7)  # the turn that undoes each of `_turn`
@@ -68,16 +67,27 @@ def find_duplicates(
     by_content: dict[str, list[Example]] = defaultdict(list)
     for example in sorted(examples, key=lambda each: each.path):
         by_content[example.sha256].append(example)
+    by_content.pop("", None)  # nobody looked at these
     found = [Duplicate(c[0].path, copy.path, "exact", 1.0) for c in by_content.values() for copy in c[1:]]
-    images = [copies[0] for copies in by_content.values()]
+    images = [copies[0] for copies in by_content.values() if copies[0].facts and copies[0].facts.thumbnail]
     known = DisjointSet(range(len(images)))
     with Cache.open() as cache, ThreadPoolExecutor(os.cpu_count()) as pool:
         search = _Search(images, read, cache, pool, progress)
-        for proposed in (search.by_thumbnails(thorough), search.by_keypoints() if thorough else iter(())):
+
+        def confirm(proposed: Iterator[Candidate]) -> int:
+            before = len(found)
             for first, second, kind, similarity in search.confirmed(proposed, known):
                 known.merge(first, second)
                 pair = sorted((images[first].path, images[second].path))
                 found.append(Duplicate(*pair, kind, round(similarity, 3)))
+            return len(found) - before
+
+        # Of a hundred copies each may have none but copies of its own quality for neighbours: then one of each group
+        # asks again, until no two groups are alike.
+        while confirm(search.by_thumbnails(thorough, sorted(map(min, known.subsets())))):
+            pass
+        if thorough:
+            confirm(search.by_keypoints())
     return sorted(found, key=lambda each: (each.first, each.second))
 
 
@@ -101,14 +111,15 @@ class _Search:
         self.cache = cache
         self.pool = pool
         self.progress = progress
-        self.grey = functools.lru_cache(2 * BATCH)(lambda number: grey(read(images[number].path), LONGEST))
+        self.read = read
+        self.grey = functools.lru_cache(2 * BATCH)(self._grey)
         self.keypoints = functools.lru_cache(2 * BATCH)(self._keypoints)
 
-    def by_thumbnails(self, turned: bool) -> Iterator[Candidate]:
-        """Pictures that are alike as a whole; if `turned`, in any of the eight ways to lay a square on a square."""
-        needed = np.where([_is_tiny(image) for image in self.images], TINY_ALIKE, ALIKE)
-        shown = [number for number, image in enumerate(self.images) if not _is_flat(image.facts.thumbnail)]
-        parts = [np.array(shown[start : start + BATCH]) for start in range(0, len(shown), BATCH)]
+    def by_thumbnails(self, turned: bool, numbers: Sequence[int]) -> Iterator[Candidate]:
+        """Of these pictures, those that are alike as a whole; if `turned`, in any of the eight ways to lay a square."""
+        numbers = [number for number in numbers if any(self.images[number].facts.thumbnail)]  # of flat ones it is all 0
+        tiny = np.array([_is_tiny(image) for image in self.images])
+        parts = [np.array(numbers[start : start + BATCH]) for start in range(0, len(numbers), BATCH)]
         with Neighbours.of(int(USED.sum())) as neighbours:
             for part in parts:
                 neighbours.add(_spectra(self._thumbnails(part)))
@@ -116,13 +127,13 @@ class _Search:
             for turn in range(8 if turned else 1):
                 for part in parts:
                     asked = _spectra(_turn(self._thumbnails(part), turn))
-                    found = np.array(shown)[neighbours.nearest(asked, NEIGHBOURS)]
+                    found = np.array(numbers)[neighbours.nearest(asked, NEIGHBOURS)]
                     first, second = found.ravel(), np.repeat(part, found.shape[1])
                     alike = (_spectra(self._thumbnails(first)) * np.repeat(asked, found.shape[1], axis=0)).sum(axis=1)
-                    keep = (first != second) & (alike >= np.maximum(needed[first], needed[second]))
-                    for pair in zip(first[keep].tolist(), second[keep].tolist(), strict=True):
-                        swapped = pair[0] > pair[1]
-                        yield min(pair), max(pair), f"whole {BACK[turn] if swapped else turn}"
+                    needed = np.where(tiny[first] & tiny[second], TINY_ALIKE, ALIKE)
+                    keep = (first != second) & (alike >= needed)
+                    for one, other in zip(first[keep].tolist(), second[keep].tolist(), strict=True):
+                        yield min(one, other), max(one, other), f"whole {BACK[turn] if one > other else turn}"
 
     def _thumbnails(self, numbers: np.ndarray) -> np.ndarray:
         """Uint8, (n, 16, 16)."""
@@ -167,31 +178,40 @@ class _Search:
                 keypoints = () if how.startswith("whole") else (self.keypoints(first), self.keypoints(second))
                 asked[name] = self.pool.submit(self._judge, first, second, how, *keypoints)
         news = {name: future.result() for name, future in asked.items()}
-        self.cache.put_comparisons(news.items())
+        self.cache.put_comparisons((name, result) for name, result in news.items() if result is not None)
         results |= news
         return [tuple(results[name]) if results[name] else None for name in names]
 
-    def _judge(self, first: int, second: int, how: str, *keypoints) -> list:
-        """Kind and similarity, or nothing."""
+    def _judge(self, first: int, second: int, how: str, *keypoints) -> list | None:
+        """Kind and similarity, or nothing; None if one of the files cannot be read any more."""
+        base, other = self.grey(first), self.grey(second)
+        if not (base.size and other.size):
+            return None
         if how.startswith("whole"):
             turn = int(how[-1])
-            base, other = self.grey(first), _turn(self.grey(second), turn)
+            other = _turn(other, turn)
             place = _stretch(other.shape, base.shape)
         else:
             turn = int(how.startswith("mirrored"))
             one, two = keypoints
-            width = self.grey(second).shape[1] if turn else 0
-            place = transform(one, two.mirrored(width) if turn else two)
+            place = transform(one, two.mirrored(other.shape[1]) if turn else two)
             if place is None:
                 return []
-            base, other = self.grey(first), _turn(self.grey(second), turn)
+            other = _turn(other, turn)
         similarity, of_first, of_second = agreement(base, other, place)
-        pixels = min(of_first * base.size, of_second * other.size)
-        if similarity < (AGREES if pixels >= TINY**2 else TINY_AGREES) or max(of_first, of_second) < LEAST:
+        if similarity < AGREES or max(of_first, of_second) < LEAST:
             return []
         if turn or abs(math.atan2(place[1, 0], place[0, 0])) > math.pi / 4:
             return ["mirrored", similarity]
-        return ["near" if min(of_first, of_second) >= WHOLE else "part", similarity]
+        whole = how.startswith("whole") or min(of_first, of_second) >= WHOLE
+        return ["near" if whole else "part", similarity]
+
+    def _grey(self, number: int) -> np.ndarray:
+        """Empty if the file is gone, or another one by now: it had been read before, and nobody waits for it here."""
+        try:
+            return grey(self.read(self.images[number].path), PIXELS)
+        except Exception:  # PIL's decoders raise anything
+            return np.zeros((0, 0), np.uint8)
 
     def _keypoints(self, number: int) -> Keypoints:
         stored = self.cache.keypoints(self.images[number].sha256)
@@ -202,7 +222,9 @@ class _Search:
         unknown = [number for number in numbers if not self.cache.keypoints(self.images[number].sha256)]
         found = self.pool.map(lambda number: Keypoints.of(self.grey(number)), unknown)
         self.cache.put_keypoints(
-            (self.images[number].sha256, *each.to_bytes()) for number, each in zip(unknown, found, strict=True)
+            (self.images[number].sha256, *each.to_bytes())
+            for number, each in zip(unknown, found, strict=True)
+            if len(each.places)  # none may mean that the file was gone
         )
 
 
@@ -215,10 +237,6 @@ def _turn(pictures: np.ndarray, turn: int) -> np.ndarray:
     if turn & 4:
         pictures = pictures.swapaxes(-1, -2)
     return pictures[..., :: -1 if turn & 2 else 1, :: -1 if turn & 1 else 1]
-
-
-def _is_flat(thumbnail: bytes) -> bool:
-    return bool(np.frombuffer(thumbnail, np.uint8).std() < FLAT)
 
 
 def _spectra(thumbnails: np.ndarray) -> np.ndarray:

@@ -2,6 +2,7 @@
 
 import hashlib
 import io
+import math
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +25,7 @@ COLOUR_MODES = frozenset({"RGB", "RGBA", "RGBX"})
 BITS_PER_SAMPLE = 258  # TIFF's tag
 SMALLEST_SIDE = 2  # pixels; a 1 × 1 picture is a placeholder, and no network sees anything in it
 THUMBNAIL = 16  # pixels a side
+FLAT = 1.0  # levels of grey, of 255; a thumbnail that varies less shows nothing
 GLANCE = 64  # pixels; the shorter side at which a JPEG is decoded at least, where it has them
 
 # PIL warns of broken EXIF data, of palettes with transparency, and of pictures from 89 megapixels on (it refuses them
@@ -46,10 +48,10 @@ class Facts:
     `reason` says why it cannot be trained on, or is None; what stands before ": " in it is the kind of fault, by which
     `intake.summary` counts. Width and height are in pixels, after the turn that EXIF asks for; they, `mode` and
     `format` (Pillow's words; "RGB;16" if the file has 16 bits a colour) are known of refused images too, as far as
-    decoding came. `thumbnail` is 16 × 16 bytes of
-    grey, by rows, whatever the image's shape. `colours` are 15 float16: of red, green and blue, from 0 to 1, the mean,
-    the standard deviation and the three quartiles. `commonest` is the share of pixels in the most frequent of 16 shades
-    of grey, `two_commonest` in the two most frequent: near 1 for an empty picture, and for a mask.
+    decoding came. `thumbnail` is 16 × 16 bytes of grey, by rows, whatever the image's shape, from 0, its darkest, to
+    255; all 0 if the image is flat. `colours` are 15 float16: of red, green and blue, from 0 to 1, the mean, the
+    standard deviation and the three quartiles. `commonest` is the share of pixels in the most frequent of 16 shades of
+    grey, `two_commonest` in the two most frequent: near 1 for an empty picture, and for a mask.
     """
 
     sha256: str
@@ -122,9 +124,14 @@ def _is_deep(image: Image.Image, content: bytes) -> bool:
 
 
 def thumbnail(grey: Image.Image) -> bytes:
-    """An "L" image as 16 × 16 bytes, each the mean of what it covers."""
+    """An "L" image as 16 × 16 bytes, each the mean of what it covers, stretched so that they fill 0 to 255.
+
+    Few bright dots in the dark are still there, when whole levels of grey would have lost them.
+    """
     smooth = Image.Resampling.BOX if min(grey.size) >= THUMBNAIL else Image.Resampling.BILINEAR
-    return grey.resize((THUMBNAIL, THUMBNAIL), smooth).tobytes()
+    shades = np.asarray(grey.convert("F").resize((THUMBNAIL, THUMBNAIL), smooth))
+    shades = shades - shades.min()
+    return np.round(shades * (255 / shades.max() if shades.max() >= FLAT else 0)).astype(np.uint8).tobytes()
 
 
 def _colours(rgb: Image.Image) -> bytes:
@@ -134,11 +141,12 @@ def _colours(rgb: Image.Image) -> bytes:
     return np.concatenate([pixels.mean(axis=0)[None], pixels.std(axis=0)[None], quartiles]).astype(np.float16).tobytes()
 
 
-def grey(content: bytes, longest: int) -> np.ndarray:
-    """The image in shades of grey, uint8, (height, width), its longer side at most `longest` pixels; never enlarged."""
+def grey(content: bytes, pixels: int) -> np.ndarray:
+    """The image in shades of grey, uint8, (height, width), of about so many `pixels` at most; never enlarged."""
     with Image.open(io.BytesIO(content)) as image:
-        scale = min(1.0, longest / max(image.size))
+        scale = min(1.0, math.sqrt(pixels / (image.width * image.height)))
         image.draft("RGB", (max(1, int(image.width * scale)), max(1, int(image.height * scale))))
         turned = ImageOps.exif_transpose(image).convert("RGB").convert("L")
-    turned.thumbnail((longest, longest), Image.Resampling.BOX)
-    return np.asarray(turned)
+    scale = min(1.0, math.sqrt(pixels / (turned.width * turned.height)))
+    size = max(1, round(turned.width * scale)), max(1, round(turned.height * scale))
+    return np.asarray(turned.resize(size, Image.Resampling.BOX))

@@ -13,15 +13,17 @@ from typing import Any
 import cv2
 import numpy as np
 
-from training.data.agreement import LONGEST
+from training.data.agreement import PIXELS
 from training.data.neighbours import Neighbours
 
-KEPT = 150  # keypoints a picture, the strongest
+KEPT = 150  # keypoints a picture, the strongest …
+CELLS = 4  # … of each cell of a grid, so many a side: else a burnt-in text takes them all
+CONTRAST = 0.004  # of a keypoint at least; SIFT's own .04 sees nothing in ultrasound, or a faint stain
 INDEXED = 64  # of them stand in the index: half of a picture's are enough to find its partner
 DIMENSIONS = 32  # of the descriptors in the index, by principal components
 NEIGHBOURS = 6  # asked for each keypoint, itself among them
-VOTES = 4  # keypoints that must point to the same picture before the two are compared
-CANDIDATES = 5  # pictures at most that are compared with a picture, the ones with the most votes
+VOTES = 3  # keypoints that must point to the same picture before the two are compared
+CANDIDATES = 8  # pictures at most that are compared with a picture, the ones with the most votes
 INLIERS = 6  # keypoints that must agree on one transform
 REPROJECTION = 3.0  # pixels that such a keypoint may lie off
 LARGEST_SCALE = 6  # between two pictures; keypoints that fall together on a point agree on anything
@@ -41,16 +43,23 @@ class Keypoints:
     @classmethod
     def of(cls, grey: np.ndarray) -> Keypoints:
         """Of a uint8 picture; small ones are enlarged first, for SIFT sees little in them."""
-        scale = max(1.0, LONGEST / max(grey.shape))
+        if not grey.size:
+            return cls.none()
+        scale = max(1.0, (PIXELS / grey.size) ** 0.5)
         if scale > 1:
             grey = cv2.resize(grey, None, fx=scale, fy=scale, interpolation=cv2.INTER_CUBIC)
-        # A low threshold of contrast: ultrasound and stained tissue have little of it.
-        points, found = cv2.SIFT_create(nfeatures=KEPT, contrastThreshold=0.01).detectAndCompute(grey, None)
+        # Without the precise enlargement all places lie a quarter of a pixel to one side, and mirrored ones to the other.
+        sift = cv2.SIFT_create(contrastThreshold=CONTRAST, enable_precise_upscale=True)
+        points, found = sift.compute(grey, _strongest(sift.detect(grey, None), grey.shape))
         if found is None:
-            return cls(np.zeros((0, 2), np.float32), np.zeros((0, 128), np.uint8))
-        order = np.argsort([-point.response for point in points], kind="stable")[:KEPT]
-        places = np.array([points[i].pt for i in order], np.float32)
-        return cls(((places + 0.5) / scale - 0.5).astype(np.float32), found[order].astype(np.uint8))
+            return cls.none()
+        places = np.array([point.pt for point in points], np.float32)
+        return cls(((places + 0.5) / scale - 0.5).astype(np.float32), found.astype(np.uint8))
+
+    @classmethod
+    def none(cls) -> Keypoints:
+        """Of a picture that shows nothing."""
+        return cls(np.zeros((0, 2), np.float32), np.zeros((0, 128), np.uint8))
 
     def mirrored(self, width: int) -> Keypoints:
         """Those of the picture mirrored left to right."""
@@ -68,6 +77,17 @@ class Keypoints:
         )
 
 
+def _strongest(points: Sequence, shape: tuple[int, int]) -> list:
+    """At most KEPT of SIFT's points: first the strongest of each cell of a grid, then the second of each, and so on."""
+    if not points:
+        return []
+    places = np.array([point.pt for point in points])
+    cells = (places * CELLS / shape[::-1]).astype(int) @ (1, CELLS)
+    order = np.lexsort(([-point.response for point in points], cells))
+    rank = np.arange(len(order)) - np.searchsorted(cells[order], cells[order])
+    return [points[i] for i in order[np.argsort(rank, kind="stable")[:KEPT]]]
+
+
 def candidates(pictures: Sequence, keypoints_of: Callable[[Any], Keypoints]) -> Iterator[tuple[int, int, bool]]:
     """Pairs of pictures, by number, that share keypoints; with True, one of them mirrored.
 
@@ -75,8 +95,9 @@ def candidates(pictures: Sequence, keypoints_of: Callable[[Any], Keypoints]) -> 
     twice for each.
     """
     sample = [keypoints_of(picture).descriptors[:INDEXED] for picture in _spread(pictures, BLOCK)]
-    sample = np.concatenate([*sample, np.zeros((1, 128), np.uint8)])
-    mean, axes = cv2.PCACompute(_hellinger(sample), None, maxComponents=DIMENSIONS)
+    if sum(map(len, sample)) < 2:
+        return
+    mean, axes = cv2.PCACompute(_hellinger(np.concatenate(sample)), None, maxComponents=DIMENSIONS)
     with Neighbours.of(len(axes)) as neighbours:
         owners = []
         for picture in pictures:
