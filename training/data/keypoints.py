@@ -51,7 +51,7 @@ class Keypoints:
         scale = max(1.0, (PIXELS / grey.size) ** 0.5)
         if scale > 1:
             grey = cv2.resize(grey, None, fx=scale, fy=scale, interpolation=cv2.INTER_CUBIC)
-        # Without the precise enlargement all places lie a quarter of a pixel to one side, and mirrored ones to the other.
+        # Without the precise enlargement places lie a quarter of a pixel to one side, and mirrored ones to the other.
         sift = cv2.SIFT_create(contrastThreshold=CONTRAST, enable_precise_upscale=True)
         points, found = sift.compute(grey, _strongest(sift.detect(grey, None), grey.shape))
         if found is None:
