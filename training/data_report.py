@@ -125,10 +125,13 @@ def _report(recipe: Recipe, source: Folder, words: str, output: Path, thorough: 
     from training.data.report import check_output, floor_line, in_classes, verdict, write_report
     from training.data.survey import survey
 
-    check_output(output, source.data_dir)
+    # A table's images may lie anywhere, also around the report: it looks at none that the table does not name.
+    check_output(output, [] if source.table else source.roots or [source.data_dir])
     seen = survey(recipe, words, source, thorough)
     found = write_report(seen, output)
     print(f"{recipe.title}: {len(seen.examples):,} images {in_classes({each.label for each in seen.examples})}")
+    if source.table:
+        print(f"table      {source.table.told}")
     print("\n".join(verdict(found)))
     if seen.floors:
         print(f"floors     {floor_line(seen.floors)}")

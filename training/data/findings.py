@@ -27,7 +27,15 @@ IMBALANCE = 5  # images of the largest class for one of the smallest
 IMPRESSIVE = 0.3  # accuracy of always saying the same that deserves a word
 MUCH = 0.2  # share of a folder that is lost, from which its class is not what was collected
 TELLING = 0.8  # a floor, from which on a good result shows nothing
-HARMLESS = ("hidden, or the operating system's own", "not an image by its name", "a mask of the image beside it")
+TABLE = "a table"
+ROWS = ("no label", "no path", "no such file", "more values than columns")
+REPEATED = "a file that the table has already"
+HARMLESS = (
+    REPEATED,
+    "hidden, or the operating system's own",
+    "not an image by its name",
+    "a mask of the image beside it",
+)
 DEEP = "16 bits a pixel or more"
 ALIKE = {
     "exact": "the same file",
@@ -268,9 +276,33 @@ def _few(survey: Survey) -> Iterator[Finding]:
 
 
 def _lost(survey: Survey) -> Iterator[Finding]:
-    deep, harmless, faulty = [], [], []
+    deep, tables, rows, harmless, faulty = [], [], [], [], []
     for each in survey.skipped:
-        (deep if each.reason.startswith(DEEP) else harmless if _kind(each) in HARMLESS else faulty).append(each)
+        kind = _kind(each)
+        if kind == TABLE:
+            tables.append(each)
+        elif each.reason.startswith(DEEP):
+            deep.append(each)
+        else:
+            (harmless if kind in HARMLESS else rows if kind in ROWS else faulty).append(each)
+    if tables:
+        yield Finding(
+            "table",
+            "wrong",
+            f"a table lies among the images: {_listed([each.path for each in tables])}",
+            "If it tells the classes, the folders do not.",
+            "If it does, give it in place of the folder: --data_dir FOLDER/TABLE",
+        )
+    if rows:
+        yield Finding(
+            "rows",
+            "lost",
+            f"{_count(len(rows), 'row', 'rows')} of the table cannot be used: {_kinds(rows)}",
+            "What is skipped is neither trained on nor tested.",
+            "Mend these rows, or delete them",
+            [[each.path] for each in rows],
+            {each.path: each.reason for each in rows},
+        )
     if deep:
         yield Finding(
             "deep",

@@ -26,6 +26,7 @@ SPLIT_FOLDERS = {
     **dict.fromkeys(("val", "valid", "validation", "dev"), "validation"),
     **dict.fromkeys(("test", "testing"), "test"),
 }
+PACKED = (".zip", ".tar", ".tgz", ".gz", ".bz2", ".xz", ".rar", ".7z")
 BATCH = 256  # images under way at once: memory stays flat however many there are
 TABLES = (".csv", ".tsv", ".parquet")
 SYSTEM_FILES = {"thumbs.db", "desktop.ini", "__macosx", "@eadir", "$recycle.bin"}
@@ -217,6 +218,8 @@ def _not_an_image(entry: os.DirEntry) -> str | None:
     ending = os.path.splitext(entry.name)[1]
     if ending.lower() in TABLES:
         return "a table: if it tells the classes, give it with --data_dir"
+    if ending.lower() in PACKED:
+        return "an archive: give it, or the folder it unpacks to, with --data_dir"
     if ending.lower() in FOREIGN:
         return f"an image that Pillow cannot open: {ending}: export it as PNG or JPEG first"
     return None if ending.lower() in EXTENSIONS else f"not an image by its name: {ending or 'no ending'}"

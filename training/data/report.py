@@ -34,17 +34,17 @@ FLOORS = {
 }
 
 
-def check_output(output: Path, data_dir: Path | None) -> None:
+def check_output(output: Path, roots: Sequence[Path]) -> None:
     """Refuse to write into the data, over anything that is no report of ours, or where nothing can be written.
 
     Raises:
         UserError: so it is.
     """
     here = output.resolve()
-    if data_dir is not None:
-        data = data_dir.resolve()
+    for root in roots:
+        data = root.resolve()
         if here == data or data in here.parents or here in data.parents:
-            raise UserError(f"--output '{output}' and the data '{data_dir}' lie in each other; choose a folder apart")
+            raise UserError(f"--output '{output}' and the data '{root}' lie in each other; choose a folder apart")
     if output.exists() and not output.is_dir():
         raise UserError(f"--output '{output}' is a file; give a folder")
     if output.is_dir():

@@ -18,7 +18,7 @@ CODE_PAGES = ("cp1252", "cp1250", "cp1251", "cp1253", "cp1254", "cp932", "gb1803
 SAVE = "save it as UTF-8 (in Excel: Save As, CSV UTF-8; in LibreOffice: Save As, Edit filter settings)"
 SEPARATORS = {",": "comma", ";": "semicolon", "\t": "tab"}
 MOST_MESS = 0.5  # charset_normalizer's measure: accented words have up to .4, words in a wrong alphabet from .6 on
-EMPTY = {"", "nan", "<na>"}  # pandas writes the latter two for a value that is not there
+EMPTY = {"", "nan", "<na>", "#n/a", "null", "none"}  # what pandas, Excel and databases write where there is no value
 
 
 @dataclass(frozen=True)

@@ -4,6 +4,7 @@ Paths are relative to the table's own folder, or absolute, or the end of a path 
 has: a name without its folder, and without its ending (HAM10000's `image_id` is ISIC_0024306).
 """
 
+import filecmp
 import os
 import re
 import unicodedata
@@ -166,11 +167,18 @@ class _Files:
         fitting = [path for path, key in by_key.get(tail.rsplit("/", 1)[1], []) if key.endswith(tail)]
         if len(fitting) == 1:
             return os.path.join(self.folder, *fitting[0].split("/")), ""
+        if fitting and self._are_copies(fitting):
+            return os.path.join(self.folder, *fitting[0].split("/")), ""
         if fitting:
-            return None, f"several files fit: '{fitting[0]}' and '{fitting[1]}'"
+            return None, f"several files fit: '{fitting[0]}' and '{fitting[1]}'; write the folder into the table"
         if os.path.isdir(direct):
             return None, "a folder, not a file"
         return None, f"not an image by its name: {ending or 'no ending'}" if os.path.isfile(direct) else "no such file"
+
+    def _are_copies(self, paths: list[str]) -> bool:
+        """Whether it does not matter which is meant: HAM10000 comes with its folders twice, in capitals and without."""
+        first, *others = (self.folder / path for path in paths)
+        return all(filecmp.cmp(first, other, shallow=False) for other in others)
 
     @cached_property
     def _below(self) -> list[tuple[str, str]]:
@@ -262,6 +270,8 @@ def _labels(path: Path, sheet: Sheet) -> tuple[list[str], str]:
             f"table '{path}': '{chosen}' is a number ({', '.join(sorted(broken)[:3])}, …), not a class; divide it into "
             "classes, such as small and large, or rename the column of classes to 'label'"
         )
+    if all(map(_is_number, distinct)) and not broken:
+        labels = [str(int(_number(label))) if label else label for label in labels]  # 1.0, of a program, is class 1
     return labels, f"'{chosen}'"
 
 
