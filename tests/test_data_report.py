@@ -350,7 +350,7 @@ def test_a_report_replaces_a_report_and_nothing_else(tmp_path):
     output = tmp_path / "deep" / "report"
     write_report(look(folder), output, progress=False)
     shutil.copy(folder / "cat" / "000.png", folder / "cat" / "copy.png")
-    check_output(output, folder)
+    check_output(output, [folder])
     write_report(look(folder), output, progress=False)
     assert json.loads((output / "report.json").read_text("utf-8"))["images"] == 41
     assert [path.name for path in output.parent.iterdir()] == ["report"]
@@ -359,17 +359,17 @@ def test_a_report_replaces_a_report_and_nothing_else(tmp_path):
     (tmp_path / "other" / "report.json").write_text('{"kind": "weather"}')
     for place in (output, tmp_path / "other"):
         with pytest.raises(UserError, match="something else than a report of ours"):
-            check_output(place, folder)
+            check_output(place, [folder])
 
 
 def test_the_report_lies_outside_the_data_and_where_one_can_write(photos, tmp_path):
     for place in (photos, photos / "red", photos / "report", tmp_path):
         with pytest.raises(UserError, match="lie in each other"):
-            check_output(place, photos)
+            check_output(place, [photos])
     for place in (photos / "red" / "000.png", tmp_path / "x.txt" / "report"):
         (tmp_path / "x.txt").write_text("")
         with pytest.raises(UserError, match=r"lie in each other|cannot be written to"):
-            check_output(place, photos)
+            check_output(place, [photos])
 
 
 def test_an_image_that_is_gone_meanwhile_leaves_the_earlier_report(tmp_path):
@@ -495,3 +495,22 @@ def test_a_report_needs_no_torch(photos, tmp_path):
     )
     finished = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=120)
     assert finished.stdout.splitlines()[-1] == "[]", finished.stderr
+
+
+def test_several_folders_and_tables_are_reported_from_where_they_lie(tmp_path):
+    """Their common parent is where one works, and reports go."""
+    write_noise(tmp_path, {"cats": 15, "dogs": 15})
+    finished = command("folder", "--data_dir", "cats", "dogs", cwd=tmp_path)
+    assert finished.returncode == 0, finished.stderr
+    assert finished.stdout.startswith("Image folder: 30 images in 2 classes")
+    rows = [
+        f"{path.relative_to(tmp_path).as_posix()},{path.parent.name}" for path in sorted(tmp_path.glob("?o?s/*.png"))
+    ]
+    rows += [
+        f"{path.relative_to(tmp_path).as_posix()},{path.parent.name}" for path in sorted(tmp_path.glob("cats/*.png"))
+    ]
+    (tmp_path / "labels.csv").write_text("\n".join(["path,label", *rows]))
+    finished = command("labels.csv", cwd=tmp_path)
+    assert finished.returncode == 0, finished.stderr
+    assert "table      labels.csv: path from 'path', label from 'label'" in finished.stdout
+    assert finished.stdout.rstrip().endswith("train.py folder --data_dir labels.csv")

@@ -480,8 +480,8 @@ def test_an_empty_folder_says_what_was_expected(tmp_path):
 def test_a_folder_without_images_says_what_is_there_instead(tmp_path):
     (tmp_path / "images.zip").write_bytes(b"PK")
     assert refusal(tmp_path) == (
-        f"no images in '{tmp_path}' (1 × not an image by its name: .zip (images.zip)); expected one folder a class, "
-        f"with files such as {tmp_path}/cat/1.jpg"
+        f"no images in '{tmp_path}' (1 × an archive: give it, or the folder it unpacks to, with --data_dir "
+        f"(images.zip)); expected one folder a class, with files such as {tmp_path}/cat/1.jpg"
     )
 
 

@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+import shutil
 import sys
 import time
 import zipfile
@@ -101,6 +102,28 @@ def test_ham10000_as_it_is_published(tmp_path):
     for row in made:
         sides[row.group].add(row.split)
     assert len(sides) == 20 and all(len(splits) == 1 for splits in sides.values())
+
+
+def test_folders_that_came_twice_are_no_riddle(tmp_path):
+    """As HAM10000's do, in capitals and without: of equal files it does not matter which is meant."""
+    lines = []
+    for i in range(12):
+        put(tmp_path, f"part_{1 + i % 2}/{i:03}.png")
+        (tmp_path / f"again_{1 + i % 2}").mkdir(exist_ok=True)
+        shutil.copy(tmp_path / f"part_{1 + i % 2}/{i:03}.png", tmp_path / f"again_{1 + i % 2}/{i:03}.png")
+        lines.append(f"{i:03},{'ab'[i % 3 == 0]}")
+    examples, skipped, _ = read(table(tmp_path / "t.csv", "image_id,dx", *lines))
+    assert [example.path.split("/")[0] for example in examples] == ["again_1"] * 6 + ["again_2"] * 6
+    assert set(skipped.values()) == {"not in the table"}
+
+
+def test_a_class_that_a_program_wrote_as_a_broken_number_is_the_whole_one(tmp_path):
+    for i in range(6):
+        put(tmp_path, f"{i}.png")
+    lines = [f"{i}.png,{label}" for i, label in enumerate(("0.0", "1", "1.0", "0", "#N/A", "null"))]
+    examples, skipped, _ = read(table(tmp_path / "t.csv", "file,label", *lines))
+    assert [example.label for example in examples] == ["0", "1", "1", "0"]
+    assert list(skipped.values()) == ["no label", "no label"]
 
 
 def test_patients_are_known_by_the_recipes_pattern_where_the_table_is_silent(tmp_path):
@@ -249,14 +272,14 @@ def test_every_row_that_cannot_be_used_is_listed_with_its_reason(tmp_path):
         "b/1.png": "not in the table",
         "b/7.png": "not in the table",
         "more/6.png": "not in the table",
-        "t.csv, row 4: 1.png": "several files fit: 'a/1.png' and 'b/1.png'",
+        "t.csv, row 4: 1.png": "several files fit: 'a/1.png' and 'b/1.png'; write the folder into the table",
         "t.csv, row 5: a": "a folder, not a file",
         "t.csv, row 6: gone.png": "no such file",
         "t.csv, row 7: a/4.png": "no label",
         "t.csv, row 8": "no path",
         "t.csv, row 9: scan.dcm": "not an image by its name: .dcm",
         "t.csv, row 10: a/2.png": "a file that the table has already",
-        "t.csv, row 13: 7": "several files fit: 'a/7.jpg' and 'b/7.png'",
+        "t.csv, row 13: 7": "several files fit: 'a/7.jpg' and 'b/7.png'; write the folder into the table",
         "t.csv, row 14: http://x.org/1.png": "an address, not a file: download it first",
         "t.csv, row 18": "more values than columns",
     }
@@ -493,7 +516,7 @@ def test_if_no_file_is_there_it_says_where_it_looked(tmp_path):
     )
     put(tmp_path, "a/9.png", "b/9.png")
     assert refusal(table(path, "path,label", "9.png,cat")).endswith(
-        "can be used: 1 × several files fit: 'a/9.png' and 'b/9.png' (9.png)"
+        "can be used: 1 × several files fit: 'a/9.png' and 'b/9.png'; write the folder into the table (9.png)"
     )
     assert refusal(table(path, "path,label", "1.png,", "a/9.png,")).endswith(
         "can be used: 2 × no label (t.csv, row 2: 1.png, t.csv, row 3: a/9.png); 1 × not in the table (b/9.png)"

@@ -271,7 +271,7 @@ def _labels(path: Path, sheet: Sheet) -> tuple[list[str], str]:
             "classes, such as small and large, or rename the column of classes to 'label'"
         )
     if all(map(_is_number, distinct)) and not broken:
-        labels = [str(int(_number(label))) if label else label for label in labels]  # 1.0, of a program, is class 1
+        labels = [label if label.isdigit() or not label else str(int(_number(label))) for label in labels]  # 1.0 is 1
     return labels, f"'{chosen}'"
 
 
