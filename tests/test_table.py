@@ -104,6 +104,16 @@ def test_ham10000_as_it_is_published(tmp_path):
     assert len(sides) == 20 and all(len(splits) == 1 for splits in sides.values())
 
 
+def test_absolute_paths_of_another_machine_are_found_by_their_ends(tmp_path):
+    for label in ("cat", "dog"):
+        for i in range(6):
+            put(tmp_path, f"photos/{label}/{i}.png")
+    lines = [f"/content/drive/MyDrive/photos/cat/{i}.png,cat" for i in range(6)]
+    lines += [rf"C:\Users\me\photos\dog\{i}.png,dog" for i in range(6)]
+    found = labels(table(tmp_path / "t.csv", "path,label", *lines))
+    assert found == {f"{label}/{i}.png": label for label in ("cat", "dog") for i in range(6)}
+
+
 def test_folders_that_came_twice_are_no_riddle(tmp_path):
     """As HAM10000's do, in capitals and without: of equal files it does not matter which is meant."""
     lines = []

@@ -1,7 +1,8 @@
 """A table of image files and their labels: columns are found by their usual names, files by looking.
 
 Paths are relative to the table's own folder, or absolute, or the end of a path that only one file below that folder
-has: a name without its folder, and without its ending (HAM10000's `image_id` is ISIC_0024306).
+has: a name without its folder, and without its ending (HAM10000's `image_id` is ISIC_0024306). Of an absolute path that
+is not there, as another machine wrote it, the file that ends most like it.
 """
 
 import filecmp
@@ -12,6 +13,7 @@ from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from itertools import takewhile
 from pathlib import Path
 
 from tqdm.auto import tqdm
@@ -46,6 +48,7 @@ GROUP_COLUMNS = (
     *("group", "group_id", "patient", "patient_id", "patientid", "subject", "subject_id", "subjectid", "case"),
     *("case_id", "lesion", "lesion_id", "individual", "individual_id", "animal_id", "specimen_id"),
 )
+ABSOLUTE = re.compile("/|[A-Za-z]:/")
 SPREADSHEETS = (".xlsx", ".xlsm", ".xls", ".ods")
 MOST_MEASURES = 20  # so many different broken numbers are still grades; more are measurements
 
@@ -164,7 +167,11 @@ class _Files:
             return None, "an address, not a file: download it first"
         tail = "/" + unicodedata.normalize("NFC", slashed).removeprefix("./").lstrip("/")
         by_key = self._by_name if ending.lower() in EXTENSIONS else self._by_stem
-        fitting = [path for path, key in by_key.get(tail.rsplit("/", 1)[1], []) if key.endswith(tail)]
+        named = by_key.get(tail.rsplit("/", 1)[1], [])
+        fitting = [path for path, key in named if key.endswith(tail)]
+        if not fitting and ABSOLUTE.match(slashed):  # on another machine: /content/drive/MyDrive/photos/cat/1.jpg
+            shared = {path: _shared_end(key, tail) for path, key in named}
+            fitting = [path for path in shared if shared[path] == max(shared.values())]
         if len(fitting) == 1:
             return os.path.join(self.folder, *fitting[0].split("/")), ""
         if fitting and self._are_copies(fitting):
@@ -202,6 +209,12 @@ def _by_last(keys: Iterable[tuple[str, str]]) -> dict[str, list[tuple[str, str]]
     for path, key in keys:
         groups[key.rsplit("/", 1)[1]].append((path, key))
     return groups
+
+
+def _shared_end(one: str, other: str) -> int:
+    """How many folders and names two paths have in common, from the last on."""
+    pairs = zip(reversed(one.split("/")), reversed(other.split("/")), strict=False)
+    return len(list(takewhile(lambda pair: pair[0] == pair[1], pairs)))
 
 
 def _named(sheet: Sheet, usual: tuple[str, ...]) -> list[str]:
