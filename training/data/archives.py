@@ -10,6 +10,7 @@ from __future__ import annotations
 import bz2
 import contextlib
 import errno
+import glob
 import gzip
 import hashlib
 import lzma
@@ -27,7 +28,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
-from filelock import FileLock
+from filelock import FileLock, Timeout
 from tqdm.auto import tqdm
 
 from training.recipe import UserError, first_line
@@ -91,7 +92,9 @@ def stem(archive: Path) -> str:
 
 
 def unpacked(archive: Path, into: Path) -> Path:
-    """The folder in `into` that holds what the archive does; unpacked on first use, and anew once the archive changes.
+    """The folder below `into` that holds what the archive does; unpacked on first use, and anew once it changes.
+
+    It is called as the archive is: where the images lie flat in it, this name is their class.
 
     Raises:
         UserError: as `unpack` does.
@@ -101,12 +104,29 @@ def unpacked(archive: Path, into: Path) -> Path:
     except OSError as error:
         raise UserError(f"archive '{archive}' cannot be opened ({error.strerror})") from error
     identity = hashlib.sha256(f"{archive.name}|{about.st_size}|{about.st_mtime_ns}".encode(errors="replace"))
-    folder = into / f"{stem(archive)}-{identity.hexdigest()[:8]}"
+    folder = into / identity.hexdigest()[:8] / stem(archive)
     if not folder.is_dir():
         with _alone(archive, folder):
             if not folder.is_dir():  # or another process was quicker
+                _remove_remains(into, folder)
                 _unpack(archive, folder, (), True)
     return folder
+
+
+def _remove_remains(into: Path, folder: Path) -> None:
+    """What killed attempts at an archive of this name left before it changed; what others work on at this moment stays."""
+    for left in into.glob(f"*/{glob.escape(_temporary(folder).name)}"):
+        if left.parent != folder.parent:
+            with contextlib.suppress(Timeout), FileLock(_lock(left.with_name(folder.name)), timeout=0):
+                shutil.rmtree(left, ignore_errors=True)
+
+
+def _temporary(folder: Path) -> Path:
+    return folder.with_name(f".{folder.name}.unpacking")
+
+
+def _lock(folder: Path) -> Path:
+    return folder.with_name(f".{folder.name}.lock")
 
 
 def unpack(archive: Path, folder: Path, progress: bool = True, only: Collection[str] = ()) -> None:
@@ -131,7 +151,7 @@ def _alone(archive: Path, folder: Path) -> Iterator[None]:
     """One process at a time unpacks into a folder, and what the system refuses it becomes one line."""
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
-        with FileLock(folder.with_name(f".{folder.name}.lock")):
+        with FileLock(_lock(folder)):
             yield
     except OSError as error:
         raise _refused(archive, folder, error) from error
@@ -149,7 +169,7 @@ def _refused(archive: Path, folder: Path, error: OSError) -> UserError:
 
 def _unpack(archive: Path, folder: Path, only: Collection[str], progress: bool) -> None:
     """`unpack` for the process that holds the lock: nothing is called `folder` before everything is in it."""
-    temporary = folder.with_name(f".{folder.name}.unpacking")
+    temporary = _temporary(folder)
     shutil.rmtree(temporary, ignore_errors=True)  # of an attempt that was killed
     try:
         with open(archive, "rb") as file:
