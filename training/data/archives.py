@@ -137,8 +137,7 @@ def unpack(archive: Path, folder: Path, progress: bool = True, only: Collection[
 
     Raises:
         UserError: the archive is cut off, corrupt, encrypted, empty, a bomb or none; a member has a name that leads
-            out, that is not UTF-8 or that another one has (capitals aside, which some systems do not tell apart), or
-            is a device or a link to anything but a file in the archive; there is no space, or no right to write.
+            out, in a code page that cannot be told, or that another one has where the disk sees it, or is a device or a link to anything but a file in the archive; there is no space, or no right to write.
     """
     with _alone(archive, folder):
         if os.path.lexists(folder):
@@ -253,21 +252,39 @@ def _zip_name(info: zipfile.ZipInfo, archive: Path) -> str:
     """A name, with `\\` as some Windows programs write it made `/`.
 
     Without the mark for UTF-8 a name is in the code page of whoever packed it, by the letter of the standard IBM's 437.
-    Macs leave the mark out and write UTF-8 all the same; anything else would be a guess, and class names come of it.
     """
-    name = info.filename
-    if not info.flag_bits & 0x800 and not name.isascii():
-        try:
-            name = name.encode("cp437").decode("utf-8")
-        except UnicodeError:
-            raise _not_utf8(archive, name) from None
-    return name.replace("\\", "/")
+    name = info.orig_filename  # newer versions of Python change `filename` by what stands in the extra fields
+    if not info.flag_bits & 0x800:
+        stored = name.encode("cp437")
+        certain = _certain_name(stored, info.extra)
+        if certain is None:
+            raise _untold(archive, name)
+        name = certain
+    return name.partition("\0")[0].replace("\\", "/")
 
 
-def _not_utf8(archive: Path, name: str) -> UserError:
+def _certain_name(stored: bytes, extra: bytes) -> str | None:
+    """A name in no stated code page; None where it would be a guess, and class names come of it.
+
+    WinZip and WinRAR add the name in UTF-8 (Info-ZIP's Unicode Path, APPNOTE 4.6.9), with the checksum of the name
+    that it is of. Macs write UTF-8 and do not say so. Windows Explorer writes the code page of the system's consoles,
+    437 or 850 in the West, which have most letters in common.
+    """
+    while len(extra) >= 4:
+        kind, length = struct.unpack("<HH", extra[:4])
+        field, extra = extra[4 : 4 + length], extra[4 + length :]
+        if kind == 0x7075 and field[:5] == struct.pack("<BL", 1, zlib.crc32(stored)) and field[5:]:
+            return field[5:].decode()
+    with contextlib.suppress(UnicodeError):
+        return stored.decode()
+    one, other = stored.decode("cp437"), stored.decode("cp850")
+    return one if one == other else None
+
+
+def _untold(archive: Path, name: str) -> UserError:
     return UserError(
-        f"archive '{archive}': the name {name!r} is not UTF-8, and nobody can tell what it should be; pack it again "
-        f"with another program, or {BY_HAND}"
+        f"archive '{archive}': the code page of its names cannot be told, {name!r} may be meant to be another; pack it "
+        f"again with another program, or {BY_HAND}"
     )
 
 
@@ -437,7 +454,7 @@ class _Writer:
         try:
             name.encode()
         except UnicodeEncodeError:
-            raise _not_utf8(self.archive, name) from None
+            raise _untold(self.archive, name) from None
         try:
             return safe_parts(name)
         except ValueError as error:
