@@ -66,8 +66,12 @@ AGAIN = "copy or download it again"
 BY_HAND = "unpack it yourself and give the folder"
 
 
-class BrokenArchive(UserError):
-    """What came is not the archive that was meant: another copy of it may be."""
+class NoPlace(UserError):
+    """The archive may be good: it is the disk that has no room for it, or nobody may write there."""
+
+
+class NeedsProgram(UserError):
+    """The archive may be good: another program than Python can unpack it."""
 
 
 @dataclass(frozen=True)
@@ -159,11 +163,9 @@ def _alone(archive: Path, folder: Path) -> Iterator[None]:
 def _refused(archive: Path, folder: Path, error: OSError) -> UserError:
     """What the system said, in words."""
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return UserError(f"no space left in '{folder.parent}' to unpack archive '{archive}'; free some and try again")
+        return NoPlace(f"no space left in '{folder.parent}' to unpack archive '{archive}'; free some and try again")
     where = f"'{error.filename}'" if error.filename else f"'{folder}'"
-    return UserError(
-        f"archive '{archive}': {where} cannot be opened or written ({error.strerror}); choose another place"
-    )
+    return NoPlace(f"archive '{archive}': {where} cannot be opened or written ({error.strerror}); choose another place")
 
 
 def _unpack(archive: Path, folder: Path, only: Collection[str], progress: bool) -> None:
@@ -208,8 +210,8 @@ def _broken(archive: Path, member: Member | None, error: Exception) -> UserError
     """A library's complaint as a sentence: which member (or the one after it) and what to do."""
     where = f" at or after {member.name!r}" if member else ""
     if isinstance(error, NotImplementedError):
-        return UserError(f"archive '{archive}': packed in a way that Python cannot read{where} ({error}); {BY_HAND}")
-    return BrokenArchive(f"archive '{archive}' is cut off or corrupt{where} ({first_line(error)}); {AGAIN}")
+        return NeedsProgram(f"archive '{archive}': packed in a way that Python cannot read{where} ({error}); {BY_HAND}")
+    return UserError(f"archive '{archive}' is cut off or corrupt{where} ({first_line(error)}); {AGAIN}")
 
 
 def _members(file: IO[bytes], writer: _Writer) -> Iterator[Member]:
@@ -224,7 +226,7 @@ def _members(file: IO[bytes], writer: _Writer) -> Iterator[Member]:
         if start.startswith(mark):
             if decompress is None:
                 what = "this Python cannot read Zstandard, 3.14 and later can"
-                raise UserError(f"archive '{writer.archive}': {what}; {BY_HAND}")
+                raise NeedsProgram(f"archive '{writer.archive}': {what}; {BY_HAND}")
             return _tar_members(decompress(file), writer)
     return _tar_members(file, writer, start)
 
@@ -235,7 +237,7 @@ def _zip_members(file: IO[bytes], writer: _Writer) -> Iterator[Member]:
         for info in opened.infolist():
             name, form = _zip_name(info, writer.archive), stat.S_IFMT(info.external_attr >> 16)
             if info.flag_bits & 0x1:
-                raise UserError(f"archive '{writer.archive}': {name!r} is encrypted; {BY_HAND}")
+                raise NeedsProgram(f"archive '{writer.archive}': {name!r} is encrypted; {BY_HAND}")
             if name.endswith("/") or form == stat.S_IFDIR:
                 yield Member(name, "folder")
             elif form == stat.S_IFLNK:
@@ -347,15 +349,15 @@ def _no_archive(archive: Path, start: bytes) -> UserError:
     text = start.lstrip(b"\xef\xbb\xbf \t\r\n")[:64].lower()
     foreign = next((what for mark, what in FOREIGN.items() if start.startswith(mark)), None)
     if not start:
-        return BrokenArchive(f"archive '{archive}' is an empty file; {AGAIN}")
+        return UserError(f"archive '{archive}' is an empty file; {AGAIN}")
     if text.startswith((b"<!doctype", b"<html", b"<?xml")):
-        return BrokenArchive(
+        return UserError(
             f"archive '{archive}' is a web page, whatever its name says, perhaps one that asks for a login; download "
             "it again with a browser"
         )
     if foreign:
-        return UserError(f"archive '{archive}' is {foreign}, which Python cannot read; {BY_HAND}")
-    return BrokenArchive(f"archive '{archive}' is neither a zip nor a tar file, whatever its name says; {AGAIN}")
+        return NeedsProgram(f"archive '{archive}' is {foreign}, which Python cannot read; {BY_HAND}")
+    return UserError(f"archive '{archive}' is neither a zip nor a tar file, whatever its name says; {AGAIN}")
 
 
 def safe_parts(name: str) -> tuple[str, ...]:
@@ -434,7 +436,7 @@ class _Writer:
         """There must be room for what the archive says it holds, before anything is written."""
         free = shutil.disk_usage(self.root).free
         if size > free:
-            raise UserError(
+            raise NoPlace(
                 f"archive '{self.archive}' needs {size / 1e9:,.1f} GB or more in '{self.root.parent}', where "
                 f"{free / 1e9:,.1f} GB are free; free some, or choose another disk"
             )

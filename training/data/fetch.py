@@ -20,7 +20,7 @@ import requests
 from filelock import FileLock, Timeout
 from tqdm.auto import tqdm
 
-from training.data.archives import BrokenArchive, safe_parts, unpack
+from training.data.archives import NeedsProgram, NoPlace, safe_parts, unpack
 from training.data.embedded import write_digits
 from training.data.intake import read_folder, summary
 from training.data.transfer import WAITS, Connection, Remote, cannot_write, check_status, explained, transfer
@@ -84,7 +84,11 @@ def _get(
         transfer(connection, remote, archive, bar, copies=1 if parts else 2)
     try:
         unpack(archive, images, progress, only=parts)
-    except BrokenArchive as error:
+    except NoPlace:
+        raise
+    except NeedsProgram as error:
+        raise UserError(f"{error} (it is kept; remove it, and the same command fetches it anew)") from error
+    except UserError as error:
         archive.unlink()
         raise UserError(f"{error} (it came from {source} and is removed; {by_hand})") from error
     archive.unlink()
