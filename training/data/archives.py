@@ -39,6 +39,7 @@ except ImportError:
     zstd = None
 
 ENDINGS = (".zip", ".tar", ".tgz", ".tar.gz", ".tbz2", ".tar.bz2", ".txz", ".tar.xz", ".tzst", ".tar.zst")
+FOREIGN_ENDINGS = (".rar", ".7z")  # archives all the same, of which `unpack` says what to do
 
 # What a bomb is. Only bytes that really come out count: the sizes in an archive are whatever its maker wrote there.
 MOST_BYTES = 2 * 2**40  # beyond any image data set that is published as one archive (the largest ImageNet: 1.3 TB)
@@ -86,7 +87,7 @@ class Member:
 
 def is_archive(path: Path) -> bool:
     """Whether a path is called as archives are; what it really is shows when it is opened."""
-    return path.name.lower().endswith(ENDINGS)
+    return path.name.lower().endswith((*ENDINGS, *FOREIGN_ENDINGS))
 
 
 def stem(archive: Path) -> str:
