@@ -46,6 +46,7 @@ MOST_BYTES = 2 * 2**40  # beyond any image data set that is published as one arc
 MOST_GROWTH = 100  # photographs keep their size, scans shrink to a tenth, flat drawings to this; deflate ends at 1032
 GROWTH_FROM = 2**30  # what may come out of any archive, however small: blank masks do shrink a thousandfold
 MOST_FILES = 5_000_000  # iNaturalist, the largest set of loose files in use, has 2.7 million; inodes run out
+MOST_LINKS = 40  # one to another, as Linux has it
 MOST_FOLDERS = 50  # one in another; people nest ten, and Windows ends at 260 characters
 
 ABSOLUTE = re.compile("/|[A-Za-z]:")
@@ -413,17 +414,15 @@ class _Writer:
 
     def finish(self) -> None:
         """Links become copies of what they lead to; then there must be something."""
-        while self.links:
-            ready = [each for each in self.links if (self.root / each[2]).is_file()]
-            if not ready:
-                member = self.links[0][0]
-                raise self._stop(
-                    member, f"is a link to {member.target!r}, no file of the archive", "pack it without links (tar -h)"
-                )
-            for _, path, target in ready:
-                with open(self.root / target, "rb") as content:
-                    self._copy(content, path)
-            self.links = [each for each in self.links if each not in ready]
+        targets = {path: target for _, path, target in self.links}
+        for member, path, target in self.links:
+            for _ in range(MOST_LINKS - 1):
+                target = targets.get(target, target)
+            if target in targets or not (self.root / target).is_file():
+                what = f"and no file comes after {MOST_LINKS} links" if target in targets else "no file of the archive"
+                raise self._stop(member, f"is a link to {member.target!r}, {what}", "pack it without links (tar -h)")
+            with open(self.root / target, "rb") as content:
+                self._copy(content, path)
         missing = sorted(self.only - self.found)
         if missing:
             raise UserError(f"archive '{self.archive}' has no folder '{missing[0]}', which the recipe wants; {BY_HAND}")
