@@ -156,10 +156,16 @@ def _alone(archive: Path, folder: Path) -> Iterator[None]:
     """One process at a time unpacks into a folder, and what the system refuses it becomes one line."""
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
+        check_writable(_lock(folder))
         with FileLock(_lock(folder)):
             yield
     except OSError as error:
         raise _refused(archive, folder, error) from error
+
+
+def check_writable(lock: Path) -> None:
+    """Raise `OSError` where a lock can never be had: `filelock` may wait for it as if another process had it."""
+    lock.open("ab").close()
 
 
 def _refused(archive: Path, folder: Path, error: OSError) -> UserError:
