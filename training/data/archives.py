@@ -120,7 +120,7 @@ def unpacked(archive: Path, into: Path) -> Path:
 
 
 def _remove_remains(into: Path, folder: Path) -> None:
-    """What killed attempts at an archive of this name left before it changed; what others work on at this moment stays."""
+    """What killed attempts at an archive of this name left before it changed; what others work on stays."""
     for left in into.glob(f"*/{glob.escape(_temporary(folder).name)}"):
         if left.parent != folder.parent:
             with contextlib.suppress(Timeout), FileLock(_lock(left.with_name(folder.name)), timeout=0):
@@ -142,8 +142,11 @@ def unpack(archive: Path, folder: Path, progress: bool = True, only: Collection[
     the permissions of any new file, whatever the archive says.
 
     Raises:
-        UserError: the archive is cut off, corrupt, encrypted, empty, a bomb or none; a member has a name that leads
-            out, in a code page that cannot be told, or that another one has where the disk sees it, or is a device or a link to anything but a file in the archive; there is no space, or no right to write.
+        UserError: the archive is cut off, corrupt, empty, a bomb or none; a member has a name that leads
+            out, that cannot be read for certain or that another one has (capitals aside, where the disk does not tell
+            them apart), or is a device or a link to anything but a file in the archive.
+        NoPlace: there is no space, or no right to write.
+        NeedsProgram: it is encrypted, or packed in a way that Python cannot read.
     """
     with _alone(archive, folder):
         if os.path.lexists(folder):
@@ -384,6 +387,16 @@ def safe_parts(name: str) -> tuple[str, ...]:
     return parts
 
 
+def _ignores_capitals(folder: Path) -> bool:
+    """Whether names that differ only in capitals are one file there, which nothing but trying tells."""
+    probe = folder / "probe"
+    probe.touch()
+    try:
+        return probe.with_name("PROBE").exists()
+    finally:
+        probe.unlink()
+
+
 class _Writer:
     """Writes the members of one archive below `root` and stops what should not come out of it."""
 
@@ -391,7 +404,8 @@ class _Writer:
         self.archive, self.root, self.size, self.only = archive, root, size, set(only)
         self.most_bytes = min(MOST_BYTES, max(GROWTH_FROM, MOST_GROWTH * size))
         self.bytes = self.files = 0
-        self.seen: dict[str, str] = {}  # as a system sees it that ignores capitals and kinds of umlauts: as it is
+        self.ignores_capitals = _ignores_capitals(root)
+        self.seen: dict[str, str] = {}  # a name without what does not tell it from others: as it is
         self.folders = {""}
         self.links: list[tuple[Member, str, str]] = []
         self.found: set[str] = set()
@@ -478,10 +492,12 @@ class _Writer:
         self.folders.add(path)
 
     def _claim(self, member: Member, path: str) -> None:
-        """Each name once: what differs only in capitals is one file, or one class, on Windows and on Macs."""
-        known = self.seen.setdefault(unicodedata.normalize("NFC", path).lower(), path)
+        """Each name once: what differs only in capitals is one file on most disks of Windows and Macs."""
+        alike = unicodedata.normalize("NFC", path)
+        known = self.seen.setdefault(alike.lower() if self.ignores_capitals else alike, path)
         if known is not path:
-            what = "is in it twice" if known == path else f"and {known!r} are one name on Windows and on Macs"
+            same = "look the same" if alike == unicodedata.normalize("NFC", known) else "are one name on this disk"
+            what = "is in it twice" if known == path else f"and {known!r} {same}"
             raise self._stop(member, what, f"rename one and pack it again, or {BY_HAND}")
         self.files += 1
         if self.files > MOST_FILES:
