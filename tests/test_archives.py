@@ -6,17 +6,20 @@ import random
 import shutil
 import signal
 import stat
+import struct
 import subprocess
 import sys
 import tarfile
 import time
 import warnings
 import zipfile
+import zlib
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 from conftest import ROOT
+from filelock import FileLock
 
 from training.data import archives
 from training.data.archives import is_archive, unpack, unpacked
@@ -97,9 +100,9 @@ def test_every_kind_is_unpacked_to_what_was_packed(kind, tmp_path):
 
 
 def test_an_archive_is_told_by_its_name_and_opened_by_its_content(tmp_path):
-    names = ["a.ZIP", "a.tar", "b.c.TGZ", "a.tar.zst", "a.tbz2", "a.txz"]
+    names = ["a.ZIP", "a.tar", "b.c.TGZ", "a.tar.zst", "a.tbz2", "a.txz", "a.rar", "a.7Z"]
     assert all(is_archive(tmp_path / name) for name in names)
-    assert not any(is_archive(tmp_path / name) for name in ["a.jpg", "zip", "a.gz", "a.rar", "a"])
+    assert not any(is_archive(tmp_path / name) for name in ["a.jpg", "zip", "a.gz", "a"])
     unpack(tarred(tmp_path / "called.zip", FILES, "w:gz"), tmp_path / "one", progress=False)
     unpack(zipped(tmp_path / "called.tar", FILES), tmp_path / "two", progress=False)
     assert contents(tmp_path / "one") == contents(tmp_path / "two") == FILES
@@ -181,6 +184,21 @@ def test_links_to_files_of_the_archive_become_copies_of_them(tmp_path):
     assert contents(tmp_path / "zip") == {"best/1.jpg": b"one", "cat/1.jpg": b"one"}
 
 
+def test_many_links_take_no_time_and_long_chains_of_them_are_refused(tmp_path):
+    began = time.monotonic()
+    chain = {f"{number}": link(f"{number + 1}") for number in range(4000)} | {"4000": b"one"}
+    assert "'0' is a link to '1', and no file comes after 40 links; pack it" in refusal(
+        tarred(tmp_path / "a.tar", chain)
+    )
+    allowed = {f"{number}": link(f"{number + 1}") for number in range(40)} | {"40": b"one"}
+    unpack(tarred(tmp_path / "b.tar", allowed), tmp_path / "chain", progress=False)
+    assert contents(tmp_path / "chain") == dict.fromkeys(allowed, b"one")
+    star = {"one": b"one"} | {f"{number}": link("one") for number in range(4000)}
+    unpack(tarred(tmp_path / "c.tar", star), tmp_path / "star", progress=False)
+    assert len(contents(tmp_path / "star")) == 4001
+    assert time.monotonic() - began < 10
+
+
 @pytest.mark.parametrize(
     "target", ["/etc/passwd", "../../secret", "../../out/../secret", "C:\\secret", "..\\..\\secret"]
 )
@@ -242,23 +260,70 @@ def test_names_that_lead_out_are_refused(name, kind, tmp_path):
 @pytest.mark.parametrize(
     ("names", "told"),
     [
-        (["cat/1.jpg", "cat/1.JPG"], "'cat/1.JPG' and 'cat/1.jpg' are one name on Windows and on Macs"),
-        (["Cat/1.jpg", "cat/2.jpg"], "'cat/2.jpg' and 'Cat' are one name"),
-        (["Blu\u0308te/1.jpg", "Blüte/2.jpg"], "are one name"),
+        (["cat/1.jpg", "cat/1.JPG"], "'cat/1.JPG' and 'cat/1.jpg' are one name on this disk"),
+        (["Cat/1.jpg", "cat/2.jpg"], "'cat/2.jpg' and 'Cat' are one name on this disk"),
+        (["Blu\u0308te/1.jpg", "Blüte/2.jpg"], "look the same"),
         (["cat", "cat/1.jpg"], "is in it twice"),
         (["cat/1.jpg", "cat/./1.jpg"], "is in it twice"),
     ],
 )
-def test_names_that_other_systems_do_not_tell_apart_are_refused(kind, names, told, tmp_path):
+def test_names_that_cannot_be_told_apart_are_refused(kind, names, told, tmp_path, monkeypatch):
+    monkeypatch.setattr(archives, "_ignores_capitals", lambda folder: True)
     assert told in refusal(packed(tmp_path / f"a.{kind}", {name: name.encode() for name in names}))
 
 
+@pytest.mark.parametrize("kind", ["zip", "tar"])
+def test_names_that_differ_in_capitals_are_told_apart_where_the_disk_does(kind, tmp_path):
+    (tmp_path / "x").touch()
+    archive = packed(tmp_path / f"a.{kind}", {"Cat/1.jpg": b"1", "cat/1.jpg": b"2", "cat/1.JPG": b"3"})
+    if (tmp_path / "X").exists():
+        assert "are one name on this disk" in refusal(archive)
+    else:
+        unpack(archive, tmp_path / "out", progress=False)
+        assert contents(tmp_path / "out") == {"Cat/1.jpg": b"1", "cat/1.jpg": b"2", "cat/1.JPG": b"3"}
+
+
+def as_bytes(archive: Path, old: bytes, new: bytes) -> Path:
+    """The archive with other names in it, of the same length."""
+    archive.write_bytes(archive.read_bytes().replace(old, new))
+    return archive
+
+
+def test_names_whose_code_page_does_not_matter_are_taken(tmp_path):
+    """Windows writes the code page of its consoles: 437 in America, 850 in Western Europe."""
+    archive = as_bytes(zipped(tmp_path / "a.zip", {"Bl_te/1.jpg": b"1"}), b"Bl_te", b"Bl\x81te")
+    unpack(archive, tmp_path / "blossom", progress=False)
+    assert contents(tmp_path / "blossom") == {"Blüte/1.jpg": b"1"}
+    archive = as_bytes(zipped(tmp_path / "b.zip", {"_le/1.jpg": b"1"}), b"_le", "Øle".encode("cp850"))
+    told = refusal(archive)
+    assert "the code page of its names cannot be told" in told and "UTF-8" not in told and "unpack it yourself" in told
+
+
+def test_names_in_the_extra_field_for_them_are_taken_if_they_are_of_this_name(tmp_path):
+    def with_field(path: Path, name: bytes, real: str, version: int = 1, of: bytes | None = None) -> Path:
+        content = struct.pack("<BL", version, zlib.crc32(of or name)) + real.encode()
+        info = zipfile.ZipInfo(name.decode("cp437").replace("Ø", "_"))
+        info.extra = b"\x99\x99\x01\x00x" + struct.pack("<HH", 0x7075, len(content)) + content
+        info.filename = "_" * len(name)
+        with zipfile.ZipFile(path, "w") as file:
+            file.writestr(info, b"1")
+        return as_bytes(path, b"_" * len(name), name)
+
+    danish, field = "Øle/1.jpg".encode("cp850"), {"Øle/1.jpg": b"1"}
+    unpack(with_field(tmp_path / "a.zip", danish, "Øle/1.jpg"), tmp_path / "a", progress=False)
+    assert contents(tmp_path / "a") == field
+    unpack(with_field(tmp_path / "b.zip", b"??/1.jpg", "花/1.jpg"), tmp_path / "b", progress=False)
+    assert contents(tmp_path / "b") == {"花/1.jpg": b"1"}
+    unpack(with_field(tmp_path / "c.zip", b"cat/1.jpg", "dog/1.jpg", of=b"pig/1.jpg"), tmp_path / "c", progress=False)
+    assert contents(tmp_path / "c") == {"cat/1.jpg": b"1"}
+    for number, wrong in enumerate(({"version": 2}, {"of": b"another"})):
+        assert "cannot be told" in refusal(with_field(tmp_path / f"d{number}.zip", danish, "Øle/1.jpg", **wrong))
+    assert "leads out of the folder" in refusal(with_field(tmp_path / "e.zip", b"cat/1.jpg", "../1.jpg"))
+
+
 def test_names_that_are_not_utf8_are_refused(tmp_path):
-    archive = zipped(tmp_path / "a.zip", {"Bl_te/1.jpg": b"1"})
-    archive.write_bytes(archive.read_bytes().replace(b"Bl_te", b"Bl\x81te"))
-    assert "the name 'Blüte/1.jpg' is not UTF-8" in refusal(archive)
     archive = tarred(tmp_path / "a.tar", {"Bl\udc81te/1.jpg": b"1"})
-    assert r"the name 'Bl\udc81te/1.jpg' is not UTF-8" in refusal(archive)
+    assert "the code page of its names cannot be told" in refusal(archive)
 
 
 def test_a_name_with_a_line_break_is_told_in_one_line(tmp_path):
@@ -367,6 +432,12 @@ def test_what_is_no_archive_is_called_what_it_is(content, told, kind, tmp_path):
     assert told in refusal(tmp_path / f"a.{kind}")
 
 
+def test_a_rar_archive_by_its_own_name_is_refused_with_a_next_step(tmp_path):
+    (tmp_path / "my.rar").write_bytes(b"Rar!\x1a\x07\x01\x00" + bytes(600))
+    with pytest.raises(UserError, match="is a RAR archive, which Python cannot read; unpack it yourself"):
+        unpacked(tmp_path / "my.rar", tmp_path / "into")
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_an_empty_archive_is_refused(kind, tmp_path):
     assert "is empty" in refusal(packed(tmp_path / f"a.{kind}", {}))
@@ -387,6 +458,12 @@ def test_a_place_that_cannot_be_written_is_named(tmp_path):
     archive = zipped(tmp_path / "a.zip", FILES)
     with pytest.raises(UserError, match=r"a\.zip.*cannot be opened or written \(.*\); choose another place"):
         unpack(archive, archive / "below" / "out", progress=False)
+
+
+@pytest.mark.skipif(not Path("/proc/self").exists(), reason="has no such folder")
+def test_a_place_where_nothing_can_be_made_is_named_at_once(tmp_path):
+    with pytest.raises(UserError, match=r"'/proc/.*' cannot be opened or written \(.*\); choose another place"):
+        unpack(zipped(tmp_path / "a.zip", FILES), Path("/proc/out"), progress=False)
 
 
 # Bombs
@@ -506,8 +583,9 @@ def test_an_interrupted_attempt_leaves_no_data_and_the_next_one_none_of_its_rema
 def test_an_archive_is_unpacked_once_and_again_when_it_changes(tmp_path):
     archive = zipped(tmp_path / "my photos.tar.zip", FILES)
     folder = unpacked(archive, tmp_path / "into")
-    assert folder.parent == tmp_path / "into"
-    assert folder.name.startswith("my photos.tar-") and len(folder.name) == len("my photos.tar-") + 8
+    assert folder.name == "my photos.tar"  # where the images lie flat, this is their class
+    assert folder.parent.parent == tmp_path / "into" and len(folder.parent.name) == 8
+    assert sorted(path.name for path in folder.parent.iterdir()) == [".my photos.tar.lock", "my photos.tar"]
     assert contents(folder) == FILES
     marked = folder / "marked"
     marked.touch()
@@ -517,7 +595,22 @@ def test_an_archive_is_unpacked_once_and_again_when_it_changes(tmp_path):
     assert changed != folder and contents(changed) == {"cat/1.jpg": b"changed"}
     with pytest.raises(UserError, match=r"none\.zip' cannot be opened"):
         unpacked(tmp_path / "none.zip", tmp_path / "into")
-    assert unpacked(tarred(tmp_path / "b.tar.gz", FILES, "w:gz"), tmp_path / "into").name.startswith("b-")
+    assert unpacked(tarred(tmp_path / "b.tar.gz", FILES, "w:gz"), tmp_path / "into").name == "b"
+
+
+def test_what_killed_attempts_at_an_archive_left_goes_though_it_has_changed_and_what_is_at_work_stays(tmp_path):
+    into = tmp_path / "into"
+    left, at_work, other = (
+        into / "0" / ".[1].unpacking",
+        into / "1" / ".[1].unpacking",
+        into / "0" / ".b.unpacking",
+    )
+    for folder in (left, at_work, other):
+        folder.mkdir(parents=True)
+        (folder / "1.jpg").touch()
+    with FileLock(into / "1" / ".[1].lock"):
+        assert contents(unpacked(zipped(tmp_path / "[1].zip", FILES), into)) == FILES
+    assert [path.exists() for path in (left, at_work, other)] == [False, True, True]
 
 
 def test_several_at_once_unpack_it_once(tmp_path, monkeypatch):

@@ -24,7 +24,6 @@ import pytest
 from conftest import ROOT, write_photos
 from test_archives import packed, small_disk  # noqa: F401
 
-from training.data import fetch as fetching
 from training.data import transfer as transferring
 from training.data.fetch import fetch
 from training.recipe import Data, UserError, load_recipe
@@ -322,8 +321,10 @@ def test_a_whole_file_that_was_not_yet_given_its_name_is_not_fetched_again(serve
 
 def test_what_was_fetched_but_could_not_be_unpacked_for_space_is_kept(server, archive, tmp_path, monkeypatch):
     server.files["/a.zip"] = archive
-    monkeypatch.setattr(fetching, "unpack", lambda *_, **__: (_ for _ in ()).throw(UserError("no space left in x; y")))
-    assert "no space left" in refusal(f"{server.url}/a.zip", tmp_path / "photos")
+    free = iter([10**9, 10])  # another process takes the space after the archive has come
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(10**9, 0, next(free)))
+    told = refusal(f"{server.url}/a.zip", tmp_path / "photos")
+    assert "0.0 GB are free; free some" in told and "removed" not in told
     monkeypatch.undo()
     get(f"{server.url}/a.zip", tmp_path / "photos")
     assert len(server.log) == 1
@@ -539,6 +540,21 @@ def test_a_place_that_cannot_be_written_is_named(server, tmp_path):
         fetch(recipe(f"{server.url}/a.zip"), tmp_path / "file" / "photos", progress=False)
 
 
+def test_a_file_in_the_place_of_the_folder_is_noticed_before_anything_comes(server, archive, tmp_path):
+    server.files["/a.zip"] = archive
+    (tmp_path / "photos").write_text("mine")
+    with pytest.raises(UserError, match=r"--data_dir: '.*photos' is there and is no folder; name another place"):
+        fetch(recipe(f"{server.url}/a.zip"), tmp_path / "photos", progress=False)
+    assert server.log == [] and (tmp_path / "photos").read_text() == "mine"
+
+
+@pytest.mark.skipif(not Path("/proc/self").exists(), reason="has no such folder")
+def test_a_place_where_nothing_can_be_made_is_not_taken_for_one_at_work(server):
+    with pytest.raises(UserError, match=r"'/proc/.*' cannot be written \(.*\); choose another --data_dir"):
+        fetch(recipe(f"{server.url}/a.zip"), Path("/proc/photos"), progress=False)
+    assert server.log == []
+
+
 def test_a_disk_that_is_read_only_is_named(server, small_disk):  # noqa: F811
     subprocess.run(["mount", "-o", "remount,ro", str(small_disk)], check=True)
     with pytest.raises(UserError, match=r"cannot be written \(Read-only file system\); choose another --data_dir"):
@@ -546,12 +562,34 @@ def test_a_disk_that_is_read_only_is_named(server, small_disk):  # noqa: F811
     assert server.log == []
 
 
-def test_an_archive_that_must_be_unpacked_by_hand_is_kept_for_that(server, tmp_path):
-    server.files["/a.zip"] = packed(tmp_path / "a.zip", {"Cat/1.png": b"1", "cat/2.png": b"2"}).read_bytes()
-    told = refusal(f"{server.url}/a.zip", tmp_path / "photos")
-    archive = tmp_path / "photos.part" / "a.zip"
-    assert f"archive '{archive}'" in told and "unpack it yourself and give the folder" in told
-    assert archive.read_bytes() == server.files["/a.zip"]
+def encrypted(path: Path) -> bytes:
+    content = bytearray(packed(path, {"cat/1.png": b"1"}).read_bytes())
+    content[6] |= 1
+    content[content.index(b"PK\x01\x02") + 8] |= 1
+    return bytes(content)
+
+
+def test_an_archive_that_another_program_can_unpack_is_kept_for_that_until_it_is_removed(server, archive, tmp_path):
+    server.files["/a.zip"] = encrypted(tmp_path / "a.zip")
+    told = refusal(f"{server.url}/a.zip", tmp_path / "x" / "photos")
+    stays = tmp_path / "x" / "photos.part" / "a.zip"
+    assert f"archive '{stays}'" in told and "unpack it yourself and give the folder" in told
+    assert "it is kept; remove it, and the same command fetches it anew" in told
+    assert stays.read_bytes() == server.files["/a.zip"]
+    server.files["/a.zip"] = archive
+    assert "is encrypted" in refusal(f"{server.url}/a.zip", tmp_path / "x" / "photos")
+    stays.unlink()
+    assert images(get(f"{server.url}/a.zip", tmp_path / "x" / "photos")) == 40
+
+
+@pytest.mark.parametrize("files", [{"../1.png": b"1"}, {"a/" * 60 + "1.png": b"1"}, {}], ids=["out", "deep", "empty"])
+def test_an_archive_that_is_no_good_does_not_stay_so_that_a_better_one_is_fetched(files, server, archive, tmp_path):
+    server.files["/a.zip"] = packed(tmp_path / "a.zip", files).read_bytes()
+    told = refusal(f"{server.url}/a.zip", tmp_path / "x" / "photos")
+    assert f"it came from {server.url}/a.zip and is removed" in told
+    assert kept(tmp_path / "x" / "photos") == []
+    server.files["/a.zip"] = archive
+    assert images(get(f"{server.url}/a.zip", tmp_path / "x" / "photos")) == 40
 
 
 def test_two_at_once_do_not_write_into_each_others_files(server, archive, tmp_path):
@@ -826,6 +864,13 @@ def test_a_folder_of_ones_own_is_left_alone(server, photos, tmp_path):
     (tmp_path / "other" / "letter.txt").touch()
     assert "no images in 'other'" in run("mine.py", "--data_dir", "other", status=1, cwd=tmp_path)[0]
     assert sorted(photos.rglob("*")) == before and server.log == []
+
+
+@pytest.mark.parametrize("status", [401, 404, 410])
+def test_a_source_that_was_typed_wrong_is_not_to_be_fetched_by_hand_from_the_same_address(status, server, tmp_path):
+    server.trick = lambda handler, number: server.say(handler, status, b"no")
+    told = run("flowers", "--source", f"{server.url}/a.zip", status=1, cwd=tmp_path)[0]
+    assert f"(HTTP {status}); check the address, or " in told and told.count(server.url) == 1
 
 
 def test_mistakes_on_the_command_line_are_one_line(tmp_path):

@@ -54,7 +54,8 @@ def main(tokens: list[str]) -> int:
     known = parser().parse_args(tokens)
     recipe = load_recipe(known.recipe)
     if known.source:
-        recipe = dataclasses.replace(recipe, data=dataclasses.replace(recipe.data, source=known.source, parts=()))
+        data = dataclasses.replace(recipe.data, source=known.source, homepage=None, parts=())
+        recipe = dataclasses.replace(recipe, data=data)
     folder = Path(known.data_dir or Path("data") / recipe.name)
     if recipe.data.source is None:
         raise UserError(

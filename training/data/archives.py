@@ -10,6 +10,7 @@ from __future__ import annotations
 import bz2
 import contextlib
 import errno
+import glob
 import gzip
 import hashlib
 import lzma
@@ -27,7 +28,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
-from filelock import FileLock
+from filelock import FileLock, Timeout
 from tqdm.auto import tqdm
 
 from training.recipe import UserError, first_line
@@ -38,12 +39,14 @@ except ImportError:
     zstd = None
 
 ENDINGS = (".zip", ".tar", ".tgz", ".tar.gz", ".tbz2", ".tar.bz2", ".txz", ".tar.xz", ".tzst", ".tar.zst")
+FOREIGN_ENDINGS = (".rar", ".7z")  # archives all the same, of which `unpack` says what to do
 
 # What a bomb is. Only bytes that really come out count: the sizes in an archive are whatever its maker wrote there.
 MOST_BYTES = 2 * 2**40  # beyond any image data set that is published as one archive (the largest ImageNet: 1.3 TB)
 MOST_GROWTH = 100  # photographs keep their size, scans shrink to a tenth, flat drawings to this; deflate ends at 1032
 GROWTH_FROM = 2**30  # what may come out of any archive, however small: blank masks do shrink a thousandfold
 MOST_FILES = 5_000_000  # iNaturalist, the largest set of loose files in use, has 2.7 million; inodes run out
+MOST_LINKS = 40  # one to another, as Linux has it
 MOST_FOLDERS = 50  # one in another; people nest ten, and Windows ends at 260 characters
 
 ABSOLUTE = re.compile("/|[A-Za-z]:")
@@ -65,8 +68,12 @@ AGAIN = "copy or download it again"
 BY_HAND = "unpack it yourself and give the folder"
 
 
-class BrokenArchive(UserError):
-    """What came is not the archive that was meant: another copy of it may be."""
+class NoPlace(UserError):
+    """The archive may be good: it is the disk that has no room for it, or nobody may write there."""
+
+
+class NeedsProgram(UserError):
+    """The archive may be good: another program than Python can unpack it."""
 
 
 @dataclass(frozen=True)
@@ -81,7 +88,7 @@ class Member:
 
 def is_archive(path: Path) -> bool:
     """Whether a path is called as archives are; what it really is shows when it is opened."""
-    return path.name.lower().endswith(ENDINGS)
+    return path.name.lower().endswith((*ENDINGS, *FOREIGN_ENDINGS))
 
 
 def stem(archive: Path) -> str:
@@ -91,7 +98,9 @@ def stem(archive: Path) -> str:
 
 
 def unpacked(archive: Path, into: Path) -> Path:
-    """The folder in `into` that holds what the archive does; unpacked on first use, and anew once the archive changes.
+    """The folder below `into` that holds what the archive does; unpacked on first use, and anew once it changes.
+
+    It is called as the archive is: where the images lie flat in it, this name is their class.
 
     Raises:
         UserError: as `unpack` does.
@@ -101,12 +110,29 @@ def unpacked(archive: Path, into: Path) -> Path:
     except OSError as error:
         raise UserError(f"archive '{archive}' cannot be opened ({error.strerror})") from error
     identity = hashlib.sha256(f"{archive.name}|{about.st_size}|{about.st_mtime_ns}".encode(errors="replace"))
-    folder = into / f"{stem(archive)}-{identity.hexdigest()[:8]}"
+    folder = into / identity.hexdigest()[:8] / stem(archive)
     if not folder.is_dir():
         with _alone(archive, folder):
             if not folder.is_dir():  # or another process was quicker
+                _remove_remains(into, folder)
                 _unpack(archive, folder, (), True)
     return folder
+
+
+def _remove_remains(into: Path, folder: Path) -> None:
+    """What killed attempts at an archive of this name left before it changed; what others work on stays."""
+    for left in into.glob(f"*/{glob.escape(_temporary(folder).name)}"):
+        if left.parent != folder.parent:
+            with contextlib.suppress(Timeout), FileLock(_lock(left.with_name(folder.name)), timeout=0):
+                shutil.rmtree(left, ignore_errors=True)
+
+
+def _temporary(folder: Path) -> Path:
+    return folder.with_name(f".{folder.name}.unpacking")
+
+
+def _lock(folder: Path) -> Path:
+    return folder.with_name(f".{folder.name}.lock")
 
 
 def unpack(archive: Path, folder: Path, progress: bool = True, only: Collection[str] = ()) -> None:
@@ -116,9 +142,11 @@ def unpack(archive: Path, folder: Path, progress: bool = True, only: Collection[
     the permissions of any new file, whatever the archive says.
 
     Raises:
-        UserError: the archive is cut off, corrupt, encrypted, empty, a bomb or none; a member has a name that leads
-            out, that is not UTF-8 or that another one has (capitals aside, which some systems do not tell apart), or
-            is a device or a link to anything but a file in the archive; there is no space, or no right to write.
+        UserError: the archive is cut off, corrupt, empty, a bomb or none; a member has a name that leads
+            out, that cannot be read for certain or that another one has (capitals aside, where the disk does not tell
+            them apart), or is a device or a link to anything but a file in the archive.
+        NoPlace: there is no space, or no right to write.
+        NeedsProgram: it is encrypted, or packed in a way that Python cannot read.
     """
     with _alone(archive, folder):
         if os.path.lexists(folder):
@@ -131,25 +159,29 @@ def _alone(archive: Path, folder: Path) -> Iterator[None]:
     """One process at a time unpacks into a folder, and what the system refuses it becomes one line."""
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
-        with FileLock(folder.with_name(f".{folder.name}.lock")):
+        check_writable(_lock(folder))
+        with FileLock(_lock(folder)):
             yield
     except OSError as error:
         raise _refused(archive, folder, error) from error
 
 
+def check_writable(lock: Path) -> None:
+    """Raise `OSError` where a lock can never be had: `filelock` may wait for it as if another process had it."""
+    lock.open("ab").close()
+
+
 def _refused(archive: Path, folder: Path, error: OSError) -> UserError:
     """What the system said, in words."""
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return UserError(f"no space left in '{folder.parent}' to unpack archive '{archive}'; free some and try again")
+        return NoPlace(f"no space left in '{folder.parent}' to unpack archive '{archive}'; free some and try again")
     where = f"'{error.filename}'" if error.filename else f"'{folder}'"
-    return UserError(
-        f"archive '{archive}': {where} cannot be opened or written ({error.strerror}); choose another place"
-    )
+    return NoPlace(f"archive '{archive}': {where} cannot be opened or written ({error.strerror}); choose another place")
 
 
 def _unpack(archive: Path, folder: Path, only: Collection[str], progress: bool) -> None:
     """`unpack` for the process that holds the lock: nothing is called `folder` before everything is in it."""
-    temporary = folder.with_name(f".{folder.name}.unpacking")
+    temporary = _temporary(folder)
     shutil.rmtree(temporary, ignore_errors=True)  # of an attempt that was killed
     try:
         with open(archive, "rb") as file:
@@ -189,8 +221,8 @@ def _broken(archive: Path, member: Member | None, error: Exception) -> UserError
     """A library's complaint as a sentence: which member (or the one after it) and what to do."""
     where = f" at or after {member.name!r}" if member else ""
     if isinstance(error, NotImplementedError):
-        return UserError(f"archive '{archive}': packed in a way that Python cannot read{where} ({error}); {BY_HAND}")
-    return BrokenArchive(f"archive '{archive}' is cut off or corrupt{where} ({first_line(error)}); {AGAIN}")
+        return NeedsProgram(f"archive '{archive}': packed in a way that Python cannot read{where} ({error}); {BY_HAND}")
+    return UserError(f"archive '{archive}' is cut off or corrupt{where} ({first_line(error)}); {AGAIN}")
 
 
 def _members(file: IO[bytes], writer: _Writer) -> Iterator[Member]:
@@ -205,7 +237,7 @@ def _members(file: IO[bytes], writer: _Writer) -> Iterator[Member]:
         if start.startswith(mark):
             if decompress is None:
                 what = "this Python cannot read Zstandard, 3.14 and later can"
-                raise UserError(f"archive '{writer.archive}': {what}; {BY_HAND}")
+                raise NeedsProgram(f"archive '{writer.archive}': {what}; {BY_HAND}")
             return _tar_members(decompress(file), writer)
     return _tar_members(file, writer, start)
 
@@ -216,7 +248,7 @@ def _zip_members(file: IO[bytes], writer: _Writer) -> Iterator[Member]:
         for info in opened.infolist():
             name, form = _zip_name(info, writer.archive), stat.S_IFMT(info.external_attr >> 16)
             if info.flag_bits & 0x1:
-                raise UserError(f"archive '{writer.archive}': {name!r} is encrypted; {BY_HAND}")
+                raise NeedsProgram(f"archive '{writer.archive}': {name!r} is encrypted; {BY_HAND}")
             if name.endswith("/") or form == stat.S_IFDIR:
                 yield Member(name, "folder")
             elif form == stat.S_IFLNK:
@@ -233,21 +265,39 @@ def _zip_name(info: zipfile.ZipInfo, archive: Path) -> str:
     """A name, with `\\` as some Windows programs write it made `/`.
 
     Without the mark for UTF-8 a name is in the code page of whoever packed it, by the letter of the standard IBM's 437.
-    Macs leave the mark out and write UTF-8 all the same; anything else would be a guess, and class names come of it.
     """
-    name = info.filename
-    if not info.flag_bits & 0x800 and not name.isascii():
-        try:
-            name = name.encode("cp437").decode("utf-8")
-        except UnicodeError:
-            raise _not_utf8(archive, name) from None
-    return name.replace("\\", "/")
+    name = info.orig_filename  # newer versions of Python change `filename` by what stands in the extra fields
+    if not info.flag_bits & 0x800:
+        stored = name.encode("cp437")
+        certain = _certain_name(stored, info.extra)
+        if certain is None:
+            raise _untold(archive, name)
+        name = certain
+    return name.partition("\0")[0].replace("\\", "/")
 
 
-def _not_utf8(archive: Path, name: str) -> UserError:
+def _certain_name(stored: bytes, extra: bytes) -> str | None:
+    """A name in no stated code page; None where it would be a guess, and class names come of it.
+
+    WinZip and WinRAR add the name in UTF-8 (Info-ZIP's Unicode Path, APPNOTE 4.6.9), with the checksum of the name
+    that it is of. Macs write UTF-8 and do not say so. Windows Explorer writes the code page of the system's consoles,
+    437 or 850 in the West, which have most letters in common.
+    """
+    while len(extra) >= 4:
+        kind, length = struct.unpack("<HH", extra[:4])
+        field, extra = extra[4 : 4 + length], extra[4 + length :]
+        if kind == 0x7075 and field[:5] == struct.pack("<BL", 1, zlib.crc32(stored)) and field[5:]:
+            return field[5:].decode()
+    with contextlib.suppress(UnicodeError):
+        return stored.decode()
+    one, other = stored.decode("cp437"), stored.decode("cp850")
+    return one if one == other else None
+
+
+def _untold(archive: Path, name: str) -> UserError:
     return UserError(
-        f"archive '{archive}': the name {name!r} is not UTF-8, and nobody can tell what it should be; pack it again "
-        f"with another program, or {BY_HAND}"
+        f"archive '{archive}': the code page of its names cannot be told, {name!r} may be meant to be another; pack it "
+        f"again with another program, or {BY_HAND}"
     )
 
 
@@ -310,15 +360,15 @@ def _no_archive(archive: Path, start: bytes) -> UserError:
     text = start.lstrip(b"\xef\xbb\xbf \t\r\n")[:64].lower()
     foreign = next((what for mark, what in FOREIGN.items() if start.startswith(mark)), None)
     if not start:
-        return BrokenArchive(f"archive '{archive}' is an empty file; {AGAIN}")
+        return UserError(f"archive '{archive}' is an empty file; {AGAIN}")
     if text.startswith((b"<!doctype", b"<html", b"<?xml")):
-        return BrokenArchive(
+        return UserError(
             f"archive '{archive}' is a web page, whatever its name says, perhaps one that asks for a login; download "
             "it again with a browser"
         )
     if foreign:
-        return UserError(f"archive '{archive}' is {foreign}, which Python cannot read; {BY_HAND}")
-    return BrokenArchive(f"archive '{archive}' is neither a zip nor a tar file, whatever its name says; {AGAIN}")
+        return NeedsProgram(f"archive '{archive}' is {foreign}, which Python cannot read; {BY_HAND}")
+    return UserError(f"archive '{archive}' is neither a zip nor a tar file, whatever its name says; {AGAIN}")
 
 
 def safe_parts(name: str) -> tuple[str, ...]:
@@ -337,6 +387,16 @@ def safe_parts(name: str) -> tuple[str, ...]:
     return parts
 
 
+def _ignores_capitals(folder: Path) -> bool:
+    """Whether names that differ only in capitals are one file there, which nothing but trying tells."""
+    probe = folder / "probe"
+    probe.touch()
+    try:
+        return probe.with_name("PROBE").exists()
+    finally:
+        probe.unlink()
+
+
 class _Writer:
     """Writes the members of one archive below `root` and stops what should not come out of it."""
 
@@ -344,7 +404,8 @@ class _Writer:
         self.archive, self.root, self.size, self.only = archive, root, size, set(only)
         self.most_bytes = min(MOST_BYTES, max(GROWTH_FROM, MOST_GROWTH * size))
         self.bytes = self.files = 0
-        self.seen: dict[str, str] = {}  # as a system sees it that ignores capitals and kinds of umlauts: as it is
+        self.ignores_capitals = _ignores_capitals(root)
+        self.seen: dict[str, str] = {}  # a name without what does not tell it from others: as it is
         self.folders = {""}
         self.links: list[tuple[Member, str, str]] = []
         self.found: set[str] = set()
@@ -373,17 +434,15 @@ class _Writer:
 
     def finish(self) -> None:
         """Links become copies of what they lead to; then there must be something."""
-        while self.links:
-            ready = [each for each in self.links if (self.root / each[2]).is_file()]
-            if not ready:
-                member = self.links[0][0]
-                raise self._stop(
-                    member, f"is a link to {member.target!r}, no file of the archive", "pack it without links (tar -h)"
-                )
-            for _, path, target in ready:
-                with open(self.root / target, "rb") as content:
-                    self._copy(content, path)
-            self.links = [each for each in self.links if each not in ready]
+        targets = {path: target for _, path, target in self.links}
+        for member, path, target in self.links:
+            for _ in range(MOST_LINKS - 1):
+                target = targets.get(target, target)
+            if target in targets or not (self.root / target).is_file():
+                what = f"and no file comes after {MOST_LINKS} links" if target in targets else "no file of the archive"
+                raise self._stop(member, f"is a link to {member.target!r}, {what}", "pack it without links (tar -h)")
+            with open(self.root / target, "rb") as content:
+                self._copy(content, path)
         missing = sorted(self.only - self.found)
         if missing:
             raise UserError(f"archive '{self.archive}' has no folder '{missing[0]}', which the recipe wants; {BY_HAND}")
@@ -397,7 +456,7 @@ class _Writer:
         """There must be room for what the archive says it holds, before anything is written."""
         free = shutil.disk_usage(self.root).free
         if size > free:
-            raise UserError(
+            raise NoPlace(
                 f"archive '{self.archive}' needs {size / 1e9:,.1f} GB or more in '{self.root.parent}', where "
                 f"{free / 1e9:,.1f} GB are free; free some, or choose another disk"
             )
@@ -417,7 +476,7 @@ class _Writer:
         try:
             name.encode()
         except UnicodeEncodeError:
-            raise _not_utf8(self.archive, name) from None
+            raise _untold(self.archive, name) from None
         try:
             return safe_parts(name)
         except ValueError as error:
@@ -433,10 +492,12 @@ class _Writer:
         self.folders.add(path)
 
     def _claim(self, member: Member, path: str) -> None:
-        """Each name once: what differs only in capitals is one file, or one class, on Windows and on Macs."""
-        known = self.seen.setdefault(unicodedata.normalize("NFC", path).lower(), path)
+        """Each name once: what differs only in capitals is one file on most disks of Windows and Macs."""
+        alike = unicodedata.normalize("NFC", path)
+        known = self.seen.setdefault(alike.lower() if self.ignores_capitals else alike, path)
         if known is not path:
-            what = "is in it twice" if known == path else f"and {known!r} are one name on Windows and on Macs"
+            same = "look the same" if alike == unicodedata.normalize("NFC", known) else "are one name on this disk"
+            what = "is in it twice" if known == path else f"and {known!r} {same}"
             raise self._stop(member, what, f"rename one and pack it again, or {BY_HAND}")
         self.files += 1
         if self.files > MOST_FILES:

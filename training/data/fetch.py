@@ -20,7 +20,7 @@ import requests
 from filelock import FileLock, Timeout
 from tqdm.auto import tqdm
 
-from training.data.archives import BrokenArchive, safe_parts, unpack
+from training.data.archives import NeedsProgram, NoPlace, check_writable, safe_parts, unpack
 from training.data.embedded import write_digits
 from training.data.intake import read_folder, summary
 from training.data.transfer import WAITS, Connection, Remote, cannot_write, check_status, explained, transfer
@@ -40,7 +40,10 @@ def fetch(recipe: Recipe, folder: Path, progress: bool = True, waits: tuple[floa
         UserError: the source does not give what it should, in whatever way, or the disk does not take it.
     """
     data, work = recipe.data, folder.with_name(f"{folder.name}.part")
-    by_hand = f"download it by hand ({data.homepage or data.source}), unpack it and say --data_dir FOLDER"
+    where = f"download it by hand ({data.homepage})" if data.homepage else "check the address, or get it in another way"
+    by_hand = f"{where}, unpack it and say --data_dir FOLDER"
+    if os.path.lexists(folder) and not folder.is_dir():
+        raise UserError(f"--data_dir: '{folder}' is there and is no folder; name another place, or remove it")
     try:
         with _alone(folder):
             if data.source == "sklearn:digits":
@@ -84,7 +87,11 @@ def _get(
         transfer(connection, remote, archive, bar, copies=1 if parts else 2)
     try:
         unpack(archive, images, progress, only=parts)
-    except BrokenArchive as error:
+    except NoPlace:
+        raise
+    except NeedsProgram as error:
+        raise UserError(f"{error} (it is kept; remove it, and the same command fetches it anew)") from error
+    except UserError as error:
         archive.unlink()
         raise UserError(f"{error} (it came from {source} and is removed; {by_hand})") from error
     archive.unlink()
@@ -94,7 +101,9 @@ def _get(
 def _alone(folder: Path) -> Iterator[None]:
     """Two that download into one folder would write into each other's files."""
     folder.parent.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(folder.with_name(f".{folder.name}.lock"))
+    path = folder.with_name(f".{folder.name}.lock")
+    check_writable(path)
+    lock = FileLock(path)
     try:
         lock.acquire(timeout=0)
     except Timeout as error:
