@@ -33,6 +33,7 @@ OWN = (
     "data_dir",
     "dataset",
     "streaming",
+    "thorough",
     "base_model",
     "output_dir",
     "folds",
