@@ -194,6 +194,7 @@ def drive(moment, photos, base, run, resume="afresh"):
     return subprocess.run(words, cwd=ROOT, capture_output=True, text=True, timeout=300)
 
 
+@pytest.mark.slow
 def test_folds_killed_time_and_again_end_as_unbroken_ones(photos, tiny_resnet, tmp_path):
     unbroken, broken = FoldsFolder(tmp_path / "unbroken"), FoldsFolder(tmp_path / "broken")
     assert drive("never", photos, tiny_resnet, unbroken.path).returncode == 0

@@ -364,6 +364,7 @@ def history(run: Path) -> list[dict]:
         return [{name: value for name, value in row.items() if name != "seconds"} for row in csv.DictReader(file)]
 
 
+@pytest.mark.slow
 def test_a_streamed_run_that_is_killed_goes_on_to_the_same_end(recipe, tmp_path):
     rows = rows_of(tmp_path, 66)
     rows[7] = (cut(rows[7][0]), rows[7][1])
