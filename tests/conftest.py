@@ -4,8 +4,11 @@ The libraries read these variables when they are imported, so they are set befor
 """
 
 import os
+import signal
 import tempfile
 
+# A runner that was started in the background ignores Ctrl-C, and so would the processes that tests start.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 for name in [name for name in os.environ if name.startswith(("HF_", "HUGGING", "TRANSFORMERS_"))]:
     del os.environ[name]
 CACHE = tempfile.TemporaryDirectory(prefix="tests-cache-")
