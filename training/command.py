@@ -9,7 +9,14 @@ from training.recipe import UserError
 
 
 class Parser(argparse.ArgumentParser):
-    """Says what is wrong with a command line in one line, as everything else is said."""
+    """Says what is wrong with a command line in one line, as everything else is said.
+
+    The lines of `epilog` stay as they are, and no flag can be shortened.
+    """
+
+    def __init__(self, usage: str, description: str, epilog: str):
+        how = argparse.RawDescriptionHelpFormatter
+        super().__init__(usage=usage, description=description, epilog=epilog, formatter_class=how, allow_abbrev=False)
 
     def error(self, message: str) -> None:
         raise UserError(f"{message}; --help shows how it goes")

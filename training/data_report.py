@@ -47,8 +47,6 @@ def parser() -> Parser:
         usage=USAGE,
         description="Say what is in a folder of images, and what to put right before training on them.",
         epilog=EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
     )
     names = ", ".join(recipe_names())
     result.add_argument(

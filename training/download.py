@@ -5,7 +5,6 @@ python training/download.py RECIPE [--data_dir DIR]
 
 from __future__ import annotations
 
-import argparse
 import dataclasses
 import shlex
 import sys
@@ -36,8 +35,6 @@ def parser() -> Parser:
         usage=USAGE,
         description="Fetch the images of a recipe: shows their licence, downloads, checks, unpacks and counts them.",
         epilog=EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
     )
     result.add_argument("recipe", metavar="RECIPE", help=f"one of {', '.join(recipe_names())}; or your own .py file")
     result.add_argument("--data_dir", metavar="DIR", help="folder to write (default: data/RECIPE)")

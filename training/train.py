@@ -60,8 +60,6 @@ def parser() -> Parser:
         description="Fine-tune an image classifier on a folder of images; the result is a folder that "
         'pipeline("image-classification", model=FOLDER) loads.',
         epilog=EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
     )
     result.add_argument("recipe", metavar="RECIPE", help=f"one of {', '.join(recipe_names())}; or your own .py file")
     images = result.add_mutually_exclusive_group()

@@ -9,7 +9,7 @@ from typing import Literal
 
 from training.data.convert import RULES
 from training.data.intake import Example, Skipped
-from training.data.splits import SPLITS, parallel_folders, spelt_alike
+from training.data.splits import SPLITS, first_of_each, parallel_folders, spelt_alike
 from training.data.survey import Survey
 
 Severity = Literal["stops", "wrong", "uncertain", "lost", "hint"]
@@ -408,7 +408,7 @@ def _named(
     """The paths of each cluster, those first that show all its sides."""
     named = []
     for cluster in clusters:
-        first = list({side(example): example for example in reversed(cluster)}.values())[::-1]
+        first = first_of_each(cluster, side)
         named.append([example.path for example in (*first, *(each for each in cluster if each not in first))])
     return named
 

@@ -269,17 +269,16 @@ def _verdict(survey: Survey, found: Sequence[Finding]) -> list[str]:
 
 def _classes(survey: Survey, facts: dict, plots: dict[str, list[str]]) -> list[str]:
     columns = ["images", *(SPLITS if survey.rows else ())]
-    rows = [[_code(label or "no class"), *(counts[column] for column in columns)] for label, counts in _items(facts)]
+    rows = [
+        [_code(label or "no class"), *(counts[column] for column in columns)]
+        for label, counts in facts["classes"].items()
+    ]
     own = ""
     if survey.brings_splits:
         told = ", ".join(f"{count:,} {split}" for split, count in facts["own_splits"].items())
         own = f" The data brings splits of its own ({told}), which are kept."
     words = f"Training, validation and test as `train.py` will use them.{own}" if survey.rows else own.strip()
     return ["## Classes", "", words, "", *_embed(plots, "classes"), *_table(["class", *columns], rows, 200)]
-
-
-def _items(facts: dict) -> list[tuple[str, dict]]:
-    return list(facts["classes"].items())
 
 
 def _floors(survey: Survey) -> list[str]:

@@ -6,7 +6,7 @@ import random
 import re
 import unicodedata
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -103,11 +103,16 @@ def conflicts(examples: Sequence[Example], duplicates: Iterable[Duplicate] = ())
 
     Sharing a group makes no conflict: a patient may well have pictures of two classes.
     """
+    return [cluster for cluster in alike(examples, duplicates) if len({example.label for example in cluster}) > 1]
+
+
+def alike(examples: Sequence[Example], duplicates: Iterable[Duplicate] = ()) -> list[list[Example]]:
+    """Clusters of two or more images that show the same, directly or through others; in the order of their paths."""
     clusters: dict[int, list[Example]] = defaultdict(list)
     for example, number in zip(examples, _clusters(examples, duplicates, by_group=False), strict=True):
         clusters[number].append(example)
-    torn = [cluster for cluster in clusters.values() if len({example.label for example in cluster}) > 1]
-    return sorted((sorted(cluster, key=lambda each: each.path) for cluster in torn), key=lambda each: each[0].path)
+    several = (sorted(cluster, key=lambda each: each.path) for cluster in clusters.values() if len(cluster) > 1)
+    return sorted(several, key=lambda cluster: cluster[0].path)
 
 
 def _clusters(examples: Sequence[Example], duplicates: Iterable[Duplicate], by_group: bool) -> list[int]:
@@ -378,14 +383,17 @@ def conflict_warnings(torn: Sequence[Sequence[Example]]) -> list[str]:
     """The same of what `conflicts` found."""
     if not torn:
         return []
-    names = [" = ".join(f"{each.path} ({each.label})" for each in _of_each_label(cluster)) for cluster in torn]
+    names = [
+        " = ".join(f"{each.path} ({each.label})" for each in first_of_each(cluster, lambda each: each.label))
+        for cluster in torn
+    ]
     stand = "1 image stands" if len(torn) == 1 else f"{len(torn)} images stand"
     return [f"{stand} in two classes at once, never to be tested (delete the wrong copies): {_some(names, most=3)}"]
 
 
-def _of_each_label(cluster: Sequence[Example]) -> list[Example]:
-    """The first image of each class."""
-    return list({example.label: example for example in reversed(cluster)}.values())[::-1]
+def first_of_each(cluster: Sequence[Example], side: Callable[[Example], str | None]) -> list[Example]:
+    """The first image of each side, which is its class, say."""
+    return list({side(example): example for example in reversed(cluster)}.values())[::-1]
 
 
 def _some(names: list[str], most: int = 5) -> str:

@@ -11,7 +11,7 @@ from training.data.convert import oddity
 from training.data.duplicates import Duplicate, find_duplicates
 from training.data.intake import Example, Skipped, TooFewClasses
 from training.data.source import Source
-from training.data.splits import Row, conflicts, make_splits
+from training.data.splits import Row, alike, conflicts, make_splits
 from training.data.suspects import suspects
 from training.recipe import Data, Recipe, UserError
 from training.results.floors import Floor, colour_neighbour, file_neighbour, majority, shuffled
@@ -48,7 +48,7 @@ class Survey:
     @cached_property
     def clusters(self) -> list[list[Example]]:
         """Images that show the same, directly or through others; in the order of their paths."""
-        return connected(self.duplicates, self.by_path)
+        return alike(self.examples, self.duplicates)
 
     @cached_property
     def conflicts(self) -> list[list[Example]]:
@@ -128,14 +128,3 @@ def _read(data: Data, source: Source, progress: bool) -> tuple[list[Example], li
         except UserError:
             pass
         raise
-
-
-def connected(duplicates: Iterable[Duplicate], by_path: dict[str, Example]) -> list[list[Example]]:
-    """The clusters that pairs of duplicates span."""
-    from scipy.cluster.hierarchy import DisjointSet
-
-    pairs = list(duplicates)
-    sets = DisjointSet([path for pair in pairs for path in (pair.first, pair.second)])
-    for pair in pairs:
-        sets.merge(pair.first, pair.second)
-    return sorted(([by_path[path] for path in sorted(found)] for found in sets.subsets()), key=lambda c: c[0].path)

@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 
 from training.data.images import Facts
 from training.data.splits import Row
+from training.results.metrics import wilson_interval
 
 MOST = 10_000  # test images that are looked up: ± 1 point is enough, and the time stays linear
 
@@ -100,8 +101,4 @@ def _kind(facts: Facts) -> tuple:
 
 
 def _floor(right: int, images: int, says: str | None = None) -> Floor:
-    """Wilson, E. B. (1927), as scipy computes it: sensible for few images and near 0 and 1 too."""
-    from scipy.stats import binomtest
-
-    interval = binomtest(right, images).proportion_ci(method="wilson")
-    return Floor(right / images, float(interval.low), float(interval.high), images, says)
+    return Floor(right / images, *wilson_interval(right, images), images, says)

@@ -26,7 +26,7 @@ def classification_metrics(logits: np.ndarray, labels: np.ndarray) -> dict[str, 
 
 
 def wilson_interval(right: int, total: int) -> list[float]:
-    """95 % interval of a share of which `right` of `total` were seen (Wilson 1927)."""
+    """95 % interval of a share of which `right` of `total` were seen (Wilson 1927): sensible near 0 and 1 too."""
     from scipy.stats import binomtest
 
     found = binomtest(right, total).proportion_ci(confidence_level=0.95, method="wilson")
