@@ -149,7 +149,7 @@ def fit(
 
     network = _load_checkpoint(config, weights).eval()
     write_history(history, run.history)
-    plot_curves(history, run.curves, f"{recipe.title} ({recipe.name})")
+    plot_curves(history, run.plots / "curves.png", f"{recipe.title} ({recipe.name})")
     results = {
         **deploy(network, processor, job.datasets, run.path, stage_arguments[-1], say),
         "seconds": round(sum(row["seconds"] or 0 for row in history), 1),
