@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import os
-import textwrap
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -14,7 +13,18 @@ from typing import TYPE_CHECKING
 import numpy as np
 from PIL import Image, ImageOps
 
-from training.results.style import BLUE, GREY, ORANGE, SKY, new_figure, open_axes, plain, save, short
+from training.results.style import (
+    BLUE,
+    GREY,
+    ORANGE,
+    SKY,
+    new_figure,
+    open_axes,
+    save,
+    short,
+    show_picture,
+    wrapped,
+)
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -110,7 +120,7 @@ def plot_duplicates(
             labels = [by_path[path].label for path in (pair.first, pair.second)]
             for axis, path, label in zip(axes, (pair.first, pair.second), labels, strict=True):
                 split = by_path[path].split
-                _show(axis, pictures[path], f"{label}{f', {split}' if split else ''}\n{_wrapped(path)}")
+                show_picture(axis, pictures[path], f"{label}{f', {split}' if split else ''}\n{wrapped(path)}")
             conflict = "  ·  two labels" if labels[0] != labels[1] else ""
             title = f"{pair.kind}  {pair.similarity:.2f}{conflict}"
             axes[0].set_title(title, loc="left", fontsize=8, fontweight="bold" if conflict else "normal")
@@ -131,7 +141,7 @@ def plot_suspects(suspects: dict[str, str], read: Callable[[str], bytes], folder
         figure = new_figure(2.2 * columns, 2.7 * -(-len(part) // columns))
         places = iter(figure.subplots(-(-len(part) // columns), columns, squeeze=False).flat)
         for path in part:
-            _show(next(places), pictures[path], f"{_wrapped(path)}\n{suspects[path].partition(':')[0]}")
+            show_picture(next(places), pictures[path], f"{wrapped(path)}\n{suspects[path].partition(':')[0]}")
         _hide(places)
         sheets.append(folder / f"suspects-{number}.png")
         save(figure, sheets[-1], DPI, tight=True)
@@ -164,18 +174,6 @@ def _picture(content: bytes) -> Image.Image:
     return picture
 
 
-def _show(axes: Axes, picture: Image.Image, words: str) -> None:
-    axes.imshow(picture)
-    axes.set(xticks=[], yticks=[])
-    axes.spines[:].set(color="0.8", linewidth=0.5)
-    axes.set_xlabel(plain(words), fontsize=7)
-
-
 def _hide(places: Iterable[Axes]) -> None:
     for axes in places:
         axes.set_axis_off()
-
-
-def _wrapped(path: str) -> str:
-    """A path in lines of 34 letters, its end at least."""
-    return "\n".join(textwrap.wrap(path if len(path) <= 100 else f"…{path[-99:]}", 34, break_on_hyphens=False))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import textwrap
 import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -12,6 +13,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.axis import Axis
     from matplotlib.figure import Figure
+    from PIL import Image
 
 # Okabe and Ito's colours, which colour-blind eyes tell apart. In print blue and vermilion are alike: where both stand
 # in one plot, their dashes, markers or places differ too.
@@ -63,9 +65,13 @@ def plain(text: str) -> str:
 
 
 def short(name: str, most: int) -> str:
-    """One line of at most so many letters, to be drawn as it is."""
+    """One line of at most so many letters, to be drawn as it is; what is left out is from the middle.
+
+    Long names of classes differ at their ends as often as at their beginnings.
+    """
     name = " ".join(name.split())
-    return plain(name if len(name) <= most else f"{name[: most - 1]}…")
+    end = (most - 1) // 2
+    return plain(name if len(name) <= most else f"{name[: most - 1 - end].rstrip()}…{name[-end:].lstrip()}")
 
 
 def percent(share: float) -> str:
@@ -73,3 +79,16 @@ def percent(share: float) -> str:
     if 0.995 <= share < 1:
         return ">99%"
     return "<1%" if 0 < share < 0.005 else f"{share:.0%}"
+
+
+def show_picture(axes: Axes, picture: Image.Image, words: str) -> None:
+    """A picture in a thin frame, with words below."""
+    axes.imshow(picture)
+    axes.set(xticks=[], yticks=[])
+    axes.spines[:].set(color="0.8", linewidth=0.5)
+    axes.set_xlabel(plain(words), fontsize=7)
+
+
+def wrapped(path: str) -> str:
+    """A path in lines of 34 letters, its end at least."""
+    return "\n".join(textwrap.wrap(path if len(path) <= 100 else f"…{path[-99:]}", 34, break_on_hyphens=False))
