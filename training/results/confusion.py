@@ -121,9 +121,9 @@ def _list_pairs(axes: Axes, confusion: np.ndarray, names: list[str], most: int) 
     pairs.sort(key=lambda pair: (-confusion[pair], -shares[pair], pair))
     shown = pairs if len(pairs) <= most else pairs[: most - 1]
     lines = [("most confused", "true → predicted")] if pairs else [("no mistakes", "")]
-    lines += [
-        (f"{confusion[pair]:,} of {confusion[pair[0]].sum():,}", " → ".join(names[i] for i in pair)) for pair in shown
-    ]
+    for true, predicted in shown:
+        counted = f"{confusion[true, predicted]:,} of {confusion[true].sum():,}"
+        lines.append((counted, f"{names[true]} → {names[predicted]}"))
     if len(shown) < len(pairs):
         lines += [("", f"… and {len(pairs) - len(shown):,} pairs more")]
     for number, (counted, pair) in enumerate(lines):

@@ -13,18 +13,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 from PIL import Image, ImageOps
 
-from training.results.style import (
-    BLUE,
-    GREY,
-    ORANGE,
-    SKY,
-    new_figure,
-    open_axes,
-    save,
-    short,
-    show_picture,
-    wrapped,
-)
+from training.results import style
+from training.results.style import BLUE, GREY, ORANGE, SKY, short, show_picture, wrapped
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -54,7 +44,7 @@ def plot_classes(examples: Sequence[Example], rows: Sequence[Row], path: Path) -
     left = len(labels) - MOST_CLASSES
     if left > 0:
         labels = [*labels[: MOST_CLASSES // 2], f"… {left} classes between …", *labels[-MOST_CLASSES // 2 :]]
-    figure = new_figure(8, 1.2 + 0.2 * len(labels))
+    figure = style.new_figure(8, 1.2 + 0.2 * len(labels))
     axes = figure.subplots()
     start = np.zeros(len(labels))
     for split, colour in COLOURS.items():
@@ -69,10 +59,10 @@ def plot_classes(examples: Sequence[Example], rows: Sequence[Row], path: Path) -
     axes.set_ylim(len(labels) - 0.4, -0.6)
     axes.set_xlabel("images")
     axes.margins(x=0.08)
-    open_axes(axes)
+    style.open_axes(axes)
     if rows:
         figure.legend(loc="outside upper left", ncols=4, frameon=False, fontsize=8)
-    save(figure, path, DPI, tight=True)
+    style.save(figure, path, DPI, tight=True)
 
 
 def plot_sizes(examples: Sequence[Example], path: Path) -> None:
@@ -80,7 +70,7 @@ def plot_sizes(examples: Sequence[Example], path: Path) -> None:
     sizes = Counter((example.facts.width, example.facts.height) for example in examples)
     width, height = np.array(list(sizes)).T
     count = np.array(list(sizes.values()))
-    figure = new_figure(6, 5)
+    figure = style.new_figure(6, 5)
     axes = figure.subplots()
     limits = min(width.min(), height.min()) / 1.25, max(width.max(), height.max()) * 1.25
     axes.plot(limits, limits, color="0.7", linewidth=1, linestyle=":", zorder=0)
@@ -101,8 +91,8 @@ def plot_sizes(examples: Sequence[Example], path: Path) -> None:
         axis.axes.set(**{f"{axis.axis_name}lim": limits, f"{axis.axis_name}label": f"{name} in pixels"})
         _plain_numbers(axis, scale)
     axes.set_aspect("equal")
-    open_axes(axes)
-    save(figure, path, DPI, tight=True)
+    style.open_axes(axes)
+    style.save(figure, path, DPI, tight=True)
 
 
 def plot_duplicates(
@@ -114,7 +104,7 @@ def plot_duplicates(
         part = pairs[start : start + PAIRS]
         pictures = _pictures([path for pair in part for path in (pair.first, pair.second)], read)
         columns = min(2, len(part))
-        figure = new_figure(5 * columns, 2.9 * -(-len(part) // columns))
+        figure = style.new_figure(5 * columns, 2.9 * -(-len(part) // columns))
         places = figure.subplots(-(-len(part) // columns), 2 * columns, squeeze=False).flat
         for pair, axes in zip(part, zip(places, places, strict=True), strict=False):
             labels = [by_path[path].label for path in (pair.first, pair.second)]
@@ -126,7 +116,7 @@ def plot_duplicates(
             axes[0].set_title(title, loc="left", fontsize=8, fontweight="bold" if conflict else "normal")
         _hide(places)
         sheets.append(folder / f"duplicates-{number}.png")
-        save(figure, sheets[-1], DPI, tight=True)
+        style.save(figure, sheets[-1], DPI, tight=True)
     return sheets
 
 
@@ -138,13 +128,13 @@ def plot_suspects(suspects: dict[str, str], read: Callable[[str], bytes], folder
         part = names[start : start + SUSPECTS]
         pictures = _pictures(part, read)
         columns = min(5, len(part))
-        figure = new_figure(2.2 * columns, 2.7 * -(-len(part) // columns))
+        figure = style.new_figure(2.2 * columns, 2.7 * -(-len(part) // columns))
         places = iter(figure.subplots(-(-len(part) // columns), columns, squeeze=False).flat)
         for path in part:
             show_picture(next(places), pictures[path], f"{wrapped(path)}\n{suspects[path].partition(':')[0]}")
         _hide(places)
         sheets.append(folder / f"suspects-{number}.png")
-        save(figure, sheets[-1], DPI, tight=True)
+        style.save(figure, sheets[-1], DPI, tight=True)
     return sheets
 
 

@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from training.results.style import BLUE, SKY, VERMILION, in_percent, new_figure, open_axes, percent, plain, save, short
+from training.results import style
+from training.results.style import BLUE, SKY, VERMILION, percent, short
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -24,7 +25,7 @@ def plot_recall(per_class: Mapping[str, Mapping[str, Any]], path: Path, title: s
     """
     figure = recall_figure(per_class, title)
     if figure is not None:
-        save(figure, path)
+        style.save(figure, path)
     return figure is not None
 
 
@@ -33,26 +34,24 @@ def recall_figure(per_class: Mapping[str, Mapping[str, Any]], title: str) -> Fig
     seen = {name: each for name, each in per_class.items() if each["support"]}
     if not seen:
         return None
-    names: list[str | None] = sorted(
-        seen, key=lambda name: (seen[name]["recall"]["value"], -seen[name]["support"], name)
-    )
-    left = len(names) - MOST_CLASSES
-    if left > 0:
-        names = [*names[: MOST_CLASSES // 2], None, *names[-MOST_CLASSES // 2 :]]
+    names: list[str | None] = sorted(seen, key=lambda name: _rank(name, seen[name]))
+    left = len(names) - MOST_CLASSES + 1
+    if left > 1:
+        half = MOST_CLASSES // 2
+        names = [*names[:half], None, *names[1 - half :]]
     mean = sum(each["recall"]["value"] for each in seen.values()) / len(seen)
+    notes = [f"mean over the classes {percent(mean)} (dashed)"]
     columns = -(-len(names) // ROWS)
     rows = -(-len(names) // columns)
-    figure = new_figure(2 + 4 * columns, 1.4 + 0.2 * rows)
-    parts = figure.subplots(1, columns, squeeze=False).flat
-    for column, axes in enumerate(parts):
-        _draw(axes, [(name, seen.get(name)) for name in names[column * rows : (column + 1) * rows]], rows, mean, left)
-    absent = [short(name, 28) for name in per_class if name not in seen]
-    notes = [f"mean over the classes {percent(mean)} (dashed)"]
+    figure = style.new_figure(2 + 4 * columns, 1.4 + 0.2 * rows)
+    for column, axes in enumerate(figure.subplots(1, columns, squeeze=False).flat):
+        part = names[column * rows : (column + 1) * rows]
+        _draw(axes, [(name, seen.get(name)) for name in part], rows, mean, left)
+    absent = [name for name in per_class if name not in seen]
     if absent:
-        named = ", ".join(absent[:6]) + (f" and {len(absent) - 6} more" if len(absent) > 6 else "")
-        notes.append(f"left out, for they have no test image: {named}")
+        notes.append(style.left_out(absent, 80 * columns))
     figure.supxlabel("\n".join(notes), fontsize=8, color="0.4")
-    figure.suptitle(plain(title), fontsize=11)
+    figure.suptitle(style.plain(title), fontsize=11)
     return figure
 
 
@@ -73,9 +72,13 @@ def _draw(axes: Axes, lines: list[tuple[str | None, Any]], rows: int, mean: floa
     axes.grid(axis="x", color="0.92", linewidth=0.8)
     axes.set_axisbelow(True)
     axes.set(xlim=(0, 1), ylim=(rows - 0.4, -0.6), xlabel="recall, with 95% interval")
-    in_percent(axes.xaxis)
-    open_axes(axes)
+    style.in_percent(axes.xaxis)
+    style.open_axes(axes)
 
 
 def _label(name: str, each: Mapping[str, Any]) -> str:
     return f"{short(name, 28)} · {each['support']:,}"
+
+
+def _rank(name: str, each: Mapping[str, Any]) -> tuple:
+    return each["recall"]["value"], -each["support"], name

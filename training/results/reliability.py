@@ -46,7 +46,7 @@ def reliability_figure(bins: Sequence[Mapping[str, Any]], title: str, ece: float
         middle = each["low"] + width / 2
         below.bar(middle, each["images"], width, color=BLUE, edgecolor="white", linewidth=1)
         where = {"xytext": (0, 2), "textcoords": "offset points", "ha": "center"}
-        below.annotate(f"{each['images']:,}", (middle, each["images"]), **where, fontsize=7)
+        below.annotate(f"{each['images']:,}", (middle, each["images"]), **where, fontsize=6)
     below.set(xlabel="confidence: probability of the predicted class", ylabel="images")
     below.margins(y=0.25)
     below.yaxis.set_major_locator(MaxNLocator(3, integer=True))

@@ -6,6 +6,7 @@ import io
 import os
 import textwrap
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -74,6 +75,13 @@ def short(name: str, most: int) -> str:
     return plain(name if len(name) <= most else f"{name[: most - 1 - end].rstrip()}…{name[-end:].lstrip()}")
 
 
+def left_out(names: Sequence[str], letters: int) -> str:
+    """That these classes have no test images, in lines of so many letters; of many, the first are named."""
+    named = ", ".join(short(name, 28) for name in names[:6])
+    more = f" and {len(names) - 6} more" if len(names) > 6 else ""
+    return textwrap.fill(f"left out, without test images: {named}{more}", letters)
+
+
 def percent(share: float) -> str:
     """Whole percents, where 100% and 0% are said of nothing less and nothing more."""
     if 0.995 <= share < 1:
@@ -89,6 +97,8 @@ def show_picture(axes: Axes, picture: Image.Image, words: str) -> None:
     axes.set_xlabel(plain(words), fontsize=7)
 
 
-def wrapped(path: str) -> str:
-    """A path in lines of 34 letters, its end at least."""
-    return "\n".join(textwrap.wrap(path if len(path) <= 100 else f"…{path[-99:]}", 34, break_on_hyphens=False))
+def wrapped(path: str, letters: int = 34) -> str:
+    """A path in lines of so many letters, three at most: its end is what is kept."""
+    most = 3 * letters - 2
+    path = path if len(path) <= most else f"…{path[1 - most :]}"
+    return "\n".join(textwrap.wrap(path, letters, break_on_hyphens=False))
