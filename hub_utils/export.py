@@ -2,6 +2,7 @@
 
 At inference BatchNorm is affine and Dropout is nothing, so a head folds into Linear layers with a ReLU between. One
 Linear deploys as the architecture's own class, which plain `pipeline` loads; more need `modeling_backbone_with_head`.
+The deployable's ONNX form carries every head, and class activation maps beside the logits.
 """
 
 from __future__ import annotations
@@ -9,6 +10,9 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +20,7 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
+from hub_utils.portable.activation_maps import ActivationMaps
 from hub_utils.portable.modeling_backbone_with_head import (
     BackboneWithHeadConfig,
     BackboneWithHeadForImageClassification,
@@ -23,6 +28,8 @@ from hub_utils.portable.modeling_backbone_with_head import (
 
 # Where the architecture's own class keeps its body.
 NATIVE_BODY = {"resnet": "resnet"}
+OPSET = 17  # of ONNX: read by ONNX Runtime since 1.12, of 2022
+ONNX_TOLERANCE = 1e-4  # of the largest logit, or value of a map: how far ONNX Runtime may be from torch, in fp32
 
 
 def fold_head(head: nn.Sequential, temperature: float = 1.0) -> nn.Sequential:
@@ -80,10 +87,7 @@ def save_deployable(network: BackboneWithHeadForImageClassification, processor: 
 
     Everything is written beside and then moved, weights last, so that a run that dies here leaves no half model.
     """
-    partial = folder / ".export"
-    shutil.rmtree(partial, ignore_errors=True)  # of a run that was killed here
-    partial.mkdir(parents=True)
-    try:
+    with _moved_when_whole(folder, folder, last=".safetensors") as partial:
         head = fold_head(network.head)
         model_type = network.config.backbone["model_type"]
         if len(head) == 1 and model_type == "timm_wrapper":
@@ -94,14 +98,29 @@ def save_deployable(network: BackboneWithHeadForImageClassification, processor: 
         else:
             _save_custom(network, head, partial)
             processor.save_pretrained(partial)
+        # safetensors lets nobody but the owner read its files
+        (partial / "model.safetensors").chmod((partial / "config.json").stat().st_mode)
         # An earlier model's preprocessor_config.json would win over timm's own values on the Hub.
         for path in (*folder.glob("modeling_*.py"), *folder.glob("preprocessor_config.json")):
             if not (partial / path.name).exists():
                 path.unlink()
-        readable = (partial / "config.json").stat().st_mode
-        for path in sorted(partial.iterdir(), key=lambda path: path.suffix == ".safetensors"):
-            path.chmod(readable)  # safetensors lets nobody but the owner read its files
-            os.replace(path, folder / path.name)
+        (folder / "onnx" / "model.onnx").unlink(missing_ok=True)  # the earlier model's
+
+
+@contextmanager
+def _moved_when_whole(folder: Path, target: Path, last: str) -> Iterator[Path]:
+    """A folder in `folder` to write into; at the end its files move into `target`, those ending in `last` as the last.
+
+    Whatever dies on the way leaves `target` as it was.
+    """
+    partial = folder / ".export"
+    shutil.rmtree(partial, ignore_errors=True)  # of a run that was killed here
+    partial.mkdir(parents=True)
+    try:
+        yield partial
+        target.mkdir(exist_ok=True)
+        for path in sorted(partial.iterdir(), key=lambda path: path.suffix == last):
+            os.replace(path, target / path.name)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
 
