@@ -199,17 +199,6 @@ def _save_timm(network: nn.Module, linear: nn.Linear, folder: Path) -> None:
     (folder / "config.json").write_text(json.dumps(config, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
-def load_deployable(folder: Path, device: Any = "cpu") -> Any:
-    """The run folder as a visitor loads it: a `pipeline` in fp32. Our own custom class needs no `trust_remote_code`."""
-    from transformers import AutoConfig, AutoModelForImageClassification, pipeline
-
-    AutoConfig.register(BackboneWithHeadConfig.model_type, BackboneWithHeadConfig, exist_ok=True)
-    AutoModelForImageClassification.register(
-        BackboneWithHeadConfig, BackboneWithHeadForImageClassification, exist_ok=True
-    )
-    return pipeline("image-classification", model=str(folder), device=device, dtype=torch.float32)
-
-
 def largest_difference(network: nn.Module, deployed: nn.Module, batches: Any) -> tuple[float, float]:
     """Largest absolute difference of the two models' logits over `batches` of pixels, and the largest logit.
 

@@ -16,8 +16,9 @@ from torch import nn
 from torch.nn import BatchNorm1d, Dropout, Linear, ReLU
 from transformers.modeling_outputs import ImageClassifierOutput
 
-from hub_utils.export import fold_head, largest_difference, load_deployable, save_deployable
+from hub_utils.export import fold_head, largest_difference, save_deployable
 from hub_utils.portable.modeling_backbone_with_head import build_layer
+from hub_utils.portable.predictor import load_classifier
 from training import recipe as recipes
 from training.data.transforms import Preprocessing
 from training.fitting.network import build_network, head_layers
@@ -159,7 +160,7 @@ def saved(trained, tmp_path_factory):
 @pytest.mark.parametrize("form", FORMS)
 def test_what_is_loaded_again_answers_as_what_was_trained(form, trained, saved):
     network, processor = trained[form]
-    classifier = load_deployable(saved[form])
+    classifier = load_classifier(saved[form])
     assert type(classifier.model).__name__ == FORMS[form][1]
     difference, largest = largest_difference(
         network, classifier.model.eval(), [torch.randn(5, 3, 32, 32) for _ in range(3)]
@@ -243,7 +244,7 @@ def test_a_stranger_gets_the_same_answers_with_remote_code_only_for_hidden_layer
     assert finished.returncode == 0, finished.stderr[-2000:]
     answers = json.loads(finished.stdout)
     for form, folder in saved.items():
-        ours = {each["label"]: each["score"] for each in load_deployable(folder)(image, top_k=None)}
+        ours = {each["label"]: each["score"] for each in load_classifier(folder)(image, top_k=None)}
         name, theirs = answers[form]
         assert name == FORMS[form][1]
         assert theirs == pytest.approx(ours, abs=1e-6)
@@ -266,7 +267,7 @@ def test_sizes_that_a_recipe_changes_are_deployed_with_the_model(tiny_timm, tiny
         network, processor = build_network(Recipe(base_model=str(base), **values), LABELS)
         save_deployable(network, processor, tmp_path / str(number))
         image = noise(90, 40, 1)
-        deployed = Preprocessing(load_deployable(tmp_path / str(number)).image_processor)(image)
+        deployed = Preprocessing(load_classifier(tmp_path / str(number)).image_processor)(image)
         assert deployed.shape == (3, 48, 48)
         assert torch.equal(deployed, Preprocessing(processor)(image))
 
@@ -303,7 +304,7 @@ def test_timm_networks_of_other_kinds_deploy_as_well(tmp_path, architecture, mod
     network, processor = build_network(Recipe(title="t", base_model=base, head=head, stages=(Stage(name="a"),)), LABELS)
     save_deployable(network.eval(), processor, tmp_path / "run")
     difference, largest = largest_difference(
-        network, load_deployable(tmp_path / "run").model.eval(), [torch.randn(2, 3, 32, 32)]
+        network, load_classifier(tmp_path / "run").model.eval(), [torch.randn(2, 3, 32, 32)]
     )
     assert difference <= 1e-4 * largest
 

@@ -13,7 +13,7 @@ from PIL import Image
 from safetensors.torch import load_file
 from transformers import pipeline
 
-from hub_utils.export import load_deployable
+from hub_utils.portable.predictor import load_classifier
 from training.data.source import Folder
 from training.data.splits import read_splits
 from training.fitting.fit import Options, fit
@@ -336,5 +336,5 @@ def test_the_custom_head_loads_in_our_own_processes_without_remote_code(photos, 
     fit(
         replace(COLOURS, base_model=str(tiny_resnet)), Folder(photos), RunFolder(run), flags=["--num_train_epochs", "1"]
     )
-    answer = load_deployable(run)(str(photos / "red" / "000.png"), top_k=3)
+    answer = load_classifier(run)(str(photos / "red" / "000.png"), top_k=3)
     assert {each["label"] for each in answer} == {"red", "green", "blue"}

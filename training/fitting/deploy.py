@@ -12,8 +12,9 @@ import torch
 from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
 
-from hub_utils.export import largest_difference, load_deployable, save_deployable
+from hub_utils.export import largest_difference, save_deployable
 from hub_utils.portable.modeling_backbone_with_head import BackboneWithHeadForImageClassification
+from hub_utils.portable.predictor import load_classifier
 from training.data.streaming import StreamedSplit, views
 from training.data.transforms import Preprocessing
 from training.results.metrics import classification_metrics
@@ -40,7 +41,7 @@ def deploy(
         RuntimeError: what was saved does not answer as what was trained.
     """
     save_deployable(network, processor, folder)
-    classifier = load_deployable(folder, args.device)
+    classifier = load_classifier(folder, args.device)
     deployed = classifier.model.eval()
     preprocessing = Preprocessing(classifier.image_processor)
     difference, largest = _compare(

@@ -1,0 +1,64 @@
+"""A model folder or repo id, loaded as a visitor loads it, and what it answers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+BATCH = 32  # images
+
+
+def load_classifier(model: str | Path, revision: str | None = None, device: Any = "cpu", **how: Any) -> Any:
+    """An image-classification `pipeline` in fp32. Our own custom class needs no `trust_remote_code`.
+
+    `how` goes to `pipeline` as it is. Raises what `pipeline` raises.
+    """
+    import torch
+    from transformers import AutoConfig, AutoModelForImageClassification, pipeline
+
+    from hub_utils.portable.modeling_backbone_with_head import (
+        BackboneWithHeadConfig,
+        BackboneWithHeadForImageClassification,
+    )
+
+    AutoConfig.register(BackboneWithHeadConfig.model_type, BackboneWithHeadConfig, exist_ok=True)
+    AutoModelForImageClassification.register(
+        BackboneWithHeadConfig, BackboneWithHeadForImageClassification, exist_ok=True
+    )
+    return pipeline(
+        "image-classification", model=str(model), revision=revision, device=device, dtype=torch.float32, **how
+    )
+
+
+def classes_of(classifier: Any) -> list[str]:
+    """Names of the classes, in the order of the logits."""
+    names = classifier.model.config.id2label
+    return [names[index] for index in range(len(names))]
+
+
+def logits_of(classifier: Any, images: Iterable[Image.Image], batch_size: int = BATCH) -> Iterator[np.ndarray]:
+    """Logits, float32 of shape (classes,), of each image in turn, as `pipeline` computes them, in batches.
+
+    `pipeline` itself hands out sorted names and scores, of which the softmax has lost what is small, and two classes
+    may have one name.
+    """
+    images = iter(images)
+    while batch := list(islice(images, batch_size)):
+        yield from forward(classifier, [classifier.preprocess(image) for image in batch])
+
+
+def forward(classifier: Any, batch: Sequence[Any]) -> np.ndarray:
+    """Logits, float32 of shape (images, classes), of what `classifier.preprocess` made of each image."""
+    import torch
+
+    pixels = [inputs["pixel_values"] for inputs in batch]
+    if len({each.shape for each in pixels}) > 1:  # a processor that does not crop
+        return np.concatenate([forward(classifier, [inputs]) for inputs in batch])
+    return classifier.forward({"pixel_values": torch.cat(pixels)})["logits"].float().numpy()
