@@ -11,9 +11,8 @@ import torch
 from torch import nn
 from tqdm.auto import tqdm
 
-from hub_utils.portable.predictor import logits_of
-from training.data.images import open_rgb
 from training.recipe import UserError
+from training.results.answers import answers
 
 
 def layers(model: nn.Module) -> dict[str, nn.Sequential]:
@@ -58,10 +57,11 @@ def embed(classifier: Any, paths: Sequence[Path], layer: str) -> np.ndarray:
     model = classifier.model.eval()
     pooled: list[torch.Tensor] = []
     watch = _head(model)[0].register_forward_pre_hook(lambda _, inputs: pooled.append(inputs[0].flatten(1)))
-    answers = logits_of(classifier, (_open(path) for path in paths))
+    known = answers(classifier, paths, Path.read_bytes)
     try:
-        for _ in tqdm(answers, "Looking", len(paths), unit=" images", leave=False, disable=None):
-            pass
+        for path, answer in tqdm(known, "Looking", len(paths), unit=" images", leave=False, disable=None):
+            if isinstance(answer, str):
+                raise UserError(f"'{path}': {answer}; every image is needed, fetch it anew")
     finally:
         watch.remove()
     with torch.inference_mode():
@@ -69,13 +69,6 @@ def embed(classifier: Any, paths: Sequence[Path], layer: str) -> np.ndarray:
     if not np.isfinite(values).all():
         raise UserError(f"layer '{layer}' of this network gives values that are not finite; train it anew")
     return values
-
-
-def _open(path: Path) -> Any:
-    try:
-        return open_rgb(path)
-    except Exception as error:  # PIL's decoders raise anything from SyntaxError to struct.error
-        raise UserError(f"'{path}' cannot be read ({error}), and every image is needed; fetch it anew") from error
 
 
 def _head(model: nn.Module) -> list[nn.Module]:
