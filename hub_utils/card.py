@@ -182,7 +182,7 @@ def _summary(facts: Facts) -> str:
 def _base_model(facts: Facts) -> str:
     base = facts.recipe["base_model"]
     if isinstance(base, dict):
-        return f"a small network ({as_text(base['model_type'])}) trained from random weights on"
+        return f"a {as_code(base['model_type'])} trained from random weights on"
     if _is_hub_id(base):
         return f"[{as_text(base)}](https://huggingface.co/{base}), fine-tuned on"
     return f"{as_text(base)}, fine-tuned on"
@@ -332,8 +332,6 @@ def _plot(facts: Facts, name: str) -> str:
 def _onnx_example(facts: Facts) -> str | None:
     if not _has_onnx(facts):
         return None
-    try:
-        from hub_utils.onnx_example import onnx_example
-    except ImportError:
-        return None
+    from hub_utils.onnx_example import onnx_example  # it tries the lines out, with transformers
+
     return onnx_example(facts.run, facts.model).strip()

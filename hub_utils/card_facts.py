@@ -46,11 +46,19 @@ class Facts:
 
     @property
     def eval_command(self) -> str:
-        return f"python training/eval.py {shlex.quote(f'runs/{one_line(self.run.name)}')}"
+        return f"python training/eval.py {shlex.quote(f'runs/{one_line(self.run.name)}')}".replace(
+            "`", "'"
+        )  # it stands in code
 
     @property
     def medical(self) -> bool:
         return bool(self.recipe["card"].get("medical"))
+
+    @property
+    def stages(self) -> list[tuple[dict[str, Any], dict[str, Any]]]:
+        """Each stage of the recipe and its `TrainingArguments`, flags included."""
+        flags = self.ran_with.get("flags") or [{} for _ in self.recipe["stages"]]
+        return [(s, {**s["arguments"], **given}) for s, given in zip(self.recipe["stages"], flags, strict=True)]
 
     @property
     def test_images(self) -> int:
@@ -58,6 +66,11 @@ class Facts:
 
 
 def read_run(run: Path, repo_id: str | None) -> Facts:
+    """What lies in the folder `run`, which may be on its way to `repo_id`.
+
+    Raises:
+        ValueError: it is no trained run, a file of it is broken, or `repo_id` is none.
+    """
     if repo_id is not None:
         try:
             validate_repo_id(repo_id)
@@ -67,6 +80,8 @@ def read_run(run: Path, repo_id: str | None) -> Facts:
         if not (run / name).is_file():
             raise ValueError(f"'{run}' has no {name}: train it to its end first")
     ran_with, config = _json(run / "recipe.json"), _json(run / "config.json")
+    if not {"recipe", "flags"} <= ran_with.keys():
+        raise ValueError(f"'{run / 'recipe.json'}' is no recipe of a run")
     data = _json(run / "local" / "data.json")
     rows = _csv(run / "local" / "splits.csv")
     paths = {row["path"] for name in ("splits.csv", "skipped.csv") for row in _csv(run / "local" / name)}

@@ -10,12 +10,7 @@ from hub_utils.markdown import as_code, as_table, as_text
 
 def stage_table(facts: Facts) -> str:
     head = ["Stage", "Trains", "Epochs", "Batch", "Optimiser", "Learning rate", "Keeps the weights of"]
-    flags = [*facts.ran_with.get("flags", []), *({} for _ in facts.recipe["stages"])]
-    rows = [
-        _stage_row(facts, stage, {**stage["arguments"], **given})
-        for stage, given in zip(facts.recipe["stages"], flags, strict=False)
-    ]
-    return as_table(head, rows, right=False)
+    return as_table(head, [_stage_row(facts, *stage) for stage in facts.stages], right=False)
 
 
 def _stage_row(facts: Facts, stage: dict[str, Any], arguments: dict[str, Any]) -> list[str]:
@@ -72,10 +67,7 @@ def value_table(facts: Facts) -> str:
     recipe, results, test = facts.recipe, facts.results, facts.test or {}
     versions = facts.ran_with.get("versions") or {}
     commit = facts.ran_with.get("git_commit")
-    smoothing = {
-        {**stage["arguments"], **given}.get("label_smoothing_factor")
-        for stage, given in zip(recipe["stages"], facts.ran_with.get("flags", []), strict=False)
-    } - {None, 0}
+    smoothing = {arguments.get("label_smoothing_factor") for _, arguments in facts.stages} - {None, 0}
     values = {
         "Image size": _image_size(facts),
         "Head while training": " → ".join(_layer(layer) for layer in recipe["head"]),

@@ -206,7 +206,8 @@ def write_config(folder: Path, recipe: Recipe, classes: list[str]) -> None:
     custom = "modeling_backbone_with_head.BackboneWithHead"
     auto_map = {"AutoConfig": f"{custom}Config", "AutoModelForImageClassification": f"{custom}ForImageClassification"}
     write({"model_type": "resnet", **names, **({"auto_map": auto_map} if hidden else {})}, folder / "config.json")
-    write({"size": {"shortest_edge": recipe.image_size or 224}}, folder / "preprocessor_config.json")
+    kind = {"image_processor_type": "ConvNextImageProcessor", "crop_pct": 0.875, "resample": 2}
+    write({**kind, "size": {"shortest_edge": recipe.image_size or 224}}, folder / "preprocessor_config.json")
     return None
 
 
@@ -475,11 +476,15 @@ def test_timm_networks_are_found_under_timm_and_under_transformers(tmp_path):
 
 
 def test_the_onnx_graph_is_named_only_where_there_is_one(tmp_path):
-    run = run_of(tmp_path, "flowers")
+    run = run_of(tmp_path, "digits")
     assert "onnx" not in card_of(run)
+    pytest.importorskip("hub_utils.onnx_example")
     (run / "onnx").mkdir()
     (run / "onnx" / "model.onnx").write_bytes(b"graph")
-    assert "onnx" in front(card_of(run))["tags"]
+    card = card_of(run, "you/digits")
+    assert "onnx" in front(card)["tags"] and "torch and transformers are not needed" in card
+    code = [code for code in re.findall(r"```python\n(.*?)```", card, re.DOTALL) if "onnxruntime" in code]
+    assert len(code) == 1 and "you/digits" in code[0] and not NEVER.search(card.replace(code[0], ""))
 
 
 # Data
@@ -649,3 +654,10 @@ def test_nothing_of_the_environment_gets_into_a_card(tmp_path, monkeypatch):
     monkeypatch.setenv("USER", "somebody-in-particular")
     card = card_of(run_of(tmp_path, "flowers"))
     assert "hf_" not in card and "somebody" not in card
+
+
+def test_a_cookbook_is_no_run(tmp_path):
+    run = run_of(tmp_path, "flowers")
+    write({"flour": "500 g"}, run / "recipe.json")
+    with pytest.raises(ValueError, match="is no recipe of a run"):
+        write_card(run)
