@@ -1,13 +1,15 @@
 """Measure a run on its test split, and write what was found, the plots and the model card.
 
-python training/eval.py RUN [--data_dir DIR]
+python training/eval.py RUN [--data_dir PATH ...]
 """
 
 from __future__ import annotations
 
+import shlex
+import sys
 from pathlib import Path
 
-from training.command import Parser
+from training.command import Parser, run_command
 
 USAGE = "python training/eval.py RUN [--data_dir PATH ...]"
 EPILOG = """\
@@ -38,13 +40,16 @@ def main(tokens: list[str]) -> int:
 
     # Only now, with the command understood, the libraries that take seconds to import.
     from training.data.source import open_local
-    from training.results.evaluate import evaluate
+    from training.results.measure import lines, measure
     from training.run_folder import RunFolder
 
     run = RunFolder(Path(known.run))
-    run.check_trained()
-    results = evaluate(run, open_local([Path(path) for path in known.data_dir]) if known.data_dir else None)
+    results = measure(run, open_local([Path(path) for path in known.data_dir]) if known.data_dir else None)
     print("\n".join(lines(results)))
-    print(f"wrote      {run.test_results}, {run.card.name}, {run.plots.name}/, {run.predictions.relative_to(run.path)}")
-    print(f"next       python training/browse.py {run.path}")
+    print(f"wrote      {run.path}: README.md, test_results.json, plots, local/predictions.csv")
+    print(f"next       {shlex.join(['python', 'training/browse.py', str(run.path)])}")
     return 0
+
+
+if __name__ == "__main__":
+    sys.exit(run_command(main, "the same command starts it anew"))

@@ -13,6 +13,7 @@ import numpy as np
 from scipy.special import softmax
 from tqdm.auto import tqdm
 
+from hub_utils.card import write_card
 from hub_utils.portable.predictor import classes_of, load_classifier
 from training.data.images import Facts
 from training.data.source import Folder, Source, load_source
@@ -23,6 +24,7 @@ from training.recipe import UserError, first_line
 from training.results import floors
 from training.results.answers import answers
 from training.results.evaluation import evaluate_split, sensitivity_threshold
+from training.results.plots import plot_results, plot_surest_mistakes
 from training.results.predictions import Predictions, write_predictions
 from training.run_folder import RunFolder, read_json, session, write_json
 
@@ -30,7 +32,7 @@ MEASURED = SPLITS[1:]  # validation, by which a threshold is chosen, and test
 
 
 def measure(run: RunFolder, source: Source | None = None, say: Callable[[str], None] = print) -> dict[str, Any]:
-    """Write `test_results.json` and `local/predictions.csv` of a run; return what the former says.
+    """Measure a run; write `test_results.json`, predictions, plots and the model card; return what the first says.
 
     `source`: where the images lie now, if not where training saw them. Weights are never changed.
 
@@ -41,6 +43,8 @@ def measure(run: RunFolder, source: Source | None = None, say: Callable[[str], N
     began = time.perf_counter()
     run.check_trained()
     source = source or load_source(run.data)
+    recipe = read_json(run.recipe)["recipe"]
+    say(f"{recipe['title']} ({recipe['name']})")
     classifier = load_run(run)
     classes = classes_of(classifier)
     name = type(classifier.model).__name__
@@ -68,7 +72,50 @@ def measure(run: RunFolder, source: Source | None = None, say: Callable[[str], N
         "seconds": round(time.perf_counter() - began, 1),
     }
     write_json(results, run.test_results)
+    test, title = predictions.of("test"), f"{recipe['title']} ({recipe['name']}), test split"
+    plot_results(results, test, run.plots, title)
+    if not isinstance(source, Streamed):  # whose images would have to be fetched again
+        plot_surest_mistakes(classifier, test, source.reader(), run.mistakes, title)
+    write_card(run.path)
     return results
+
+
+def lines(results: Mapping[str, Any]) -> list[str]:
+    """The headline figures, for a person to read."""
+    metrics, floors_ = results["metrics"], results["floors"]
+    always, colour = floors_["majority"], floors_["colour_neighbour"]
+    alone = results["groups"] == results["images"]
+    said = [
+        f"test       {results['images']:,} images, {len(results['classes'])} classes"
+        + ("" if alone else f"; some belong together: {results['groups']:,} groups"),
+        f"accuracy   {_share(metrics['accuracy'])}; balanced {_share(metrics['balanced_accuracy'])}",
+        f"floors     always '{always['says']}' {_share(always)}; nearest by colour alone {_share(colour)}",
+        f"           log loss {_number(metrics['log_loss'])}; "
+        f"calibration error {_share(metrics['expected_calibration_error'])}",
+    ]
+    for point in results.get("operating_points", {}).values():
+        if point["threshold"] is not None:
+            said.append(
+                f"           '{results['positive']}' from {point['threshold']:.3f} on: sensitivity "
+                f"{_share(point['sensitivity'])}, specificity {_share(point['specificity'])}"
+            )
+    if results["missing"]:
+        said.append(f"warning    no test image of {_some(results['missing'])}: of such a class nothing is known")
+    if colour["value"] is not None and colour["interval"][1] >= metrics["accuracy"]["interval"][0]:
+        said.append("warning    colour alone does about as well: the accuracy does not show that shapes were learned")
+    return said
+
+
+def _share(figure: Mapping[str, Any]) -> str:
+    if figure["value"] is None:
+        return f"unknown ({figure['reason']})"
+    between = figure["interval"]
+    return f"{figure['value']:.1%}" + (f" [{between[0]:.1%}, {between[1]:.1%}]" if between else "")
+
+
+def _number(figure: Mapping[str, Any]) -> str:
+    between = figure["interval"]
+    return f"{figure['value']:.3f}" + (f" [{between[0]:.3f}, {between[1]:.3f}]" if between else "")
 
 
 def load_run(run: RunFolder) -> Any:
@@ -190,7 +237,7 @@ def _results(predictions: Predictions) -> dict[str, Any]:
     test, validation = (predictions.of(split) for split in ("test", "validation"))
     threshold = None
     if len(predictions.classes) == 2:
-        threshold = sensitivity_threshold(validation.labels, validation.probabilities)
+        threshold = sensitivity_threshold(validation.labels, validation.probabilities[:, 1])
     missing = [name for number, name in enumerate(test.classes) if number not in test.labels]
     figures = evaluate_split(test.labels, test.probabilities, test.classes, test.groups, threshold=threshold)
     return {**figures, "missing": missing}
