@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 if TYPE_CHECKING:
-    import numpy as np
     from PIL import Image
 
 BATCH = 32  # images
@@ -48,9 +49,16 @@ def logits_of(classifier: Any, images: Iterable[Image.Image], batch_size: int = 
     `pipeline` itself hands out sorted names and scores, of which the softmax has lost what is small, and two classes
     may have one name.
     """
-    import torch
-
     images = iter(images)
     while batch := list(islice(images, batch_size)):
-        pixels = torch.cat([classifier.preprocess(image)["pixel_values"] for image in batch])
-        yield from classifier.forward({"pixel_values": pixels})["logits"].float().numpy()
+        yield from forward(classifier, [classifier.preprocess(image) for image in batch])
+
+
+def forward(classifier: Any, batch: Sequence[Any]) -> np.ndarray:
+    """Logits, float32 of shape (images, classes), of what `classifier.preprocess` made of each image."""
+    import torch
+
+    pixels = [inputs["pixel_values"] for inputs in batch]
+    if len({each.shape for each in pixels}) > 1:  # a processor that does not crop
+        return np.concatenate([forward(classifier, [inputs]) for inputs in batch])
+    return classifier.forward({"pixel_values": torch.cat(pixels)})["logits"].float().numpy()
