@@ -145,7 +145,7 @@ def open_gallery(run: RunFolder, predictions: Predictions, data_dir: list[str] |
 
 
 def features_of(run: RunFolder, paths: Sequence[str]) -> tuple[Path, str]:
-    """Where features are kept, and a fingerprint of what they are of: the weights, and the images as training knew them."""
+    """Where features are kept, and a fingerprint of what they are of: weights, and images as training knew them."""
     from training.data.splits import read_splits
 
     contents = {row.path: row.sha256 for row in read_splits(run.splits)}

@@ -100,11 +100,8 @@ aria-label="Confusion matrix of the {escape(split)} split: a row a label, a colu
         """What is shown, and the button that exports what is ticked or, if nothing is, all of it."""
         numbers = self.ask(question)
         chosen = sorted(ticked) if ticked else numbers.tolist()
-        label = (
-            f"Export the {len(ticked)} ticked"
-            if ticked
-            else f"Export the list of {'all ' * (len(numbers) > 1)}{len(numbers)}"
-        )
+        label = f"Export list: {len(ticked)} ticked" if ticked else f"Export list: all {len(numbers)}"
+        told = f'<h2 role="status">{self._told(question, len(numbers))}</h2>'
         form = f"""<form method="post" action="{self.secret}/mistakes.csv"><input type="hidden" name="numbers"
 value="{",".join(map(str, chosen))}"><button type="submit">{label}</button></form>"""
         return f'<div class="bar">{told}{form if chosen else ""}</div>'
