@@ -91,16 +91,14 @@ aria-label="Confusion matrix of the {escape(split)} split: a row a label, a colu
             for label, said, images in confused_pairs(matrix, PAIRS)
         )
         if not items:
-            return (
-                '<section class="pairs"><h2>No mistake at all</h2><p>The least certain answers are below.</p></section>'
-            )
+            return '<section class="pairs"><h2>No mistake</h2><p>The least certain answers are below.</p></section>'
         return f'<section class="pairs"><h2>Most confused</h2><ol>{items}</ol></section>'
 
     def bar(self, question: Question, ticked: frozenset[int]) -> str:
         """What is shown, and the button that exports what is ticked or, if nothing is, all of it."""
         numbers = self.ask(question)
         chosen = sorted(ticked) if ticked else numbers.tolist()
-        label = f"Export list: {len(ticked)} ticked" if ticked else f"Export list: all {len(numbers)}"
+        label = f"Export list ({len(ticked)} ticked)" if ticked else f"Export list ({len(numbers)})"
         told = f'<h2 role="status">{self._told(question, len(numbers))}</h2>'
         form = f"""<form method="post" action="{self.secret}/mistakes.csv"><input type="hidden" name="numbers"
 value="{",".join(map(str, chosen))}"><button type="submit">{label}</button></form>"""
@@ -163,10 +161,9 @@ value="{",".join(map(str, chosen))}"><button type="submit">{label}</button></for
         return f'<h3>Nearest training images, by cosine</h3><div class="near">{figures}</div>' if figures else ""
 
     def _picture(self, number: int, size: str, alt: str, caption: str) -> str:
-        image = f'<img loading="lazy" src="{self.secret}/picture/{size}/{number}" alt="{alt}">'
-        link = (
-            f'<a href="{self.secret}/picture/large/{number}" target="_blank" title="{alt}: open it large">{image}</a>'
-        )
+        pictures = f"{self.secret}/picture"
+        image = f'<img loading="lazy" src="{pictures}/{size}/{number}" alt="{alt}">'
+        link = f'<a href="{pictures}/large/{number}" target="_blank" title="{alt}: open it large">{image}</a>'
         return f"<figure>{link}<figcaption>{caption}</figcaption></figure>"
 
     def notes(self) -> str:
