@@ -300,7 +300,7 @@ def test_a_run_of_something_else_or_of_nothing_is_refused(run, stones, photos, t
     human = ["--human", str(stones / "human")]
     with pytest.raises(UserError, match=r"nowhere' is no run; RUN is the folder that train\.py wrote"):
         main([str(tmp_path / "nowhere"), *human])
-    with pytest.raises(UserError, match="no image in '.*' is called as the rocks are"):
+    with pytest.raises(UserError, match=r"no image in '.*' is called as the rocks are"):
         main([str(run), *human, "--data_dir", str(photos)])
     config = json.loads((run / "config.json").read_text())
     colours = config | {"id2label": {"0": "red", "1": "green", "2": "blue"}}

@@ -231,7 +231,7 @@ def find_rocks(folder: Path, data: Data, human: Mapping[str, np.ndarray]) -> dic
             found[told["split"] or "360"].append((folder / path, told["label"]))
     if not any(found.values()):
         raise UserError(
-            f"no image in '{folder}' is called as the rocks are, I_Andesite_01.jpg; RUN is a run of the recipe `rocks`, "
+            f"no image in '{folder}' is called as the rocks are, I_Andesite_01.jpg; RUN is one of the recipe `rocks`, "
             f"--data_dir the folder that holds {' and '.join(data.parts)}"
         )
     for name, rocks in found.items():
