@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from scipy.special import softmax
 from tqdm.auto import tqdm
+from transformers.utils import logging
 
 from hub_utils.card import write_card
 from hub_utils.portable.predictor import classes_of, load_classifier
@@ -124,6 +125,7 @@ def load_run(run: RunFolder) -> Any:
     Raises:
         UserError: what lies there does not load.
     """
+    logging.disable_progress_bar()
     machine = hardware.choose()
     hardware.compute_exactly()
     try:
@@ -239,7 +241,8 @@ def _results(predictions: Predictions) -> dict[str, Any]:
     if len(predictions.classes) == 2:
         threshold = sensitivity_threshold(validation.labels, validation.probabilities[:, 1])
     missing = [name for number, name in enumerate(test.classes) if number not in test.labels]
-    figures = evaluate_split(test.labels, test.probabilities, test.classes, test.groups, threshold=threshold)
+    groups = [group or path for group, path in zip(test.groups, test.paths, strict=True)]
+    figures = evaluate_split(test.labels, test.probabilities, test.classes, groups, threshold=threshold)
     return {**figures, "missing": missing}
 
 
