@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from hub_utils.card_facts import Facts
-from hub_utils.markdown import MOST, as_list, as_table, as_text, folded, names_of
+from hub_utils.markdown import MOST, as_code, as_list, as_table, as_text, folded, names_of
 
 
 def as_percent(share: float) -> str:
@@ -55,8 +55,8 @@ def training_section(facts: Facts) -> dict[str, Any]:
     ]
     return {
         "evaluated": False,
-        "measured": f"This run has not been evaluated yet: no intervals, no figures by class. `{facts.eval_command}` "
-        "adds them. Until then, training's own measurement of the saved model:",
+        "measured": f"This run has not been evaluated yet: no intervals, no figures by class. "
+        f"{as_code(facts.eval_command)} adds them. Until then, training's own measurement of the saved model:",
         "results_table": as_table(["", "Accuracy", "Macro F1", "Log loss, in nats"], rows),
     }
 
