@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 if TYPE_CHECKING:
-    import numpy as np
     from PIL import Image
 
 BATCH = 32  # images
@@ -37,9 +38,9 @@ def load_classifier(model: str | Path, revision: str | None = None, device: Any 
 
 
 def classes_of(classifier: Any) -> list[str]:
-    """Names of the classes, in the order of the logits."""
-    names = classifier.model.config.id2label
-    return [names[index] for index in range(len(names))]
+    """Names of the classes, in the order of the logits; where two have one name (ImageNet's cranes), with a number."""
+    names = [name for _, name in sorted(classifier.model.config.id2label.items())]
+    return [name if names.count(name) == 1 else f"{name} ({index})" for index, name in enumerate(names)]
 
 
 def logits_of(classifier: Any, images: Iterable[Image.Image], batch_size: int = BATCH) -> Iterator[np.ndarray]:
@@ -48,9 +49,32 @@ def logits_of(classifier: Any, images: Iterable[Image.Image], batch_size: int = 
     `pipeline` itself hands out sorted names and scores, of which the softmax has lost what is small, and two classes
     may have one name.
     """
-    import torch
-
     images = iter(images)
     while batch := list(islice(images, batch_size)):
-        pixels = torch.cat([classifier.preprocess(image)["pixel_values"] for image in batch])
-        yield from classifier.forward({"pixel_values": pixels})["logits"].float().numpy()
+        yield from forward(classifier, [classifier.preprocess(image) for image in batch])
+
+
+def forward(classifier: Any, batch: Sequence[Any]) -> np.ndarray:
+    """Logits, float32 of shape (images, classes), of what `classifier.preprocess` made of each image."""
+    import torch
+
+    pixels = [inputs["pixel_values"] for inputs in batch]
+    if len({each.shape for each in pixels}) > 1:  # a processor that does not crop
+        return np.concatenate([forward(classifier, [inputs]) for inputs in batch])
+    return classifier.forward({"pixel_values": torch.cat(pixels)})["logits"].float().numpy()
+
+
+def probabilities_of(classifier: Any, logits: np.ndarray) -> np.ndarray:
+    """Probabilities, float64, of logits (…, classes): the softmax; a sigmoid each where `pipeline` takes that.
+
+    Raises:
+        ValueError: a model of numbers, not of classes.
+    """
+    from scipy.special import expit, softmax
+
+    config = classifier.model.config
+    if config.problem_type == "regression":
+        raise ValueError(f"{type(classifier.model).__name__} predicts numbers, not classes")
+    if config.problem_type == "multi_label_classification" or config.num_labels == 1:
+        return expit(logits.astype(np.float64))
+    return softmax(logits.astype(np.float64), axis=-1)
