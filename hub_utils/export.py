@@ -83,13 +83,17 @@ def _linear(weight: torch.Tensor, bias: torch.Tensor) -> nn.Linear:
     return linear
 
 
-def save_deployable(network: BackboneWithHeadForImageClassification, processor: Any, folder: Path) -> None:
+def save_deployable(
+    network: BackboneWithHeadForImageClassification, processor: Any, folder: Path, temperature: float = 1.0
+) -> None:
     """Write config.json, model.safetensors and what else `pipeline` needs into `folder`, which may hold other files.
+
+    Its logits are those of `network` divided by `temperature`.
 
     Everything is written beside and then moved, weights last, so that a run that dies here leaves no half model.
     """
     with _moved_when_whole(folder, folder, last=".safetensors") as partial:
-        head = fold_head(network.head)
+        head = fold_head(network.head, temperature)
         model_type = network.config.backbone["model_type"]
         if len(head) == 1 and model_type == "timm_wrapper":
             _save_timm(network, head[0], partial)  # the processor's values stand in its config.json
@@ -198,20 +202,6 @@ def _save_timm(network: nn.Module, linear: nn.Linear, folder: Path) -> None:
     if values.get("model_args"):
         config["model_args"] = values["model_args"]
     (folder / "config.json").write_text(json.dumps(config, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-
-
-def largest_difference(network: nn.Module, deployed: nn.Module, batches: Any) -> tuple[float, float]:
-    """Largest absolute difference of the two models' logits over `batches` of pixels, and the largest logit.
-
-    Both are NaN if a logit is, which no comparison then takes for small.
-    """
-    found = []
-    with torch.inference_mode():
-        for pixels in batches:
-            expected, got = network(pixels).logits, deployed(pixels).logits
-            found.append(torch.stack([(expected - got).abs().max(), expected.abs().max()]).cpu())
-    difference, largest = torch.stack(found).amax(dim=0).tolist()
-    return difference, largest
 
 
 class _Logits(nn.Module):

@@ -3,20 +3,18 @@
 from pathlib import Path
 from typing import Any
 
-# Okabe and Ito's blue and vermilion, which colour-blind eyes tell apart; the dashes tell them apart in print.
-TRAIN, VALIDATION = ("#0072B2", "--", "o"), ("#D55E00", "-", "s")
+from training.results.style import BLUE, VERMILION, in_percent, new_figure, open_axes, plain, save
+
+TRAIN, VALIDATION = (BLUE, "--", "o"), (VERMILION, "-", "s")
 
 
 def plot_curves(rows: list[dict[str, Any]], path: Path, title: str) -> None:
     """Draw the rows of `log_history.csv` (see `history_rows`); epochs are counted through all stages."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot as plt
     from matplotlib.ticker import MaxNLocator
 
     epochs, switches = _count_through(rows)
-    figure, axes = plt.subplots(1, 2, figsize=(9, 3.4), layout="constrained")
+    figure = new_figure(9, 3.4)
+    axes = figure.subplots(1, 2)
     for axis, value in zip(axes, ("loss", "accuracy"), strict=True):
         for name, (colour, dashes, marker) in {"train": TRAIN, "validation": VALIDATION}.items():
             points = [(x, row[f"{name}_{value}"]) for x, row in zip(epochs, rows, strict=True)]
@@ -28,22 +26,20 @@ def plot_curves(rows: list[dict[str, Any]], path: Path, title: str) -> None:
             if x > epochs[0]:
                 axis.axvline(x, color="0.6", linewidth=1, linestyle=":")
             axis.annotate(
-                f"{stage}", (x, 1), (3, -3), xycoords=("data", "axes fraction"), textcoords="offset points",
+                plain(stage), (x, 1), (3, -3), xycoords=("data", "axes fraction"), textcoords="offset points",
                 va="top", color="0.4", fontsize=8,
             )  # fmt: skip
         axis.set_xlim(switches[0][0] - 0.1, epochs[-1] + 0.5)
         axis.set_xlabel("epoch")
         axis.set_ylabel(value)
         axis.xaxis.set_major_locator(MaxNLocator(integer=True))
-        axis.spines[["top", "right"]].set_visible(False)
+        open_axes(axis)
         axis.margins(y=0.12)
-    axes[1].yaxis.set_major_formatter("{x:.0%}")
+    in_percent(axes[1].yaxis)
     axes[1].set_ylim(top=min(1.02, axes[1].get_ylim()[1]))
     axes[0].legend(frameon=False, fontsize=8)
-    figure.suptitle(title, fontsize=11)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=150)
-    plt.close(figure)
+    figure.suptitle(plain(title), fontsize=11)
+    save(figure, path)
 
 
 def _count_through(rows: list[dict[str, Any]]) -> tuple[list[float], list[tuple[float, str]]]:

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import io
 import os
-import textwrap
-import warnings
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -15,21 +13,24 @@ from typing import TYPE_CHECKING
 import numpy as np
 from PIL import Image, ImageOps
 
+from training.results import style
+from training.results.style import BLUE, GREY, ORANGE, SKY, short, show_picture, wrapped
+
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.axis import Axis
-    from matplotlib.figure import Figure
 
     from training.data.duplicates import Duplicate
     from training.data.intake import Example
     from training.data.splits import Row
 
-# Okabe and Ito's colours, which colour-blind eyes tell apart, from dark to light so that print does too.
-COLOURS = {"train": "#0072B2", "validation": "#E69F00", "test": "#56B4E9", "images": "#0072B2", "left out": "#BBBBBB"}
+# From dark to light, so that print tells them apart too.
+COLOURS = {"train": BLUE, "validation": ORANGE, "test": SKY, "images": BLUE, "left out": GREY}
 MOST_CLASSES = 120  # bars that can still be read
 MOST_SIZES = 2_000  # dots
 PAIRS, SUSPECTS, SHEETS = 12, 40, 4  # on a sheet, and sheets at most
 PIXELS = 224  # of a picture's longer side on a sheet
+DPI = 110
 
 
 def plot_classes(examples: Sequence[Example], rows: Sequence[Row], path: Path) -> None:
@@ -43,7 +44,7 @@ def plot_classes(examples: Sequence[Example], rows: Sequence[Row], path: Path) -
     left = len(labels) - MOST_CLASSES
     if left > 0:
         labels = [*labels[: MOST_CLASSES // 2], f"… {left} classes between …", *labels[-MOST_CLASSES // 2 :]]
-    figure = _figure(8, 1.2 + 0.2 * len(labels))
+    figure = style.new_figure(8, 1.2 + 0.2 * len(labels))
     axes = figure.subplots()
     start = np.zeros(len(labels))
     for split, colour in COLOURS.items():
@@ -54,14 +55,14 @@ def plot_classes(examples: Sequence[Example], rows: Sequence[Row], path: Path) -
     for place, total in enumerate(start):
         if total:
             axes.annotate(f"{total:,.0f}", (total, place), (3, 0), textcoords="offset points", va="center", fontsize=7)
-    axes.set_yticks(range(len(labels)), [_short(label, 40) for label in labels], fontsize=8)
+    axes.set_yticks(range(len(labels)), [short(label, 40) for label in labels], fontsize=8)
     axes.set_ylim(len(labels) - 0.4, -0.6)
     axes.set_xlabel("images")
     axes.margins(x=0.08)
-    axes.spines[["top", "right"]].set_visible(False)
+    style.open_axes(axes)
     if rows:
         figure.legend(loc="outside upper left", ncols=4, frameon=False, fontsize=8)
-    _save(figure, path)
+    style.save(figure, path, DPI, tight=True)
 
 
 def plot_sizes(examples: Sequence[Example], path: Path) -> None:
@@ -69,7 +70,7 @@ def plot_sizes(examples: Sequence[Example], path: Path) -> None:
     sizes = Counter((example.facts.width, example.facts.height) for example in examples)
     width, height = np.array(list(sizes)).T
     count = np.array(list(sizes.values()))
-    figure = _figure(6, 5)
+    figure = style.new_figure(6, 5)
     axes = figure.subplots()
     limits = min(width.min(), height.min()) / 1.25, max(width.max(), height.max()) * 1.25
     axes.plot(limits, limits, color="0.7", linewidth=1, linestyle=":", zorder=0)
@@ -90,8 +91,8 @@ def plot_sizes(examples: Sequence[Example], path: Path) -> None:
         axis.axes.set(**{f"{axis.axis_name}lim": limits, f"{axis.axis_name}label": f"{name} in pixels"})
         _plain_numbers(axis, scale)
     axes.set_aspect("equal")
-    axes.spines[["top", "right"]].set_visible(False)
-    _save(figure, path)
+    style.open_axes(axes)
+    style.save(figure, path, DPI, tight=True)
 
 
 def plot_duplicates(
@@ -103,19 +104,19 @@ def plot_duplicates(
         part = pairs[start : start + PAIRS]
         pictures = _pictures([path for pair in part for path in (pair.first, pair.second)], read)
         columns = min(2, len(part))
-        figure = _figure(5 * columns, 2.9 * -(-len(part) // columns))
+        figure = style.new_figure(5 * columns, 2.9 * -(-len(part) // columns))
         places = figure.subplots(-(-len(part) // columns), 2 * columns, squeeze=False).flat
         for pair, axes in zip(part, zip(places, places, strict=True), strict=False):
             labels = [by_path[path].label for path in (pair.first, pair.second)]
             for axis, path, label in zip(axes, (pair.first, pair.second), labels, strict=True):
                 split = by_path[path].split
-                _show(axis, pictures[path], f"{label}{f', {split}' if split else ''}\n{_wrapped(path)}")
+                show_picture(axis, pictures[path], f"{label}{f', {split}' if split else ''}\n{wrapped(path)}")
             conflict = "  ·  two labels" if labels[0] != labels[1] else ""
             title = f"{pair.kind}  {pair.similarity:.2f}{conflict}"
             axes[0].set_title(title, loc="left", fontsize=8, fontweight="bold" if conflict else "normal")
         _hide(places)
         sheets.append(folder / f"duplicates-{number}.png")
-        _save(figure, sheets[-1])
+        style.save(figure, sheets[-1], DPI, tight=True)
     return sheets
 
 
@@ -127,31 +128,14 @@ def plot_suspects(suspects: dict[str, str], read: Callable[[str], bytes], folder
         part = names[start : start + SUSPECTS]
         pictures = _pictures(part, read)
         columns = min(5, len(part))
-        figure = _figure(2.2 * columns, 2.7 * -(-len(part) // columns))
+        figure = style.new_figure(2.2 * columns, 2.7 * -(-len(part) // columns))
         places = iter(figure.subplots(-(-len(part) // columns), columns, squeeze=False).flat)
         for path in part:
-            _show(next(places), pictures[path], f"{_wrapped(path)}\n{suspects[path].partition(':')[0]}")
+            show_picture(next(places), pictures[path], f"{wrapped(path)}\n{suspects[path].partition(':')[0]}")
         _hide(places)
         sheets.append(folder / f"suspects-{number}.png")
-        _save(figure, sheets[-1])
+        style.save(figure, sheets[-1], DPI, tight=True)
     return sheets
-
-
-def _figure(width: float, height: float) -> Figure:
-    """Inches; drawn without a display, and without pyplot's list of open figures."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    figure = Figure((width, height), layout="constrained")
-    FigureCanvasAgg(figure)
-    return figure
-
-
-def _save(figure: Figure, path: Path) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with warnings.catch_warnings():  # of letters that the font lacks: boxes here, and in the report as text
-        warnings.simplefilter("ignore")
-        figure.savefig(path, dpi=110, bbox_inches="tight")
 
 
 def _plain_numbers(axis: Axis, scale: str) -> None:
@@ -180,22 +164,6 @@ def _picture(content: bytes) -> Image.Image:
     return picture
 
 
-def _show(axes: Axes, picture: Image.Image, words: str) -> None:
-    axes.imshow(picture)
-    axes.set(xticks=[], yticks=[])
-    axes.spines[:].set(color="0.8", linewidth=0.5)
-    axes.set_xlabel(words.replace("$", r"\$"), fontsize=7)  # a dollar would begin a formula
-
-
 def _hide(places: Iterable[Axes]) -> None:
     for axes in places:
         axes.set_axis_off()
-
-
-def _wrapped(path: str) -> str:
-    """A path in lines of 34 letters, its end at least."""
-    return "\n".join(textwrap.wrap(path if len(path) <= 100 else f"…{path[-99:]}", 34, break_on_hyphens=False))
-
-
-def _short(name: str, most: int) -> str:
-    return (name if len(name) <= most else f"{name[: most - 1]}…").replace("$", r"\$")

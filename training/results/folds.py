@@ -3,20 +3,18 @@
 from pathlib import Path
 from typing import Any
 
-# Okabe and Ito's blue and vermilion, as in the curves.
-FOLD, MEAN = "#0072B2", "#D55E00"
+from training.results.style import BLUE, VERMILION, in_percent, new_figure, open_axes, plain, save
+
+FOLD, MEAN = BLUE, VERMILION
 
 
 def plot_folds(summary: dict[str, Any], path: Path, title: str) -> None:
     """Draw `folds.json`: a point a fold, the mean as a line, its approximate 95 % interval as a band."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot as plt
-    from matplotlib.ticker import MaxNLocator, PercentFormatter
+    from matplotlib.ticker import MaxNLocator
 
     numbers = range(1, len(summary["results"]) + 1)
-    figure, axes = plt.subplots(1, 2, figsize=(9, 3.4), layout="constrained", sharey=True)
+    figure = new_figure(9, 3.4)
+    axes = figure.subplots(1, 2, sharey=True)
     for axis, (name, shown) in zip(axes, {"accuracy": "accuracy", "macro_f1": "macro F1"}.items(), strict=True):
         over_folds = summary[name]
         mean, (low, high) = over_folds["mean"], over_folds["interval"]
@@ -26,13 +24,11 @@ def plot_folds(summary: dict[str, Any], path: Path, title: str) -> None:
         axis.set_xlabel("fold")
         axis.set_ylabel(shown)
         axis.xaxis.set_major_locator(MaxNLocator(integer=True))
-        axis.yaxis.set_major_formatter(PercentFormatter(1))
-        axis.spines[["top", "right"]].set_visible(False)
+        in_percent(axis.yaxis, decimals=None)
+        open_axes(axis)
         axis.margins(x=0.1, y=0.15)
         axis.legend(frameon=False, fontsize=8, loc="lower center", bbox_to_anchor=(0.5, 1), ncols=2)
     bottom, top = axes[0].get_ylim()
     axes[0].set_ylim(max(bottom, -0.02), min(top, 1.02))
-    figure.suptitle(title, fontsize=11)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=150)
-    plt.close(figure)
+    figure.suptitle(plain(title), fontsize=11)
+    save(figure, path)
