@@ -43,7 +43,7 @@ def onnx_example(folder: Path, model: str) -> str:
     preprocessing = _plain_preprocessing(processor)
     libraries = ["import numpy as np", "import onnxruntime", "from PIL import Image, ImageOps"]
     if Path(model).is_dir():
-        where = f'"{Path(model).as_posix()}"'
+        where = json.dumps(Path(model).as_posix(), ensure_ascii=False)
     else:
         libraries.insert(2, "from huggingface_hub import snapshot_download")
         where = f'snapshot_download("{model}", allow_patterns=["*config.json", "onnx/*"])'
