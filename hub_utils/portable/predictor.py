@@ -18,7 +18,10 @@ BATCH = 32  # images
 def load_classifier(model: str | Path, revision: str | None = None, device: Any = "cpu", **how: Any) -> Any:
     """An image-classification `pipeline` in fp32. Our own custom class needs no `trust_remote_code`.
 
-    `how` goes to `pipeline` as it is. Raises what `pipeline` raises.
+    `how` goes to transformers as it is. Raises what transformers raises.
+
+    Raises:
+        ValueError: weights are missing; transformers itself draws them by lot, and the model answers at random.
     """
     import torch
     from transformers import AutoConfig, AutoModelForImageClassification, pipeline
@@ -32,8 +35,18 @@ def load_classifier(model: str | Path, revision: str | None = None, device: Any 
     AutoModelForImageClassification.register(
         BackboneWithHeadConfig, BackboneWithHeadForImageClassification, exist_ok=True
     )
+    network, loaded = AutoModelForImageClassification.from_pretrained(
+        str(model), revision=revision, dtype=torch.float32, output_loading_info=True, **how
+    )
+    if loaded["missing_keys"]:
+        raise ValueError(f"there are no weights for {', '.join(sorted(loaded['missing_keys'])[:3])}")
     return pipeline(
-        "image-classification", model=str(model), revision=revision, device=device, dtype=torch.float32, **how
+        "image-classification",
+        model=network,
+        image_processor=str(model),
+        revision=revision,
+        device=device,
+        **how,
     )
 
 
