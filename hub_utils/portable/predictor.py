@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -35,9 +37,10 @@ def load_classifier(model: str | Path, revision: str | None = None, device: Any 
     AutoModelForImageClassification.register(
         BackboneWithHeadConfig, BackboneWithHeadForImageClassification, exist_ok=True
     )
-    network, loaded = AutoModelForImageClassification.from_pretrained(
-        str(model), revision=revision, dtype=torch.float32, output_loading_info=True, **how
-    )
+    with quiet():
+        network, loaded = AutoModelForImageClassification.from_pretrained(
+            str(model), revision=revision, dtype=torch.float32, output_loading_info=True, **how
+        )
     if loaded["missing_keys"]:
         raise ValueError(f"there are no weights for {', '.join(sorted(loaded['missing_keys'])[:3])}")
     return pipeline(
@@ -48,6 +51,18 @@ def load_classifier(model: str | Path, revision: str | None = None, device: Any 
         device=device,
         **how,
     )
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Without transformers' own report of weights that are missing or too many: whoever loads says what matters."""
+    logger = logging.getLogger("transformers")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
 
 
 def classes_of(classifier: Any) -> list[str]:

@@ -31,6 +31,7 @@ from training.results.plots import plot_results, plot_surest_mistakes
 from training.results.predictions import Predictions, write_predictions
 from training.run_folder import RunFolder, read_json, session, write_json
 
+SLACK = 1e-5  # of a threshold; as far as probabilities in fp32 are apart from one runtime to the next
 MEASURED = SPLITS[1:]  # validation, by which a threshold is chosen, and test
 
 
@@ -296,6 +297,8 @@ def _results(predictions: Predictions) -> dict[str, Any]:
     threshold = None
     if len(predictions.classes) == 2:
         threshold = sensitivity_threshold(validation.labels, validation.probabilities[:, 1])
+        # It is an image's own p: a little less, so that the rounding of a table or of another runtime changes no side.
+        threshold = None if threshold is None else float(f"{threshold * (1 - SLACK):.9g}")
     missing = [name for number, name in enumerate(test.classes) if number not in test.labels]
     groups = [group or path for group, path in zip(test.groups, test.paths, strict=True)]
     figures = evaluate_split(test.labels, test.probabilities, test.classes, groups, threshold=threshold)
