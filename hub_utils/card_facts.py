@@ -46,9 +46,7 @@ class Facts:
 
     @property
     def eval_command(self) -> str:
-        return f"python training/eval.py {shlex.quote(f'runs/{one_line(self.run.name)}')}".replace(
-            "`", "'"
-        )  # it stands in code
+        return f"python training/eval.py {shlex.quote(f'runs/{one_line(self.run.name)}')}"
 
     @property
     def medical(self) -> bool:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from hub_utils.card_facts import Facts
-from hub_utils.markdown import MOST, as_list, as_table, as_text, folded, names_of
+from hub_utils.markdown import MOST, as_code, as_list, as_table, as_text, folded, names_of
 
 
 def as_percent(share: float) -> str:
@@ -55,8 +55,8 @@ def training_section(facts: Facts) -> dict[str, Any]:
     ]
     return {
         "evaluated": False,
-        "measured": f"This run has not been evaluated yet: no intervals, no figures by class. `{facts.eval_command}` "
-        "adds them. Until then, training's own measurement of the saved model:",
+        "measured": f"This run has not been evaluated yet: no intervals, no figures by class. "
+        f"{as_code(facts.eval_command)} adds them. Until then, training's own measurement of the saved model:",
         "results_table": as_table(["", "Accuracy", "Macro F1", "Log loss, in nats"], rows),
     }
 
@@ -83,9 +83,7 @@ def results_section(facts: Facts) -> dict[str, Any]:
 def _results_table(test: dict[str, Any]) -> str:
     """Every metric, and below the accuracy what is reached without looking at what the pictures show."""
     rows = []
-    for name, metric in METRICS.items():
-        if name not in test["metrics"] or (name in ("sensitivity", "specificity") and test.get("operating_points")):
-            continue
+    for name, metric in _shown(test).items():
         rows.append([metric.title + metric.note, *_cells(test["metrics"][name], metric.write)])
         if name == "accuracy":
             rows[-1][1] = f"**{rows[-1][1]}**"
@@ -107,17 +105,24 @@ def _floors(test: dict[str, Any]) -> list[tuple[str, dict[str, Any]]]:
 
 
 def _methods(test: dict[str, Any]) -> str:
+    """How the intervals of the table were made."""
     by_method = defaultdict(list)
-    for name, metric in METRICS.items():
-        method = test["metrics"].get(name, {}).get("method")
+    for name, metric in _shown(test).items():
+        method = test["metrics"][name].get("method")
         if method:
-            by_method[method].append(metric.title[0].lower() + metric.title[1:] if name != "roc_auc" else metric.title)
+            by_method[method].append(metric.title if name == "roc_auc" else metric.title[0].lower() + metric.title[1:])
     if not by_method:
         return "The intervals are 95 % intervals."
     *others, most = sorted(by_method, key=lambda method: len(by_method[method]))
-    told = [f"{as_text(method)} for {as_list(by_method[method])}" for method in others]
-    told.append(f"{as_text(most)} for {'the rest' if others else 'all'}")
-    return f"Intervals: {', '.join(told)}."
+    told = [f"{as_list(by_method[method])}: {as_text(method)}" for method in others]
+    told.append(f"the rest: {as_text(most)}" if others else as_text(most))
+    return f"How the intervals were made – {'; '.join(told)}."
+
+
+def _shown(test: dict[str, Any]) -> dict[str, _Metric]:
+    """The metrics of the table; two of them stand with their thresholds instead."""
+    elsewhere = ("sensitivity", "specificity") if test.get("operating_points") else ()
+    return {name: metric for name, metric in METRICS.items() if name in test["metrics"] and name not in elsewhere}
 
 
 def _reading(test: dict[str, Any]) -> list[str]:

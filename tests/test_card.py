@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import yaml
 from conftest import ROOT
@@ -19,6 +20,7 @@ from hub_utils.card import write_card
 from hub_utils.markdown import as_code, as_text
 from training.fitting.network import base_model_facts
 from training.recipe import Card, Recipe, load_recipe, recipe_names
+from training.results.evaluation import evaluate_split
 from training.results.metrics import wilson_interval
 from training.run_folder import recipe_facts
 
@@ -624,12 +626,16 @@ def test_a_name_is_shown_as_it_is_and_breaks_nothing(name, tmp_path):
     test = evaluation(classes, counts_for(classes)) | {"missing": [name]}
     run = made_run(tmp_path / "run", recipe, classes, test)
     card = card_of(run, "you/model")
-    harmless = replace(recipe, title="t", card=Card(license="mit", data_license="d", citation="c", limits="l"))
-    like = ("a", "b", "plain")
-    other = made_run(tmp_path / "other", harmless, like, evaluation(like, counts_for(like)) | {"missing": ["a"]})
-    assert tags(card) == tags(card_of(other, "you/model"))
+    facts = Card(license="mit", data_license="Harmless", citation="Harmless", limits="Harmless")
+    like = ("Harmless", "Harmless too", "plain")
+    test = evaluation(like, counts_for(like)) | {"missing": ["Harmless"]}
+    other = card_of(
+        made_run(tmp_path / "other", replace(recipe, title="Harmless", card=facts), like, test), "you/model"
+    )
+    assert tags(card) == tags(other)
     shown = MarkdownIt().renderInline(as_text(name))
-    assert rendered(body(card)).count(shown) >= 8
+    links = 3 if "http" in name else 0  # licence, citation and limits, where addresses become links
+    assert rendered(body(card)).count(shown) >= rendered(body(other)).count("Harmless") - links > 12
     assert [line for line in card.split("\n") if line == "---"] == ["---", "---"]
     data = ModelCard.load(run / "README.md").data
     assert data.license == "mit" and data.model_name == "model" and data.eval_results[0].metric_value == 0.85
@@ -661,3 +667,17 @@ def test_a_cookbook_is_no_run(tmp_path):
     write({"flour": "500 g"}, run / "recipe.json")
     with pytest.raises(ValueError, match="is no recipe of a run"):
         write_card(run)
+
+
+def test_an_evaluation_as_it_comes_makes_a_card(tmp_path):
+    """Probabilities, not a table made up here: two images a patient, one class of three never seen."""
+    labels = np.random.default_rng(0).integers(0, 2, 60)
+    for classes in (["benign", "malignant"], ["a", "b", "never seen"]):
+        shares = np.random.default_rng(1).dirichlet(np.ones(len(classes)), 60) + np.eye(len(classes))[labels]
+        figures = evaluate_split(labels, shares / 2, classes, [str(number // 2) for number in range(60)])
+        test = {**figures, "split": "test", "classes": classes, "missing": classes[2:], "floors": {}}
+        name = "breast_cancer" if len(classes) == 2 else "flowers"
+        card = card_of(made_run(tmp_path / name, load_recipe(name), classes, test))
+        assert "60 test images (30 if what belongs together counts once)" in card and not NEVER.search(card)
+        assert ("### Thresholds" in card) == (len(classes) == 2)
+        assert ("| never seen | 0 | – | – | – |" in card) == (len(classes) == 3)

@@ -37,7 +37,8 @@ PACKAGES = (
 # What a run and the commands that read it write; nothing else in the folder is ours to remove.
 WRITTEN = frozenset(
     ("config.json", "model.safetensors", "preprocessor_config.json", "onnx", "serving.json", "recipe.json", "plots")
-    + ("log_history.csv", "all_results.json", "test_results.json", "README.md", "local", "checkpoints")
+    + ("log_history.csv", "all_results.json", "test_results.json", "rocks_similarity.json", "README.md")
+    + ("local", "checkpoints")
 )
 # What may change when a run goes on, for it changes no result; a seed stands in the recipe too.
 FREE_FACTS = {"title", "card"}

@@ -82,9 +82,8 @@ def deploy(
             before, after = _calibration(logits * temperature, labels), _calibration(logits, labels)
             results["calibration"][split] = {"before": before, "after": after}
     if temperature is not None:
-        say(
-            f"calibrated logits divided by {temperature:.2f}; {_gain(results['calibration']['test'])} on the test split"
-        )
+        gain = _gain(**results["calibration"]["test"])
+        say(f"calibrated logits divided by {temperature:.2f}; on the test split {gain}")
     return results
 
 

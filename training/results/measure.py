@@ -77,7 +77,10 @@ def measure(run: RunFolder, source: Source | None = None, say: Callable[[str], N
     plot_results(results, test, run.plots, title)
     if not isinstance(source, Streamed):  # whose images would have to be fetched again
         plot_surest_mistakes(classifier, test, source.reader(), run.mistakes, title)
-    write_card(run.path)
+    try:
+        write_card(run.path)
+    except ValueError as error:
+        raise UserError(f"no model card: {error}") from error
     return results
 
 
