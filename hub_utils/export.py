@@ -2,6 +2,7 @@
 
 At inference BatchNorm is affine and Dropout is nothing, so a head folds into Linear layers with a ReLU between. One
 Linear deploys as the architecture's own class, which plain `pipeline` loads; more need `modeling_backbone_with_head`.
+The deployable's ONNX form carries every head, and class activation maps beside the logits.
 """
 
 from __future__ import annotations
@@ -9,6 +10,9 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -16,13 +20,17 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
+from hub_utils.portable.activation_maps import ActivationMaps
 from hub_utils.portable.modeling_backbone_with_head import (
     BackboneWithHeadConfig,
     BackboneWithHeadForImageClassification,
 )
+from hub_utils.portable.predictor import load_classifier
 
 # Where the architecture's own class keeps its body.
 NATIVE_BODY = {"resnet": "resnet"}
+OPSET = 17  # of ONNX: read by ONNX Runtime since 1.12, of 2022
+ONNX_TOLERANCE = 1e-4  # of the largest logit, or value of a map: how far ONNX Runtime may be from torch, in fp32
 
 
 def fold_head(head: nn.Sequential, temperature: float = 1.0) -> nn.Sequential:
@@ -75,16 +83,17 @@ def _linear(weight: torch.Tensor, bias: torch.Tensor) -> nn.Linear:
     return linear
 
 
-def save_deployable(network: BackboneWithHeadForImageClassification, processor: Any, folder: Path) -> None:
+def save_deployable(
+    network: BackboneWithHeadForImageClassification, processor: Any, folder: Path, temperature: float = 1.0
+) -> None:
     """Write config.json, model.safetensors and what else `pipeline` needs into `folder`, which may hold other files.
+
+    Its logits are those of `network` divided by `temperature`.
 
     Everything is written beside and then moved, weights last, so that a run that dies here leaves no half model.
     """
-    partial = folder / ".export"
-    shutil.rmtree(partial, ignore_errors=True)  # of a run that was killed here
-    partial.mkdir(parents=True)
-    try:
-        head = fold_head(network.head)
+    with _moved_when_whole(folder, folder, last=".safetensors") as partial:
+        head = fold_head(network.head, temperature)
         model_type = network.config.backbone["model_type"]
         if len(head) == 1 and model_type == "timm_wrapper":
             _save_timm(network, head[0], partial)  # the processor's values stand in its config.json
@@ -94,14 +103,29 @@ def save_deployable(network: BackboneWithHeadForImageClassification, processor: 
         else:
             _save_custom(network, head, partial)
             processor.save_pretrained(partial)
+        # safetensors lets nobody but the owner read its files
+        (partial / "model.safetensors").chmod((partial / "config.json").stat().st_mode)
         # An earlier model's preprocessor_config.json would win over timm's own values on the Hub.
         for path in (*folder.glob("modeling_*.py"), *folder.glob("preprocessor_config.json")):
             if not (partial / path.name).exists():
                 path.unlink()
-        readable = (partial / "config.json").stat().st_mode
-        for path in sorted(partial.iterdir(), key=lambda path: path.suffix == ".safetensors"):
-            path.chmod(readable)  # safetensors lets nobody but the owner read its files
-            os.replace(path, folder / path.name)
+        (folder / "onnx" / "model.onnx").unlink(missing_ok=True)  # the earlier model's
+
+
+@contextmanager
+def _moved_when_whole(folder: Path, target: Path, last: str) -> Iterator[Path]:
+    """A folder in `folder` to write into; at the end its files move into `target`, those ending in `last` as the last.
+
+    Whatever dies on the way leaves `target` as it was.
+    """
+    partial = folder / ".export"
+    shutil.rmtree(partial, ignore_errors=True)  # of a run that was killed here
+    partial.mkdir(parents=True)
+    try:
+        yield partial
+        target.mkdir(exist_ok=True)
+        for path in sorted(partial.iterdir(), key=lambda path: path.suffix == last):
+            os.replace(path, target / path.name)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
 
@@ -180,15 +204,81 @@ def _save_timm(network: nn.Module, linear: nn.Linear, folder: Path) -> None:
     (folder / "config.json").write_text(json.dumps(config, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
-def largest_difference(network: nn.Module, deployed: nn.Module, batches: Any) -> tuple[float, float]:
-    """Largest absolute difference of the two models' logits over `batches` of pixels, and the largest logit.
+class _Logits(nn.Module):
+    """The model's logits alone, as a tuple."""
 
-    Both are NaN if a logit is, which no comparison then takes for small.
+    def __init__(self, model: nn.Module):
+        super().__init__()
+        self.model = model
+        self.eval()
+
+    def forward(self, pixel_values: torch.Tensor) -> tuple[torch.Tensor]:
+        return (self.model(pixel_values).logits,)
+
+
+def save_onnx(folder: Path) -> float:
+    """Write `folder`/onnx/model.onnx of the deployable in `folder`, and return how far it answers from it.
+
+    The file takes `pixel_values`, float32 of shape (batch, 3, height, width) with the size that the image processor
+    makes, and gives `logits` (batch, classes) and, if the network pools a feature map, `maps` (batch, classes, h, w) as
+    of `ActivationMaps`. Its answers are compared with torch's on noise; returned is the largest difference of either
+    output, as a share of that output's largest value.
+
+    Raises:
+        RuntimeError: ONNX Runtime does not answer as torch does.
     """
-    found = []
+    classifier = load_classifier(folder)
+    try:
+        network, outputs = ActivationMaps(classifier.model), ["logits", "maps"]
+    except ValueError:  # a transformer, for example, pools no map
+        network, outputs = _Logits(classifier.model), ["logits"]
+    shape = _input_shape(classifier.image_processor)
+    with _moved_when_whole(folder, folder / "onnx", last=".onnx") as partial:
+        path = partial / "model.onnx"
+        with warnings.catch_warnings(), torch.inference_mode():
+            warnings.simplefilter("ignore")
+            # The exporter by tracing: there is no control flow to keep, and it takes a fifth of the other's time, which
+            # also writes this machine's paths into the file.
+            torch.onnx.export(
+                *(network, (torch.zeros(2, *shape),), path),
+                input_names=["pixel_values"],
+                output_names=outputs,
+                dynamic_axes={name: {0: "batch"} for name in ("pixel_values", *outputs)},
+                opset_version=OPSET,
+                dynamo=False,
+            )
+        # A ReLU whose input is 0 but for rounding may open for one and not for the other: once in 500, but not twice.
+        difference = _onnx_difference(path, network, shape, seed=0)
+        if not difference <= ONNX_TOLERANCE:
+            difference = _onnx_difference(path, network, shape, seed=1)
+        if not difference <= ONNX_TOLERANCE:
+            raise RuntimeError(
+                f"the ONNX file's answers differ from the model's by {difference:.2e} of the largest, more than "
+                f"{ONNX_TOLERANCE:g}: please report this"
+            )
+    return difference
+
+
+def _input_shape(processor: Any) -> tuple[int, int, int]:
+    """Channels, height and width of what the image processor makes, found by showing it a grey picture."""
+    from PIL import Image
+
+    pixels = processor(Image.new("RGB", (64, 64), "grey"), return_tensors="pt")["pixel_values"]
+    return tuple(pixels.shape[1:])
+
+
+def _onnx_difference(path: Path, network: nn.Module, shape: tuple[int, int, int], seed: int) -> float:
+    """Largest difference of ONNX Runtime's outputs and torch's, as a share of the output's largest; NaN if one is."""
+    import onnxruntime
+
+    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    pixels = torch.randn(3, *shape, generator=torch.Generator().manual_seed(seed))
     with torch.inference_mode():
-        for pixels in batches:
-            expected, got = network(pixels).logits, deployed(pixels).logits
-            found.append(torch.stack([(expected - got).abs().max(), expected.abs().max()]).cpu())
-    difference, largest = torch.stack(found).amax(dim=0).tolist()
-    return difference, largest
+        expected = [network(pixels), (network.model(pixels[:1]).logits,)]  # the model's own, beside what was exported
+    found = []
+    for batch, outputs in zip((pixels, pixels[:1]), expected, strict=True):
+        answers = session.run(None, {"pixel_values": batch.numpy()})
+        for answer, output in zip(answers, outputs, strict=False):
+            difference = (torch.from_numpy(answer) - output).abs().max()
+            found.append(difference / output.abs().max().clamp(min=torch.finfo().tiny))
+    return torch.stack(found).max().item()

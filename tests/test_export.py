@@ -2,7 +2,6 @@
 
 import itertools
 import json
-import math
 import subprocess
 import sys
 
@@ -14,9 +13,8 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 from torch import nn
 from torch.nn import BatchNorm1d, Dropout, Linear, ReLU
-from transformers.modeling_outputs import ImageClassifierOutput
 
-from hub_utils.export import fold_head, largest_difference, save_deployable
+from hub_utils.export import fold_head, save_deployable
 from hub_utils.portable.modeling_backbone_with_head import build_layer
 from hub_utils.portable.predictor import load_classifier
 from training import recipe as recipes
@@ -157,16 +155,26 @@ def saved(trained, tmp_path_factory):
     return folders
 
 
+def check_same_logits(network, deployed, pixels, temperature=1.0):
+    with torch.inference_mode():
+        expected, got = network(pixels).logits, deployed.eval()(pixels).logits * temperature
+    assert expected.abs().max() > 0
+    assert (expected - got).abs().max() <= 1e-4 * expected.abs().max()
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_a_temperature_is_folded_into_the_weights(form, trained, tmp_path):
+    network, processor = trained[form]
+    save_deployable(network, processor, tmp_path, temperature=2.5)
+    check_same_logits(network, load_classifier(tmp_path).model, torch.randn(4, 3, 32, 32), 2.5)
+
+
 @pytest.mark.parametrize("form", FORMS)
 def test_what_is_loaded_again_answers_as_what_was_trained(form, trained, saved):
     network, processor = trained[form]
     classifier = load_classifier(saved[form])
     assert type(classifier.model).__name__ == FORMS[form][1]
-    difference, largest = largest_difference(
-        network, classifier.model.eval(), [torch.randn(5, 3, 32, 32) for _ in range(3)]
-    )
-    assert largest > 0
-    assert difference <= 1e-4 * largest
+    check_same_logits(network, classifier.model, torch.randn(15, 3, 32, 32))
     for image in (noise(40, 32, 1), noise(33, 91, 2)):
         pixels = Preprocessing(processor)(image)
         assert torch.equal(Preprocessing(classifier.image_processor)(image), pixels)
@@ -186,24 +194,6 @@ def test_the_folder_holds_what_pipeline_needs_and_nothing_of_this_machine(form, 
     assert config["architectures"] == [FORMS[form][1]]
     names = config["label_names"] if form == "timm" else [config["id2label"][str(index)] for index in range(4)]
     assert names == LABELS
-
-
-class Scale(nn.Module):
-    """Logits that are the pixels times a factor."""
-
-    def __init__(self, factor: float):
-        super().__init__()
-        self.factor = factor
-
-    def forward(self, pixels):
-        return ImageClassifierOutput(logits=pixels * self.factor)
-
-
-def test_the_largest_difference_is_the_largest_of_all_batches_and_nan_is_not_small():
-    batches = [torch.tensor([[1.0, -2.0]]), torch.tensor([[0.5, 8.0]]), torch.tensor([[0.0, 1.0]])]
-    assert largest_difference(Scale(-2.0), Scale(-1.5), batches) == (4.0, 16.0)
-    assert all(math.isnan(value) for value in largest_difference(Scale(float("nan")), Scale(float("nan")), batches))
-    assert math.isnan(largest_difference(Scale(1.0), Scale(float("nan")), batches)[0])
 
 
 # A process of a stranger: nothing of this project can be imported there.
@@ -303,10 +293,7 @@ def test_timm_networks_of_other_kinds_deploy_as_well(tmp_path, architecture, mod
     base = timm_base(tmp_path, architecture, 32, **model_args)
     network, processor = build_network(Recipe(title="t", base_model=base, head=head, stages=(Stage(name="a"),)), LABELS)
     save_deployable(network.eval(), processor, tmp_path / "run")
-    difference, largest = largest_difference(
-        network, load_classifier(tmp_path / "run").model.eval(), [torch.randn(2, 3, 32, 32)]
-    )
-    assert difference <= 1e-4 * largest
+    check_same_logits(network, load_classifier(tmp_path / "run").model, torch.randn(2, 3, 32, 32))
 
 
 # Dying while saving

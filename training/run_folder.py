@@ -37,7 +37,8 @@ PACKAGES = (
 # What a run and the commands that read it write; nothing else in the folder is ours to remove.
 WRITTEN = frozenset(
     ("config.json", "model.safetensors", "preprocessor_config.json", "onnx", "serving.json", "recipe.json", "plots")
-    + ("log_history.csv", "all_results.json", "test_results.json", "README.md", "local", "checkpoints")
+    + ("log_history.csv", "all_results.json", "test_results.json", "rocks_similarity.json", "README.md")
+    + ("local", "checkpoints")
 )
 # What may change when a run goes on, for it changes no result; a seed stands in the recipe too.
 FREE_FACTS = {"title", "card"}
@@ -65,8 +66,24 @@ class RunFolder:
         return self.path / "all_results.json"
 
     @property
-    def curves(self) -> Path:
-        return self.path / "plots" / "curves.png"
+    def weights(self) -> Path:
+        return self.path / "model.safetensors"
+
+    @property
+    def test_results(self) -> Path:
+        return self.path / "test_results.json"
+
+    @property
+    def plots(self) -> Path:
+        return self.path / "plots"
+
+    @property
+    def predictions(self) -> Path:
+        return self.path / "local" / "predictions.csv"
+
+    @property
+    def mistakes(self) -> Path:
+        return self.path / "local" / "mistakes.png"
 
     @property
     def splits(self) -> Path:
@@ -94,6 +111,32 @@ class RunFolder:
             return {"recipe", "flags"} <= json.loads(self.recipe.read_text(encoding="utf-8")).keys()
         except (OSError, ValueError, AttributeError):
             return False
+
+    def check_trained(self) -> None:
+        """Refuse what cannot be measured.
+
+        Raises:
+            UserError: there is no run here, or it has no weights yet.
+        """
+        if not self.path.is_dir():
+            raise UserError(
+                f"no run '{self.path}'; it is the folder that train.py wrote, runs/RECIPE if nothing was said"
+            )
+        folds = FoldsFolder(self.path).stored()
+        if folds:
+            raise UserError(
+                f"'{self.path}' holds a cross-validation; each of its folds is a run: {self.path / 'fold1'} for one"
+            )
+        if not self.exists():
+            raise UserError(
+                f"'{self.path}' is no run that train.py wrote (no recipe.json of ours in it); for any other model, "
+                f"python training/predict.py {self.path} IMAGES"
+            )
+        if not (self.weights.is_file() and (self.path / "config.json").is_file() and self.results.is_file()):
+            raise UserError(
+                f"the run in '{self.path}' has not come to its end: it has no model yet; the command that began it, "
+                "with --resume, goes on"
+            )
 
     def check_free(self, resume: bool, overwrite: bool) -> bool:
         """Whether there is a run to go on with; refuse to mix this run with anything that is there already.
@@ -257,9 +300,13 @@ def recipe_facts(recipe: Recipe, base_model: Any, stage_flags: list[dict[str, An
     return {
         "recipe": _plain({**values, "base_model": base_model}),
         "flags": _plain(stage_flags),
-        "git_commit": _git_commit(),
-        "versions": {name: _version(name) for name in PACKAGES},
+        **session(),
     }
+
+
+def session() -> dict[str, Any]:
+    """What this is computed with: the project's commit and the libraries' versions."""
+    return {"git_commit": _git_commit(), "versions": {name: _version(name) for name in PACKAGES}}
 
 
 def check_same(stored: Path, facts: dict[str, Any]) -> None:

@@ -92,6 +92,9 @@ def parser() -> Parser:
     existing.add_argument("--resume", action="store_true", help="go on with a run that was interrupted")
     existing.add_argument("--overwrite", action="store_true", help="replace the run that is in the folder")
     result.add_argument("--class_weights", choices=["balanced"], help="weigh rare classes more")
+    result.add_argument(
+        "--no_calibrate", action="store_true", help="leave probabilities as training made them, mostly too sure"
+    )
     result.add_argument("--threads", type=int, metavar="N", help="CPU threads (default: the cores there are)")
     result.add_argument(
         "--channels_last", type=_yes_or_no, metavar="true|false", help="memory layout (default: by hardware)"
@@ -118,7 +121,9 @@ def main(tokens: list[str]) -> int:
     from training.fitting.folds import fit_folds
     from training.run_folder import FoldsFolder, RunFolder
 
-    options = Options(known.resume, known.overwrite, known.threads, known.channels_last, known.thorough)
+    options = Options(
+        known.resume, known.overwrite, known.threads, known.channels_last, known.thorough, not known.no_calibrate
+    )
     one = RunFolder(run) if known.folds is None else FoldsFolder(run).fold(1)
     source = _source(known, recipe, one)
     try:
@@ -130,9 +135,9 @@ def main(tokens: list[str]) -> int:
         raise _explained(error, run) from error
     if int(os.environ.get("RANK", 0)) == 0:
         print(f"wrote      {run}")
-        print(
-            f'next       python -c "{_use(one)}"' if known.folds is None else f"next       {_single_run(tokens, run)}"
-        )
+        if known.folds is None:
+            print(f'use        python -c "{_use(one)}"')
+        print(f"next       {f'python training/eval.py {run}' if known.folds is None else _single_run(tokens, run)}")
     return 0
 
 

@@ -38,9 +38,9 @@ def load_classifier(model: str | Path, revision: str | None = None, device: Any 
 
 
 def classes_of(classifier: Any) -> list[str]:
-    """Names of the classes, in the order of the logits."""
-    names = classifier.model.config.id2label
-    return [names[index] for index in range(len(names))]
+    """Names of the classes, in the order of the logits; where two have one name (ImageNet's cranes), with a number."""
+    names = [name for _, name in sorted(classifier.model.config.id2label.items())]
+    return [name if names.count(name) == 1 else f"{name} ({index})" for index, name in enumerate(names)]
 
 
 def logits_of(classifier: Any, images: Iterable[Image.Image], batch_size: int = BATCH) -> Iterator[np.ndarray]:
@@ -62,3 +62,19 @@ def forward(classifier: Any, batch: Sequence[Any]) -> np.ndarray:
     if len({each.shape for each in pixels}) > 1:  # a processor that does not crop
         return np.concatenate([forward(classifier, [inputs]) for inputs in batch])
     return classifier.forward({"pixel_values": torch.cat(pixels)})["logits"].float().numpy()
+
+
+def probabilities_of(classifier: Any, logits: np.ndarray) -> np.ndarray:
+    """Probabilities, float64, of logits (…, classes): the softmax; a sigmoid each where `pipeline` takes that.
+
+    Raises:
+        ValueError: a model of numbers, not of classes.
+    """
+    from scipy.special import expit, softmax
+
+    config = classifier.model.config
+    if config.problem_type == "regression":
+        raise ValueError(f"{type(classifier.model).__name__} predicts numbers, not classes")
+    if config.problem_type == "multi_label_classification" or config.num_labels == 1:
+        return expit(logits.astype(np.float64))
+    return softmax(logits.astype(np.float64), axis=-1)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,8 +17,8 @@ from tqdm.auto import tqdm
 
 from training.data.archives import is_archive, unpacked
 from training.data.embedded import write_digits
-from training.data.images import look
-from training.data.intake import Example, Skipped, check_classes, read_folder, split_of, summary
+from training.data.images import Facts, look
+from training.data.intake import Example, Skipped, check_classes, read_folder, split_of, summary, verify
 from training.data.splits import SPLITS, Row
 from training.data.table import LABEL_COLUMNS, Table, is_table, open_table
 from training.recipe import Data, Recipe, UserError, first_line
@@ -51,13 +52,7 @@ class Folder:
         """
         from datasets import ClassLabel, Dataset, DatasetDict, Features, Image, Value
 
-        gone = [row.path for row in rows if not (self.data_dir / row.path).is_file()]
-        if gone:
-            raise UserError(
-                f"{len(gone)} of the run's {len(rows)} images {'is' if len(gone) == 1 else 'are'} not in "
-                f"'{self.data_dir}' any more, '{gone[0]}' for one; give their folder with --data_dir, or start anew "
-                "with --overwrite"
-            )
+        self.check_there(rows)
         names = sorted({row.label for row in rows})
         features = Features(image=Image(), label=ClassLabel(names=names), path=Value("string"))
         parts = {split: [row for row in rows if row.split == split] for split in SPLITS}
@@ -75,9 +70,24 @@ class Folder:
             }
         )
 
+    def check_there(self, rows: Sequence[Row]) -> None:
+        """Raise `UserError` if an image is gone."""
+        gone = [row.path for row in rows if not (self.data_dir / row.path).is_file()]
+        if gone:
+            raise UserError(
+                f"{len(gone)} of the run's {len(rows)} images {'is' if len(gone) == 1 else 'are'} not in "
+                f"'{self.data_dir}' any more, '{gone[0]}' for one; give their folder with --data_dir, or train anew "
+                "with --overwrite"
+            )
+
     def reader(self) -> Callable[[str], bytes]:
         """What gives the encoded bytes of an image by its path."""
         return lambda path: (self.data_dir / path).read_bytes()
+
+    def facts(self, rows: Sequence[Row], progress: bool = True) -> dict[str, Facts]:
+        """What is in each row's image, by path; those that cannot be read are missing."""
+        examples = [Example(row.path, row.label) for row in rows]
+        return {each.path: each.facts for each in verify(examples, self.data_dir, [], progress)}
 
     def to_dict(self) -> dict[str, str]:
         """What `local/data.json` says."""
@@ -196,6 +206,14 @@ class HubDataset:
             return _content(encoded[split][int(row)])
 
         return read
+
+    def facts(self, rows: Sequence[Row], progress: bool = True) -> dict[str, Facts]:
+        """As `Folder.facts`."""
+        read = self.reader()
+        with ThreadPoolExecutor(os.cpu_count()) as pool:
+            found = pool.map(lambda row: look(read(row.path)), rows)
+            bar = tqdm(found, "Reading images", len(rows), unit=" images", leave=False, disable=not progress or None)
+            return {row.path: facts for row, facts in zip(rows, bar, strict=True) if not facts.reason}
 
     def to_dict(self) -> dict[str, str | None]:
         """What `local/data.json` says."""

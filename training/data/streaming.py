@@ -271,7 +271,7 @@ class StreamedViews(IterableDataset):
     def __init__(
         self,
         rows: StreamedSplit,
-        preprocessing: Preprocessing,
+        preprocessing: Preprocessing | None,
         batch_size: int,
         augmentation: Augmentation | None = None,
         seed: int = 0,
@@ -376,10 +376,20 @@ class StreamedViews(IterableDataset):
         if self.rows.report is None or index in self._reported:
             return
         self._reported.add(index)
-        split = self.rows.source.survey.shards[int(np.searchsorted(self._starts, index, "right")) - 1][0]
-        before = next(self._starts[i] for i, shard in enumerate(self.rows.source.survey.shards) if shard[0] == split)
         with FileLock(f"{self.rows.report}.lock"), self.rows.report.open("a", newline="", encoding="utf-8") as file:
-            csv.writer(file).writerow((f"{self.rows.source.revision}/{split}/{index - before}", reason))
+            csv.writer(file).writerow((self.path_of(index), reason))
+
+    def path_of(self, index: int) -> str:
+        """revision/split/row of the row that is number `index` of all."""
+        shards = self.rows.source.survey.shards
+        split = shards[int(np.searchsorted(self._starts, index, "right")) - 1][0]
+        before = next(start for start, shard in zip(self._starts, shards, strict=False) if shard[0] == split)
+        return f"{self.rows.source.revision}/{split}/{index - before}"
+
+    def encoded(self) -> Iterator[tuple[str, int, bytes | None]]:
+        """Path, class and encoded bytes of every image, in order; None for one that is gone."""
+        for index, label, content in self._fetched(self._rows(0, len(self.rows), 0)):
+            yield self.path_of(index), label, content
 
     def _gap(self, spare: deque[tuple[int, bytes]], number: int, epoch: int) -> torch.Tensor:
         """An image for a place that has none; a grey one if none could be read at all."""

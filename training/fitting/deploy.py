@@ -1,22 +1,26 @@
-"""The end of training: fold, save, load again as a visitor would, and measure what was loaded, in fp32."""
+"""The end of training: calibrate, fold, save, load again as a visitor would, and measure what was loaded, in fp32."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+from scipy.special import softmax
 from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
 
-from hub_utils.export import largest_difference, save_deployable
+from hub_utils.export import save_deployable, save_onnx
 from hub_utils.portable.modeling_backbone_with_head import BackboneWithHeadForImageClassification
 from hub_utils.portable.predictor import load_classifier
 from training.data.streaming import StreamedSplit, views
 from training.data.transforms import Preprocessing
+from training.fitting import hardware
+from training.recipe import UserError, first_line
+from training.results.calibration import fit_temperature
+from training.results.calibration_error import expected_calibration_error
 from training.results.metrics import classification_metrics
 
 if TYPE_CHECKING:
@@ -24,7 +28,6 @@ if TYPE_CHECKING:
     from transformers import TrainingArguments
 
 TOLERANCE = 1e-4  # of the largest logit: how far the deployed model may be from the trained one, in fp32
-COMPARED = 64  # images on which the two are compared
 
 
 def deploy(
@@ -34,38 +37,53 @@ def deploy(
     folder: Path,
     args: TrainingArguments,
     say: Callable[[str], None],
+    calibrate: bool = True,
 ) -> dict[str, Any]:
     """Write the deployable into `folder` and return how it does on validation and test.
 
+    With `calibrate`, its logits are those of `network` divided by the temperature that suits the validation split.
+
     Raises:
+        UserError: the network's answers are not finite.
         RuntimeError: what was saved does not answer as what was trained.
     """
-    save_deployable(network, processor, folder)
-    classifier = load_classifier(folder, args.device)
-    deployed = classifier.model.eval()
-    preprocessing = Preprocessing(classifier.image_processor)
-    difference, largest = _compare(
-        network.to(args.device), deployed, _batches(datasets["validation"], preprocessing, args)
-    )
-    if not difference <= TOLERANCE * largest:
-        raise RuntimeError(
-            f"the saved model's logits differ from the trained one's by {difference:.2e}, more than {TOLERANCE:g} of "
-            f"the largest, {largest:.2e}: please report this"
+    hardware.compute_exactly()
+    batches = _batches(datasets["validation"], Preprocessing(processor), args)
+    trained, labels = answers(network.to(args.device), batches, "the trained network")
+    if not np.isfinite(trained).all():
+        raise UserError(
+            "training has come to nothing: the network's answers are not finite numbers; --overwrite with a smaller "
+            "--learning_rate starts anew"
         )
-    say(
-        f"saved      {type(deployed).__name__}, loaded again; its logits differ by {difference:.1e} at most (largest "
-        f"logit {largest:.1f})"
-    )
+    temperature = fit_temperature(trained, labels) if calibrate else None
+    save_deployable(network, processor, folder, temperature or 1.0)
+    classifier = load_classifier(folder, device=args.device)
+    preprocessing = Preprocessing(classifier.image_processor)
+    found = {
+        split: answers(classifier.model, _batches(datasets[split], preprocessing, args), split)
+        for split in ("validation", "test")
+    }
+    name = type(classifier.model).__name__
+    difference, largest = _compare(trained, found["validation"][0] * (temperature or 1.0))
+    say(f"saved      {name}, loaded again; its logits differ by {difference:.1e} at most (largest logit {largest:.1f})")
     results: dict[str, Any] = {
-        "model_class": type(deployed).__name__,
+        "model_class": name,
         "largest_logit_difference": difference,
         "largest_logit": largest,
+        "temperature": temperature,
+        "onnx_difference": _save_onnx(folder, say),
+        "calibration": {},
     }
-    for split in ("validation", "test"):
-        logits, labels = answers(deployed, _batches(datasets[split], preprocessing, args), split)
+    for split, (logits, labels) in found.items():
         results[split] = classification_metrics(logits, labels)
         accuracy, loss = results[split]["accuracy"], results[split]["loss"]
         say(f"{split:<11}accuracy {accuracy:.2%} of {len(labels)}, loss {loss:.4f}")
+        if temperature is not None:
+            before, after = _calibration(logits * temperature, labels), _calibration(logits, labels)
+            results["calibration"][split] = {"before": before, "after": after}
+    if temperature is not None:
+        gain = _gain(**results["calibration"]["test"])
+        say(f"calibrated logits divided by {temperature:.2f}; on the test split {gain}")
     return results
 
 
@@ -84,11 +102,41 @@ def answers(model: torch.nn.Module, batches: DataLoader, name: str) -> tuple[np.
     return torch.cat(logits)[counted].numpy(), torch.cat(labels)[counted].numpy()
 
 
-def _compare(network: torch.nn.Module, deployed: torch.nn.Module, batches: DataLoader) -> tuple[float, float]:
-    """`largest_difference` on the first images."""
-    device = next(deployed.parameters()).device
-    few = [batch["pixel_values"].to(device) for batch in islice(batches, -(-COMPARED // batches.batch_size))]
-    return largest_difference(network, deployed, few)
+def _compare(trained: np.ndarray, deployed: np.ndarray) -> tuple[float, float]:
+    """Largest difference of the logits, and the largest logit.
+
+    Raises:
+        RuntimeError: the difference is too large, or no number.
+    """
+    difference, largest = float(np.abs(trained - deployed).max()), float(np.abs(trained).max())
+    if not difference <= TOLERANCE * largest:
+        raise RuntimeError(
+            f"the saved model's logits differ from the trained one's by {difference:.2e}, more than {TOLERANCE:g} of "
+            f"the largest, {largest:.2e}: please report this"
+        )
+    return difference, largest
+
+
+def _save_onnx(folder: Path, say: Callable[[str], None]) -> float | None:
+    """See `save_onnx`. The model is whole without it, so that a network that cannot be exported is worth a warning."""
+    try:
+        return save_onnx(folder)
+    except Exception as error:  # the exporter's are of many kinds
+        say(f"warning    no ONNX file: {first_line(error)}")
+        return None
+
+
+def _calibration(logits: np.ndarray, labels: np.ndarray) -> dict[str, float]:
+    probabilities = softmax(logits.astype(np.float64), axis=1)
+    return {
+        "loss": classification_metrics(logits, labels)["loss"],
+        "expected_calibration_error": expected_calibration_error(probabilities, labels),
+    }
+
+
+def _gain(before: dict[str, float], after: dict[str, float]) -> str:
+    errors = " → ".join(f"{each['expected_calibration_error']:.1%}" for each in (before, after))
+    return f"log loss {before['loss']:.4f} → {after['loss']:.4f}, calibration error {errors}"
 
 
 def _batches(rows: Dataset | StreamedSplit, preprocessing: Preprocessing, args: TrainingArguments) -> DataLoader:

@@ -49,6 +49,7 @@ class Options:
     threads: int | None = None
     channels_last: bool | None = None
     thorough: bool = False
+    calibrate: bool = True
 
 
 @dataclass(frozen=True)
@@ -149,9 +150,9 @@ def fit(
 
     network = _load_checkpoint(config, weights).eval()
     write_history(history, run.history)
-    plot_curves(history, run.curves, f"{recipe.title} ({recipe.name})")
+    plot_curves(history, run.plots / "curves.png", f"{recipe.title} ({recipe.name})")
     results = {
-        **deploy(network, processor, job.datasets, run.path, stage_arguments[-1], say),
+        **deploy(network, processor, job.datasets, run.path, stage_arguments[-1], say, options.calibrate),
         "seconds": round(sum(row["seconds"] or 0 for row in history), 1),
         "hardware": str(plan.machine),
         "processes": process.num_processes,

@@ -42,6 +42,7 @@ OWN = (
     "class_weights",
     "threads",
     "channels_last",
+    "no_calibrate",
 )
 
 

@@ -66,6 +66,12 @@ def choose(
     )
 
 
+def compute_exactly() -> None:
+    """fp32 as it is called: by default cuDNN rounds what convolutions multiply to 10 bits (TF32)."""
+    torch.backends.cudnn.allow_tf32 = False
+    torch.backends.cuda.matmul.allow_tf32 = False
+
+
 def _cores() -> int:
     """Physical cores that this process may use; a second thread on a core only slows matrix products."""
     import psutil

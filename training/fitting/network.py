@@ -8,6 +8,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from training.hub import hub_answers, why_not_loaded
 from training.recipe import BatchNorm, Dropout, FromConfig, Linear, Recipe, ReLU, UserError, first_line
 
 if TYPE_CHECKING:
@@ -137,12 +138,13 @@ def _load(recipe: Recipe) -> tuple[Any, Any]:
             f"base model folder '{name}' does not exist; give a folder in Hub layout or a Hub id with --base_model"
         )
     try:
-        where = {"local_files_only": not (Path(name).is_dir() or _hub_answers(name)), "trust_remote_code": False}
+        where = {"local_files_only": not (Path(name).is_dir() or hub_answers(name)), "trust_remote_code": False}
         with _quiet():
             body, found = AutoModel.from_pretrained(name, dtype=torch.float32, output_loading_info=True, **where)
             processor = AutoImageProcessor.from_pretrained(name, **where)
     except Exception as error:  # transformers raises OSError, ValueError, ImportError, SafetensorError, KeyError here
-        raise UserError(_cannot_load(name, error)) from error
+        instead = ", or try the recipe `digits`, which downloads nothing"
+        raise UserError(why_not_loaded("base model", "--base_model DIR", name, error, instead)) from error
     if found["missing_keys"]:
         missing = sorted(found["missing_keys"])
         raise UserError(
@@ -150,55 +152,6 @@ def _load(recipe: Recipe) -> tuple[Any, Any]:
             "any timm checkpoint that pools its features, for example --base_model timm/resnet50.a1_in1k"
         )
     return body, processor
-
-
-def _hub_answers(name: str) -> bool:
-    """Whether the Hub is there, by one request; False if not, but the cache may serve.
-
-    Without a network the client itself would try again for 23 seconds, for each file.
-
-    Raises:
-        ConnectionError: no answer came, and the model is not in the cache.
-        HfHubHTTPError: the Hub refuses the model.
-    """
-    from huggingface_hub import get_hf_file_metadata, hf_hub_url, try_to_load_from_cache
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError
-
-    try:
-        get_hf_file_metadata(hf_hub_url(name, "config.json"))
-    except HFValidationError:
-        raise
-    except Exception as error:  # a dozen of the HTTP library's and the system's
-        if isinstance(error, HfHubHTTPError) and error.response.status_code < 500:
-            raise
-        if isinstance(try_to_load_from_cache(name, "config.json"), str):
-            return False
-        raise ConnectionError(str(error)) from error
-    return True
-
-
-def _cannot_load(name: str, error: Exception) -> str:
-    """One sentence on why a base model did not load, and what helps."""
-    from huggingface_hub.errors import GatedRepoError, LocalEntryNotFoundError, RepositoryNotFoundError
-
-    causes = [error]
-    while (causes[-1].__cause__ or causes[-1].__context__) is not None:
-        causes.append(causes[-1].__cause__ or causes[-1].__context__)
-    if Path(name).is_dir():
-        return f"base model folder '{name}' cannot be loaded: {first_line(error)}; it needs config.json and weights"
-    if any(isinstance(cause, GatedRepoError) for cause in causes):
-        return f"base model '{name}' is gated: accept its terms on its page on the Hub, then `hf auth login`"
-    if any(isinstance(cause, RepositoryNotFoundError) for cause in causes):
-        return (
-            f"no base model '{name}' on the Hub, or it is private: is the name right? A private one needs `hf auth "
-            "login`; a folder does as well, with --base_model DIR"
-        )
-    if any(isinstance(cause, (LocalEntryNotFoundError, ConnectionError, TimeoutError)) for cause in causes):
-        return (
-            f"base model '{name}' is not in the cache and the Hub cannot be reached; give a folder with --base_model "
-            "DIR, another Hub with HF_ENDPOINT=https://…, or try the recipe `digits`, which downloads nothing"
-        )
-    return f"base model '{name}' cannot be loaded: {first_line(error)}; --base_model takes a Hub id or a folder"
 
 
 def _adapt(processor: Any, body: Any, recipe: Recipe) -> Any:

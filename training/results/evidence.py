@@ -61,20 +61,27 @@ class Evidence:
         """What the network saw of the picture, and over it which places spoke for class `index`."""
         from training.results.gallery import overlay
 
+        return overlay(*self.look(number, index))
+
+    def look(self, number: int, index: int) -> tuple[Image.Image, np.ndarray]:
+        """What the network saw of the picture, and what in it spoke for class `index`: float32 (h, w), 0 if unknown."""
         self._wanted.append(number)
         try:
             with self._lock:
                 seen, maps = self._maps_of(number)
         finally:
             self._wanted.remove(number)
-        return overlay(seen, maps[index])
+        return seen, maps[index]
 
     def _compute_maps(self, number: int) -> tuple[Image.Image, np.ndarray]:
         image = open_rgb(self._read(self.paths[number]))
+        seen = tv.to_pil_image(self._preprocessing.geometry(image))
+        if self._network is None:
+            return seen, np.zeros((self._model.config.num_labels, 1, 1), np.float32)
         pixels = self._preprocessing(image)[None].to(self._model.device)
         with torch.inference_mode():
             _, maps = self._network(pixels)
-        return tv.to_pil_image(self._preprocessing.geometry(image)), maps[0].float().cpu().numpy()
+        return seen, maps[0].float().cpu().numpy()
 
     def gather(self, kept: Path, of: str) -> None:
         """Find the nearest training images of all; in a thread, as it takes as long as an evaluation of all images.

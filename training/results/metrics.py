@@ -25,12 +25,20 @@ def classification_metrics(logits: np.ndarray, labels: np.ndarray) -> dict[str, 
     }
 
 
-def wilson_interval(right: int, total: int) -> list[float]:
-    """95 % interval of a share of which `right` of `total` were seen (Wilson 1927): sensible near 0 and 1 too."""
-    from scipy.stats import binomtest
+def wilson_interval(right: float, total: float) -> list[float]:
+    """95 % interval of a share of which `right` of `total` were seen (Wilson 1927): sensible near 0 and 1 too.
 
-    found = binomtest(right, total).proportion_ci(confidence_level=0.95, method="wilson")
-    return [float(found.low), float(found.high)]
+    The numbers need not be whole: where images belong together, fewer count than are there (see `intervals`), and
+    scipy's own takes whole ones only.
+    """
+    from scipy.stats import norm
+
+    z = float(norm.ppf(0.975))
+    share, z_total = right / total, z**2 / total
+    middle = (share + z_total / 2) / (1 + z_total)
+    half = math.sqrt(z_total * share * (1 - share) + z_total**2 / 4) / (1 + z_total)
+    # At the ends the limit is the share itself, and rounding could put it beside.
+    return [0.0 if right == 0 else middle - half, 1.0 if right == total else middle + half]
 
 
 def mean_interval(values: Sequence[float], highest: float = math.inf) -> dict[str, Any]:

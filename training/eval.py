@@ -1,0 +1,55 @@
+"""Measure a run on its test split, and write what was found, the plots and the model card.
+
+python training/eval.py RUN [--data_dir PATH ...]
+"""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from pathlib import Path
+
+from training.command import Parser, run_command
+
+USAGE = "python training/eval.py RUN [--data_dir PATH ...]"
+EPILOG = """\
+examples:
+  python training/eval.py runs/digits
+  python training/eval.py runs/flowers --data_dir /mnt/flower_photos      the images were moved since training
+
+what it writes into RUN (weights are never changed):
+  test_results.json       every figure with its 95 % interval, beside the floors: what is scored without looking
+  plots/                  confusion matrix, reliability, ROC and precision-recall, recall by class
+  README.md               the model card
+  local/predictions.csv   a row an image, a probability a class; local/mistakes.png, the most confident mistakes
+"""
+
+
+def parser() -> Parser:
+    result = Parser(usage=USAGE, description="Measure what a run would deploy, on its test split.", epilog=EPILOG)
+    result.add_argument("run", metavar="RUN", help="the folder that train.py wrote")
+    result.add_argument(
+        "--data_dir", metavar="PATH", nargs="+", action="extend", help="where the images lie now, as for train.py"
+    )
+    return result
+
+
+def main(tokens: list[str]) -> int:
+    """Run the command; the exit status."""
+    known = parser().parse_args(tokens)
+
+    # Only now, with the command understood, the libraries that take seconds to import.
+    from training.data.source import open_local
+    from training.results.measure import lines, measure
+    from training.run_folder import RunFolder
+
+    run = RunFolder(Path(known.run))
+    results = measure(run, open_local([Path(path) for path in known.data_dir]) if known.data_dir else None)
+    print("\n".join(lines(results)))
+    print(f"wrote      {run.path}: README.md, test_results.json, plots, local/predictions.csv")
+    print(f"next       {shlex.join(['python', 'training/browse.py', str(run.path)])}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(run_command(main, "the same command starts it anew"))

@@ -1,0 +1,58 @@
+"""A model of the Hub: whether the Hub is there, and why a model did not load, in words."""
+
+from pathlib import Path
+
+from training.recipe import first_line
+
+
+def hub_answers(name: str) -> bool:
+    """Whether the Hub is there, by one request; False if not, but the cache may serve.
+
+    Without a network the client itself would try again for 23 seconds, for each file.
+
+    Raises:
+        ConnectionError: no answer came, and the model is not in the cache.
+        HfHubHTTPError: the Hub refuses the model.
+    """
+    from huggingface_hub import get_hf_file_metadata, hf_hub_url, try_to_load_from_cache
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError
+
+    try:
+        get_hf_file_metadata(hf_hub_url(name, "config.json"))
+    except HFValidationError:
+        raise
+    except Exception as error:  # a dozen of the HTTP library's and the system's
+        if isinstance(error, HfHubHTTPError) and error.response.status_code < 500:
+            raise
+        if isinstance(try_to_load_from_cache(name, "config.json"), str):
+            return False
+        raise ConnectionError(str(error)) from error
+    return True
+
+
+def why_not_loaded(kind: str, where: str, name: str, error: Exception, instead: str = "") -> str:
+    """One sentence on why a model did not load, and what helps.
+
+    `kind` is what it is called, `where` what takes a folder, as in "--base_model DIR"; `instead` ends the sentence of
+    one that cannot be reached.
+    """
+    from huggingface_hub.errors import GatedRepoError, LocalEntryNotFoundError, RepositoryNotFoundError
+
+    causes = [error]
+    while (causes[-1].__cause__ or causes[-1].__context__) is not None:
+        causes.append(causes[-1].__cause__ or causes[-1].__context__)
+    if Path(name).is_dir():
+        return f"{kind} folder '{name}' cannot be loaded: {first_line(error)}; it needs config.json and weights"
+    if any(isinstance(cause, GatedRepoError) for cause in causes):
+        return f"{kind} '{name}' is gated: accept its terms on its page on the Hub, then `hf auth login`"
+    if any(isinstance(cause, RepositoryNotFoundError) for cause in causes):
+        return (
+            f"no {kind} '{name}' on the Hub, or it is private: is the name right? A private one needs `hf auth "
+            f"login`; a folder does as well: {where}"
+        )
+    if any(isinstance(cause, (LocalEntryNotFoundError, ConnectionError, TimeoutError)) for cause in causes):
+        return (
+            f"{kind} '{name}' is not in the cache and the Hub cannot be reached; give a folder with {where}, or "
+            f"another Hub with HF_ENDPOINT=https://…{instead}"
+        )
+    return f"{kind} '{name}' cannot be loaded: {first_line(error)}; {where} takes a Hub id as well as a folder"

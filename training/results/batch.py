@@ -1,0 +1,141 @@
+"""A table of what a model says of many images."""
+
+from __future__ import annotations
+
+import csv
+import errno
+import json
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+from tqdm.auto import tqdm
+
+from hub_utils.portable.predictor import classes_of, load_classifier, probabilities_of
+from training.data.intake import Skipped, image_files
+from training.fitting import hardware
+from training.hub import hub_answers, why_not_loaded
+from training.recipe import UserError
+from training.results.answers import answers
+from training.results.predictions import MARK
+
+
+def find_images(paths: Sequence[Path]) -> list[Path]:
+    """Files as they are named, and of folders every file that is an image by its name, at any depth, sorted.
+
+    Raises:
+        UserError: a path leads nowhere, or a folder has no image.
+    """
+    found = []
+    for path in paths:
+        if path.is_dir():
+            skipped: list[Skipped] = []
+            inside = image_files(path, skipped)
+            if not inside:
+                hint = f"; '{skipped[0].path}': {skipped[0].reason}" if skipped else ""
+                raise UserError(f"no images in '{path}'{hint}")
+            found += [path / name for name in inside]
+        elif path.exists():
+            found.append(path)
+        else:
+            raise UserError(f"no file or folder '{path}'")
+    return found
+
+
+def load_model(name: str, revision: str | None = None, trust_remote_code: bool = False) -> Any:
+    """As `load_classifier`, on the fastest device there is, in exact fp32.
+
+    Raises:
+        UserError: it does not load, or is no image classifier.
+    """
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()
+    hardware.compute_exactly()
+    folder = Path(name).expanduser()
+    if not folder.is_dir() and (name.startswith((".", "/", "~")) or "\\" in name or name.count("/") > 1):
+        raise UserError(f"no model '{name}'; MODEL is a run folder, one in the Hub's layout, or a repo id OWNER/NAME")
+    if folder.is_dir() and not (folder / "config.json").is_file():
+        raise UserError(f"no model in '{name}': it has no config.json; a run has one when its training has ended")
+    how = {"trust_remote_code": True} if trust_remote_code else {}
+    try:
+        folder = folder if folder.is_dir() else _fetched(name, revision)
+        return load_classifier(folder, device=hardware.choose().device, **how)
+    except Exception as error:  # transformers, the Hub's client, safetensors and torch each have their own
+        raise UserError(why_not_loaded("model", "MODEL", name, error)) from error
+
+
+def _fetched(repo_id: str, revision: str | None) -> Path:
+    """The repo's model in the Hub's cache: no pickles, nothing of its subfolders."""
+    from huggingface_hub import snapshot_download
+
+    wanted = ["*.json", "*.safetensors", "*.py"]
+    away = not hub_answers(repo_id)
+    return Path(
+        snapshot_download(
+            repo_id, revision=revision, allow_patterns=wanted, ignore_patterns=["*/*"], local_files_only=away
+        )
+    )
+
+
+def predict(classifier: Any, images: Sequence[Path], output: Path) -> int:
+    """Write a row for each image to `output`, .csv or .jsonl, whole or not at all; how many could not be read.
+
+    Raises:
+        UserError: it cannot be written, or the model does not know classes.
+    """
+    classes = classes_of(classifier)
+    partial = output.with_name(f"{output.name}.partial")
+    bad = 0
+    try:
+        probabilities_of(classifier, np.zeros(len(classes)))
+    except ValueError as error:
+        raise UserError(f"{error}; MODEL is an image classifier") from error
+    try:
+        output.parent.mkdir(parents=True, exist_ok=True)
+        with partial.open("w", newline="", encoding="utf-8") as file:
+            write = _json_lines(file, classes) if output.suffix == ".jsonl" else _csv(file, classes)
+            found = answers(classifier, images, lambda path: path.read_bytes())
+            for path, answer in tqdm(found, "Predicting", len(images), unit=" images", leave=False, disable=None):
+                refused = isinstance(answer, str)
+                bad += refused
+                shown = path.as_posix().encode(errors="backslashreplace").decode()
+                write(shown, None if refused else probabilities_of(classifier, answer), answer if refused else "")
+        os.replace(partial, output)
+    except OSError as error:
+        why = "no space left" if error.errno == errno.ENOSPC else error.strerror
+        raise UserError(f"'{output}' cannot be written ({why}); choose another --output") from error
+    return bad
+
+
+Write = Callable[[str, np.ndarray | None, str], None]
+
+
+def _csv(file: IO[str], classes: Sequence[str]) -> Write:
+    writer = csv.writer(file)
+    writer.writerow(["path", "prediction", *(f"{MARK}{name}" for name in classes), "error"])
+
+    def write(path: str, probabilities: np.ndarray | None, error: str) -> None:
+        if probabilities is None:
+            writer.writerow([path, "", *("" for _ in classes), error])
+        else:
+            writer.writerow([path, classes[probabilities.argmax()], *(f"{each:.9g}" for each in probabilities), ""])
+
+    return write
+
+
+def _json_lines(file: IO[str], classes: Sequence[str]) -> Write:
+    def write(path: str, probabilities: np.ndarray | None, error: str) -> None:
+        row: dict[str, Any] = {"path": path}
+        if probabilities is None:
+            row["error"] = error
+        else:
+            row["prediction"] = classes[probabilities.argmax()]
+            row["probabilities"] = [
+                [name, float(f"{each:.9g}")] for name, each in zip(classes, probabilities, strict=True)
+            ]
+        file.write(json.dumps(row, ensure_ascii=False) + "\n")
+
+    return write

@@ -1,0 +1,266 @@
+"""A run folder measured as a visitor meets it: what was saved is loaded again and asked about the test images."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from datetime import date
+from hashlib import file_digest
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from scipy.special import softmax
+from tqdm.auto import tqdm
+from transformers.utils import logging
+
+from hub_utils.card import write_card
+from hub_utils.portable.predictor import classes_of, load_classifier
+from training.data.images import Facts
+from training.data.source import Folder, Source, load_source
+from training.data.splits import SPLITS, Row, read_splits
+from training.data.streaming import Streamed, StreamedViews
+from training.fitting import hardware
+from training.recipe import UserError, first_line
+from training.results import floors
+from training.results.answers import answers
+from training.results.evaluation import evaluate_split, sensitivity_threshold
+from training.results.plots import plot_results, plot_surest_mistakes
+from training.results.predictions import Predictions, write_predictions
+from training.run_folder import RunFolder, read_json, session, write_json
+
+MEASURED = SPLITS[1:]  # validation, by which a threshold is chosen, and test
+
+
+def measure(run: RunFolder, source: Source | None = None, say: Callable[[str], None] = print) -> dict[str, Any]:
+    """Measure a run; write `test_results.json`, predictions, plots and the model card; return what the first says.
+
+    `source`: where the images lie now, if not where training saw them. Weights are never changed.
+
+    Raises:
+        UserError: there is no model, its labels are not the data's, there is nothing to test, or an image is gone or
+            not the one that training saw.
+    """
+    began = time.perf_counter()
+    run.check_trained()
+    source = source or load_source(run.data)
+    recipe = read_json(run.recipe)["recipe"]
+    say(f"{recipe['title']} ({recipe['name']})")
+    classifier = load_run(run)
+    classes = classes_of(classifier)
+    name = type(classifier.model).__name__
+    say(f"model      {name} of {run.path}, loaded as a visitor loads it · {classifier.device.type} · fp32")
+    if isinstance(source, Streamed):
+        rows, predictions = _ask_about_stream(classifier, source)
+        facts: Mapping[str, Facts] = {}
+    else:
+        rows = read_splits(run.splits)
+        _check_labels(rows, classes, run)
+        facts = _facts(source, rows)
+        predictions = _ask(classifier, [row for row in rows if row.split in MEASURED], source.reader())
+    write_predictions(predictions, run.predictions)
+    results = {
+        "split": "test",
+        "classes": classes,
+        **_results(predictions),
+        "floors": _floors(rows, facts),
+        "temperature": read_json(run.results).get("temperature"),
+        "model_class": name,
+        "model_sha256": sha256(run.weights),
+        **session(),
+        "hardware": f"{classifier.device.type} · fp32",
+        "date": date.today().isoformat(),
+        "seconds": round(time.perf_counter() - began, 1),
+    }
+    write_json(results, run.test_results)
+    test, title = predictions.of("test"), f"{recipe['title']} ({recipe['name']}), test split"
+    plot_results(results, test, run.plots, title)
+    if not isinstance(source, Streamed):  # whose images would have to be fetched again
+        plot_surest_mistakes(classifier, test, source.reader(), run.mistakes, title)
+    try:
+        write_card(run.path)
+    except ValueError as error:
+        raise UserError(f"no model card: {error}") from error
+    return results
+
+
+def lines(results: Mapping[str, Any]) -> list[str]:
+    """The headline figures, for a person to read."""
+    metrics, floors_ = results["metrics"], results["floors"]
+    always, colour = floors_["majority"], floors_["colour_neighbour"]
+    alone = results["groups"] == results["images"]
+    said = [
+        f"test       {results['images']:,} images, {len(results['classes'])} classes"
+        + ("" if alone else f"; some belong together: {results['groups']:,} groups"),
+        f"accuracy   {_share(metrics['accuracy'])}; balanced {_share(metrics['balanced_accuracy'])}",
+        f"floors     always '{always['says']}' {_share(always)}; nearest by colour alone {_share(colour)}",
+        f"           log loss {_number(metrics['log_loss'])}; "
+        f"calibration error {_share(metrics['expected_calibration_error'])}",
+    ]
+    for point in results.get("operating_points", {}).values():
+        if point["threshold"] is not None:
+            said.append(
+                f"           '{results['positive']}' from {point['threshold']:.3f} on: sensitivity "
+                f"{_share(point['sensitivity'])}, specificity {_share(point['specificity'])}"
+            )
+    if results["missing"]:
+        said.append(f"warning    no test image of {_some(results['missing'])}: of such a class nothing is known")
+    if colour["value"] is not None and colour["interval"][1] >= metrics["accuracy"]["interval"][0]:
+        said.append("warning    colour alone does about as well: the accuracy does not show that shapes were learned")
+    return said
+
+
+def _share(figure: Mapping[str, Any]) -> str:
+    if figure["value"] is None:
+        return f"unknown ({figure['reason']})"
+    between = figure["interval"]
+    return f"{figure['value']:.1%}" + (f" [{between[0]:.1%}, {between[1]:.1%}]" if between else "")
+
+
+def _number(figure: Mapping[str, Any]) -> str:
+    between = figure["interval"]
+    return f"{figure['value']:.3f}" + (f" [{between[0]:.3f}, {between[1]:.3f}]" if between else "")
+
+
+def load_run(run: RunFolder) -> Any:
+    """The run's model as `load_classifier` gives it, on the fastest device there is, in exact fp32.
+
+    Raises:
+        UserError: what lies there does not load.
+    """
+    logging.disable_progress_bar()
+    machine = hardware.choose()
+    hardware.compute_exactly()
+    try:
+        return load_classifier(run.path, device=machine.device)
+    except Exception as error:  # transformers, safetensors and torch each have their own
+        raise UserError(
+            f"the model in '{run.path}' cannot be loaded: {first_line(error)}; the command that trained it writes it "
+            "again with --resume"
+        ) from error
+
+
+def sha256(path: Path) -> str:
+    """Of a file, as 64 hexadecimal digits."""
+    with path.open("rb") as file:
+        return file_digest(file, "sha256").hexdigest()
+
+
+def _check_labels(rows: Sequence[Row], classes: Sequence[str], run: RunFolder) -> None:
+    """Raise `UserError` where the model and the data do not belong together, or there is nothing to test."""
+    strange = sorted({row.label for row in rows} - set(classes))
+    if strange:
+        raise UserError(
+            f"the data of '{run.path}' has the class '{strange[0]}', its model answers {_some(classes)}: they do not "
+            "belong together; train anew with --overwrite"
+        )
+    if not any(row.split == "test" for row in rows):
+        raise UserError(
+            f"'{run.splits}' has no image of the test split, so there is nothing to measure; train anew with "
+            "--overwrite, with a test folder or a recipe that keeps some images for testing"
+        )
+
+
+def _some(names: Sequence[str], most: int = 5) -> str:
+    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
+
+
+def _facts(source: Source, rows: Sequence[Row]) -> dict[str, Facts]:
+    """What is in each image, by path; every one that is measured is there, and the one that training saw.
+
+    Raises:
+        UserError: one is not.
+    """
+    measured = [row for row in rows if row.split in MEASURED]
+    if isinstance(source, Folder):
+        source.check_there(measured)
+    facts = source.facts(rows)
+    lost = [row.path for row in measured if row.path not in facts]
+    if lost:
+        raise UserError(
+            f"{len(lost)} images cannot be read any more, '{lost[0]}' for one; put them back as they were, or train "
+            "anew with --overwrite"
+        )
+    changed = [row.path for row in measured if facts[row.path].sha256 != row.sha256]
+    if changed:
+        raise UserError(
+            f"{len(changed)} of {len(measured)} images are not those that training saw, '{changed[0]}' for one; put "
+            "them back, or name their folder with --data_dir, or train anew with --overwrite"
+        )
+    return facts
+
+
+def _ask(classifier: Any, rows: Sequence[Row], read: Callable[[str], bytes]) -> Predictions:
+    """What the model says of each row.
+
+    Raises:
+        UserError: an image cannot be read.
+    """
+    logits = []
+    found = answers(classifier, rows, lambda row: read(row.path))
+    for row, answer in tqdm(found, "Measuring", len(rows), unit=" images", leave=False, disable=None):
+        if isinstance(answer, str):
+            raise UserError(f"'{row.path}': {answer}; put it back as training saw it, or train anew with --overwrite")
+        logits.append(answer)
+    return _predictions(classifier, rows, logits)
+
+
+def _ask_about_stream(classifier: Any, source: Streamed) -> tuple[list[Row], Predictions]:
+    """What there is, as rows, those for training without a path, and what the model says of the rest."""
+    classes = source.survey.classes
+    rows = [
+        Row("", "", name, "train", "")
+        for name, count in zip(classes, source.survey.counts["train"], strict=True)
+        for _ in range(count)
+    ]
+    asked, logits = [], []
+    for split in MEASURED:
+        part = source.splits()[split]
+        found = answers(classifier, StreamedViews(part, None, 1).encoded(), lambda item: item[2])
+        for (path, label, _), answer in tqdm(found, f"Measuring {split}", len(part), leave=False, disable=None):
+            if not isinstance(answer, str):  # training left it out as well, and listed it
+                asked.append(Row(path, "", classes[label], split, ""))
+                logits.append(answer)
+    return rows + asked, _predictions(classifier, asked, logits)
+
+
+def _predictions(classifier: Any, rows: Sequence[Row], logits: Sequence[np.ndarray]) -> Predictions:
+    classes = classes_of(classifier)
+    index = {name: number for number, name in enumerate(classes)}
+    return Predictions(
+        classes,
+        [row.path for row in rows],
+        np.array([index[row.label] for row in rows], dtype=np.int64),
+        softmax(np.array(logits, dtype=np.float64).reshape(len(rows), len(classes)), axis=1),
+        [row.group for row in rows],
+        [row.split for row in rows],
+    )
+
+
+def _results(predictions: Predictions) -> dict[str, Any]:
+    """The figures of the test split; the threshold of two classes is chosen on the validation split."""
+    test, validation = (predictions.of(split) for split in ("test", "validation"))
+    threshold = None
+    if len(predictions.classes) == 2:
+        threshold = sensitivity_threshold(validation.labels, validation.probabilities[:, 1])
+    missing = [name for number, name in enumerate(test.classes) if number not in test.labels]
+    groups = [group or path for group, path in zip(test.groups, test.paths, strict=True)]
+    figures = evaluate_split(test.labels, test.probabilities, test.classes, groups, threshold=threshold)
+    return {**figures, "missing": missing}
+
+
+def _floors(rows: Iterable[Row], facts: Mapping[str, Facts]) -> dict[str, Any]:
+    """What the test split comes to without a look at what its pictures show."""
+    rows = list(rows)
+    found = {"majority": _floor(floors.majority(rows))}
+    seen = [row for row in rows if row.path in facts]
+    lost = sum(row.split == "train" for row in rows) - sum(row.split == "train" for row in seen)
+    if lost:
+        reason = f"the colours of {lost} training images are not known: they are gone, or were streamed"
+        return {**found, "colour_neighbour": {"value": None, "interval": None, "reason": reason}}
+    return {**found, "colour_neighbour": _floor(floors.colour_neighbour(seen, facts))}
+
+
+def _floor(floor: floors.Floor) -> dict[str, Any]:
+    says = {} if floor.says is None else {"says": floor.says}
+    return {"value": floor.accuracy, "interval": [floor.low, floor.high], "method": "Wilson", **says}
