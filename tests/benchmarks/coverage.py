@@ -12,7 +12,7 @@ import math
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import cache, partial
 
 import numpy as np
 from scipy.integrate import quad
@@ -69,6 +69,7 @@ NETWORKS = [
 ]
 
 
+@cache
 def _strength(classes: int, accuracy: float) -> float:
     """The mark at which the true class's number is the largest of all so often."""
 
