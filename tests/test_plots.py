@@ -230,6 +230,13 @@ def test_two_classes_have_the_curves_of_the_second_by_hand():
     assert "0.833" in right.get_legend().get_texts()[0].get_text()
 
 
+def test_at_one_half_two_equals_are_not_called_positive_and_an_undefined_threshold_is_not_marked():
+    labels, probabilities = np.array([0, 0, 1, 1]), np.array([[0.6, 0.4], [0.5, 0.5], [0.5, 0.5], [0.2, 0.8]])
+    points = {"at_half": {"threshold": 0.5}, "at_95_sensitivity": {"threshold": None}}
+    left, _ = discrimination_figure(labels, probabilities, ["a", "b"], "ties", points).axes
+    assert [line.get_xydata().tolist() for line in left.lines[2:]] == [[[0, 0.5]]]
+
+
 def test_the_mean_curves_have_the_mean_areas():
     labels, probabilities = answers(300, 4, skill=1.0)
     every = [one_against_rest(str(index), labels == index, probabilities[:, index]) for index in range(4)]

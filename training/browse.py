@@ -76,6 +76,7 @@ def main(tokens: list[str]) -> int:
             target=gallery.evidence.gather, args=features_of(run, gallery.evidence.paths), daemon=True
         )
         search.start()
+        listener.listen()  # whoever follows the address at once waits until the page answers
         print(f"page       {address}  (for this machine only; Ctrl-C ends it)", flush=True)
         serve(app, listener)
         gallery.evidence.stop()

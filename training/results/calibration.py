@@ -6,13 +6,15 @@ import numpy as np
 
 PRIOR_DEVIATION = math.log(2)  # of log T: a temperature between 1/2 and 2 surprises nobody
 FURTHEST = math.log(20)
+LEAST_GAIN = 1.0  # nats, of all images together: what one free number gains by chance (Akaike 1974, IEEE TAC 19:716)
 
 
 def fit_temperature(logits: np.ndarray, labels: np.ndarray) -> float:
     """The T by which logits (images, classes) are divided for labels (images,); above 1 where they were too sure.
 
     Summed log loss (Guo et al. 2017, ICML) with a normal prior on log T around 0 with deviation log 2: of thousands of
-    images the prior weighs nothing, and a handful that are all right do not drive T to 0. Of no image T is 1.
+    images the prior weighs nothing, and a handful that are all right do not drive T to 0. Where that gains less than
+    `LEAST_GAIN`, T is 1: the images do not ask for another, and the next ones may well ask for the opposite.
 
     Raises:
         ValueError: shapes that do not go together, a label that is no class, logits that are not finite.
@@ -28,7 +30,7 @@ def fit_temperature(logits: np.ndarray, labels: np.ndarray) -> float:
         return float(losses.sum()) + (log_temperature / PRIOR_DEVIATION) ** 2 / 2
 
     found = minimize_scalar(cost, bounds=(-FURTHEST, FURTHEST), method="bounded", options={"xatol": 1e-6})
-    return math.exp(found.x)
+    return math.exp(found.x) if cost(0.0) - found.fun > LEAST_GAIN else 1.0
 
 
 def _checked(logits: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -14,8 +14,8 @@ from dataclasses import dataclass
 import numpy as np
 
 BINS = 15
-DRAWS = 2_000  # samples for each supposed truth
-STEPS = 121  # supposed truths
+DRAWS = 500  # samples for each supposed truth
+STEPS = 61  # supposed truths
 
 
 @dataclass(frozen=True)

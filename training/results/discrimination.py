@@ -141,7 +141,8 @@ def _mark(
     for (name, point), (marker, colour) in zip(points.items(), MARKS, strict=False):
         if point["threshold"] is None:  # undefined: validation has nothing to choose it by
             continue
-        said = probability >= point["threshold"]
+        # At one half the predicted class is what is said, and argmax takes the first of two equals.
+        said = probability > 0.5 if point["threshold"] == 0.5 else probability >= point["threshold"]
         sensitivity, specificity = said[positive].mean(), 1 - said[~positive].mean()
         text = f"threshold {point['threshold']:.3g}{POINTS.get(name, f' ({name})')}:\nsensitivity {sensitivity:.1%}"
         look = {"color": colour, "linestyle": "", "markeredgecolor": "black", "clip_on": False, "zorder": 3}

@@ -20,6 +20,7 @@ from datasets import Features, List, Value
 from sklearn import metrics
 
 from training.results.calibration_error import expected_calibration_error
+from training.results.weighted import among_five
 
 CLASS, SCORE, PROBABILITIES = Value("int64"), Value("float64"), List(Value("float64"))
 
@@ -176,13 +177,6 @@ class ClassFigures(Figure):
             name: [None if math.isnan(value) else float(value) for value in values]
             for name, values in zip(("precision", "recall", "f1"), scores, strict=False)
         }
-
-
-def among_five(probabilities: np.ndarray, true: np.ndarray) -> np.ndarray:
-    """Where (images,) the true class is among the five most probable; of equals the first."""
-    # scikit-learn's own takes the last of equals, so that a right answer could be missing among the five.
-    five = np.argsort(-probabilities, axis=1, kind="stable")[:, :5]
-    return (five == true[:, None]).any(axis=1)
 
 
 def _both_present(true: np.ndarray) -> None:

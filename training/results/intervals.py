@@ -13,8 +13,8 @@ import numpy as np
 
 from training.results.metrics import wilson_interval
 
-DRAWS = 2_000  # bootstrap samples
-FEWEST = 5  # groups; a bootstrap of fewer says nothing
+SAMPLES = 2_000
+FEWEST = 5  # groups: a bootstrap of fewer says nothing
 CELLS = 4_000_000  # weights in memory at once
 
 
@@ -60,81 +60,79 @@ def share_interval(right: np.ndarray, groups: np.ndarray) -> list[float]:
     return wilson_interval(float(right.mean()) * images, images)
 
 
-def mean_loss_interval(losses: np.ndarray, groups: np.ndarray, highest: float, seed: int = 0) -> list[float]:
-    """Studentised bootstrap (Hall 1988, Annals of Statistics 16:927) of the mean of losses from 0 to `highest`.
-
-    Losses are skewed: few images carry most. Its limits follow, where those of a percentile or BCa interval stay too
-    low; the upper limit may lie far off where few images are there.
+def draw_groups(groups: np.ndarray, seed: int = 0) -> np.ndarray:
+    """How often (samples, groups) each group is drawn, where as many are drawn with replacement as there are.
 
     Raises:
         TooFew: groups.
     """
-    number = _enough(groups)
+    number = int(groups.max()) + 1
+    if number < FEWEST:
+        raise TooFew(f"a bootstrap needs {FEWEST} images that do not belong together, and {number} are there")
+    draw = np.random.default_rng(seed)
+    times = np.empty((SAMPLES, number), dtype=np.uint8)
+    for part in _parts(number):
+        rows = len(times[part])
+        drawn = draw.integers(number, size=(rows, number)) + number * np.arange(rows)[:, None]
+        times[part] = np.bincount(drawn.ravel(), minlength=rows * number).reshape(rows, number)
+    return times
+
+
+def mean_loss_interval(losses: np.ndarray, groups: np.ndarray, draws: np.ndarray, highest: float) -> list[float]:
+    """Studentised bootstrap (Hall 1988, Annals of Statistics 16:927) of the mean of losses from 0 to `highest`.
+
+    Losses are skewed: few images carry most. Its limits follow, where those of a percentile or BCa interval stay too
+    low; the upper limit may lie far off where few images are there. `draws` are of `draw_groups`.
+    """
     sums, sizes = np.bincount(groups, losses), np.bincount(groups).astype(np.float64)
-    draws = _draws(number, DRAWS, np.random.default_rng(seed))
-    mean, error = _mean_and_error(np.ones((1, number)), sums, sizes)
-    means, errors = _mean_and_error(draws, sums, sizes)
-    if error[0] == 0:
-        return [float(mean[0])] * 2
+    terms = np.column_stack([sums, sizes, sums**2, sums * sizes, sizes**2])
+    (mean,), (error,) = _mean_and_error(terms.sum(axis=0, keepdims=True), len(sums))
+    if error == 0:
+        return [float(mean)] * 2
+    drawn = np.concatenate([draws[part].astype(np.float64) @ terms for part in _parts(len(sums))])
+    means, errors = _mean_and_error(drawn, len(sums))
     varied = errors > 0
     low, high = np.quantile((means - mean)[varied] / errors[varied], (0.025, 0.975))
-    return [max(0.0, float(mean[0] - high * error[0])), min(highest, float(mean[0] - low * error[0]))]
+    return [max(0.0, float(mean - high * error)), min(highest, float(mean - low * error))]
 
 
 def figure_interval(
-    figure: Callable[[np.ndarray], np.ndarray], groups: np.ndarray, effective: float, seed: int = 0
+    figure: Callable[[np.ndarray], np.ndarray], groups: np.ndarray, draws: np.ndarray, effective: float
 ) -> list[float]:
     """Group bootstrap of a figure from 0 to 1: the standard error of its samples, as a t interval of the logit.
 
-    `figure` takes weights (samples, images) and gives values (samples,); see `weighted`. `effective` is the number of
-    images that carry it: their t quantile is used. Where the figure is 0 or 1 it is so in each sample, and Wilson's
-    interval of a share of as many images stands for it.
+    `figure` takes weights (samples, images) and gives values (samples,), see `weighted`; `draws` are of `draw_groups`;
+    `effective` is the number of images that carry the figure, of which the t quantile is. Where the figure is 0 or 1
+    it is so in each sample, and Wilson's interval of a share of as many images stands for it.
 
     Raises:
-        TooFew: groups.
+        TooFew: images that carry the figure.
     """
     from scipy.special import expit, logit
     from scipy.stats import t
 
-    number = _enough(groups)
     if effective < 2:
-        raise TooFew("too few images of a class that do not belong together")
+        raise TooFew("a class has too few images that do not belong together")
     value = float(figure(np.ones((1, len(groups))))[0])
-    samples = bootstrap(figure, groups, seed)
-    deviation = float(np.nanstd(samples)) * (number / (number - 1)) ** 0.5
-    if min(value, 1 - value) < 1e-12 or deviation == 0:
+    samples = np.concatenate([figure(draws[part].astype(np.float64)[:, groups]) for part in _parts(len(groups))])
+    number = draws.shape[1]
+    error = float(np.nanstd(samples)) * (number / (number - 1)) ** 0.5
+    if min(value, 1 - value) < 1e-12 or error == 0:
         return wilson_interval(round(value) * effective, effective)
-    half = t.ppf(0.975, effective - 1) * deviation / (value * (1 - value))
+    half = t.ppf(0.975, effective - 1) * error / (value * (1 - value))
     return [float(expit(logit(value) - half)), float(expit(logit(value) + half))]
 
 
-def bootstrap(figure: Callable[[np.ndarray], np.ndarray], groups: np.ndarray, seed: int = 0) -> np.ndarray:
-    """Values (samples,) of the figure for groups drawn with replacement, as many as there are."""
-    draw = np.random.default_rng(seed)
-    number = int(groups.max()) + 1
-    at_once = max(1, min(DRAWS, CELLS // len(groups)))
-    parts = [min(at_once, DRAWS - start) for start in range(0, DRAWS, at_once)]
-    return np.concatenate([figure(_draws(number, samples, draw)[:, groups]) for samples in parts])
+def _parts(columns: int) -> list[slice]:
+    """The samples, in parts that fit into memory."""
+    rows = max(1, CELLS // columns)
+    return [slice(start, start + rows) for start in range(0, SAMPLES, rows)]
 
 
-def _draws(groups: int, samples: int, draw: np.random.Generator) -> np.ndarray:
-    """How often (samples, groups) each group is drawn."""
-    return draw.multinomial(groups, np.full(groups, 1 / groups), samples).astype(np.float64)
-
-
-def _mean_and_error(draws: np.ndarray, sums: np.ndarray, sizes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Mean over images, and its standard error by groups (linearised ratio), of each draw (draws, groups)."""
-    images = draws @ sizes
-    mean = draws @ sums / images
-    squares = draws @ sums**2 - 2 * mean * (draws @ (sums * sizes)) + mean**2 * (draws @ sizes**2)
-    # What is left of equal terms by rounding is no variance.
-    squares[squares < 1e-12 * (draws @ sums**2)] = 0
-    number = len(sums)
-    return mean, np.sqrt(squares * number / (number - 1)) / images
-
-
-def _enough(groups: np.ndarray) -> int:
-    number = int(groups.max()) + 1
-    if number < FEWEST:
-        raise TooFew(f"a bootstrap needs {FEWEST} images that do not belong together, and {number} are there")
-    return number
+def _mean_and_error(terms: np.ndarray, groups: int) -> tuple[np.ndarray, np.ndarray]:
+    """Mean over images and its standard error by groups, those of a linearised ratio, of each row of sums of terms."""
+    sums, sizes, squares, products, squared_sizes = terms.T
+    mean = sums / sizes
+    deviations = squares - 2 * mean * products + mean**2 * squared_sizes
+    deviations[deviations < 1e-12 * squares] = 0  # what rounding leaves of equal ones is no variance
+    return mean, np.sqrt(deviations * groups / (groups - 1)) / sizes

@@ -11,6 +11,7 @@ import numpy as np
 
 from training.results.predictions import Predictions
 
+SURE = 0.9  # probability
 COLUMNS = ["path", "label", "prediction", "loss", "p_label", "p_prediction"]
 
 
@@ -58,18 +59,19 @@ def confused_pairs(matrix: np.ndarray, most: int) -> list[tuple[int, int, int]]:
 
 
 def label_suspects(predictions: Predictions, neighbours: np.ndarray) -> np.ndarray:
-    """Images, bool (images,), whose label may be wrong: the model and the nearest training images agree on another.
+    """Images, bool (images,), whose label may be wrong: model and nearest training images all say the same other.
 
     `neighbours`: labels, int (images, k), of each one's nearest training images; -1 is none. The model must be as sure
     of the other class as it is of that class's own images on average, which is the rule of confident learning
-    (Northcutt et al. 2021, https://arxiv.org/abs/1911.00068); more than half of the neighbours must be of that class.
+    (Northcutt et al. 2021, https://arxiv.org/abs/1911.00068), or `SURE`: half of all images are below an average near
+    1. The neighbours are asked because of a weak model that rule alone would suspect most mistakes.
     """
     said, own = predictions.predicted, predictions.probabilities[np.arange(len(predictions.labels)), predictions.labels]
     counts = np.bincount(predictions.labels, minlength=len(predictions.classes))
     sums = np.bincount(predictions.labels, own, minlength=len(predictions.classes))
     usual = np.divide(sums, counts, out=np.ones_like(sums), where=counts > 0)
-    sure = predictions.probabilities.max(axis=1) >= usual[said]
-    backed = (neighbours == said[:, None]).sum(axis=1) * 2 > neighbours.shape[1]
+    sure = predictions.probabilities.max(axis=1) >= np.minimum(usual, SURE)[said]
+    backed = (neighbours == said[:, None]).all(axis=1)
     return (said != predictions.labels) & sure & backed
 
 

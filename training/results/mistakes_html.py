@@ -122,7 +122,7 @@ value="{",".join(map(str, chosen))}"><button type="submit">{label}</button></for
         predictions = self.predictions
         label, said = int(predictions.labels[number]), int(predictions.predicted[number])
         path, suspect = escape(predictions.paths[number]), bool(self.suspects[number])
-        note = "<p>Is the label wrong? The model is sure, and the nearest training images say the same.</p>" * suspect
+        note = f"<p>Is the label wrong? All nearest training images are of {self._name(said)}, too.</p>" * suspect
         views = [self._picture(number, "middle", f"{path}, labelled {self._name(label)}", "the picture")]
         if self.evidence.why_no_maps is None:
             for index in dict.fromkeys((said, label)):

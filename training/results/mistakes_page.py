@@ -47,7 +47,7 @@ def build_app(gallery: Gallery) -> FastAPI:
         return _image(number, known, lambda: evidence.heat_map(number, index))
 
     @app.post(f"/{gallery.secret}/mistakes.csv")
-    def mistakes(numbers: Annotated[str, Form()]) -> Response:
+    def mistakes(numbers: Annotated[str, Form(pattern=r"^\d+(,\d+)*$")]) -> Response:
         chosen = [int(number) for number in numbers.split(",")]
         if not all(0 <= number < images for number in chosen):
             return Response(status_code=404)

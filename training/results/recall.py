@@ -61,8 +61,8 @@ def _draw(axes: Axes, lines: list[tuple[str | None, Any]], rows: int, mean: floa
     for place, (name, each) in enumerate(lines):
         if name is None:
             continue
-        value = each["recall"]["value"]
-        axes.plot(each["recall"]["interval"], (place, place), color=SKY, linewidth=3, solid_capstyle="butt", zorder=1)
+        value, interval = each["recall"]["value"], each["recall"]["interval"]
+        axes.plot(interval, (place, place), color=SKY, linewidth=3, solid_capstyle="butt", zorder=1)
         axes.plot(value, place, "o", color=BLUE, markersize=5, clip_on=False)
         where = {"xy": (1, place), "xycoords": ("axes fraction", "data"), "xytext": (7, 0)}
         axes.annotate(percent(value), **where, textcoords="offset points", va="center", fontsize=7)

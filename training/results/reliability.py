@@ -17,7 +17,8 @@ def plot_reliability(bins: Sequence[Mapping[str, Any]], path: Path, title: str, 
     """Draw accuracy against confidence, a point a bin with its 95 % interval, and below how many images each bin has.
 
     A bin has `low`, `high`, its mean `confidence` and its `accuracy`, from 0 to 1, and a number of `images`; one
-    without images is not drawn. `ece` is the expected calibration error, from 0 to 1.
+    without images is not drawn. The interval is Wilson's, of images that have nothing to do with each other. `ece` is
+    the expected calibration error, from 0 to 1.
     """
     save(reliability_figure(bins, title, ece), path)
 

@@ -37,6 +37,13 @@ def average_precision(labels: np.ndarray, scores: np.ndarray, weights: np.ndarra
     return np.where(negative[:, -1] > 0, _ratio(area, positive[:, -1]), np.nan)
 
 
+def among_five(probabilities: np.ndarray, true: np.ndarray) -> np.ndarray:
+    """Where (images,) the true class is among the five most probable; of equals the first."""
+    # scikit-learn's own takes the last of equals, so that a right answer could be missing among the five.
+    five = np.argsort(-probabilities, axis=1, kind="stable")[:, :5]
+    return (five == true[:, None]).any(axis=1)
+
+
 def _sums(labels: np.ndarray, predicted: np.ndarray, weights: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Weights of each class's right, true and predicted images, each (weightings, classes that occur)."""
     classes = np.union1d(labels, predicted)

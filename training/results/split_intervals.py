@@ -1,0 +1,129 @@
+"""Which interval belongs to which figure of a split."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property, partial
+
+import numpy as np
+
+from training.results import intervals, weighted
+from training.results.calibration_error import Bin, calibration_error_interval, reliability_bins
+
+LEAST = float(np.finfo(np.float64).eps)  # no p counts as less in a loss, as scikit-learn has it
+
+
+@dataclass(frozen=True)
+class Interval:
+    """From `low` to `high`, 95 %, and in words how it was found."""
+
+    low: float
+    high: float
+    method: str
+
+
+@dataclass
+class SplitIntervals:
+    """Intervals by the names of the figures, each worked out when it is asked for.
+
+    Labels (images,), probabilities (images, classes), numbers of groups (images,) as `intervals.numbered` gives them.
+    Those of shares need an image that is counted, those of the curves both of two classes.
+
+    Each may raise `intervals.TooFew`.
+    """
+
+    labels: np.ndarray
+    probabilities: np.ndarray
+    groups: np.ndarray
+    seed: int = 0
+
+    @cached_property
+    def predicted(self) -> np.ndarray:
+        """Classes (images,), of equals the first."""
+        return self.probabilities.argmax(axis=1)
+
+    @cached_property
+    def right(self) -> np.ndarray:
+        """Where (images,) the predicted class is the true one."""
+        return self.predicted == self.labels
+
+    @cached_property
+    def bins(self) -> list[Bin]:
+        """Of the reliability diagram."""
+        return reliability_bins(self.probabilities, self.labels)
+
+    def accuracy(self) -> Interval:
+        return self.share(self.right, np.ones_like(self.right))
+
+    def top_5_accuracy(self) -> Interval:
+        return self.share(weighted.among_five(self.probabilities, self.labels), np.ones_like(self.right))
+
+    def precision(self, number: int) -> Interval:
+        return self.share(self.right, self.predicted == number)
+
+    def recall(self, number: int) -> Interval:
+        return self.share(self.right, self.labels == number)
+
+    def f1(self, number: int) -> Interval:
+        """Of the images that are of the class or said to be, a share J is both; F1 = 2 J / (1 + J) rises with J."""
+        both = self.share(self.right, (self.labels == number) | (self.predicted == number))
+        return Interval(2 * both.low / (1 + both.low), 2 * both.high / (1 + both.high), both.method)
+
+    def share(self, right: np.ndarray, counted: np.ndarray) -> Interval:
+        """Of the share of `right` (images,) among the `counted` (images,)."""
+        right, groups = right[counted], intervals.numbered(self.groups[counted])
+        effective = intervals.effective_images(right, groups)
+        few = "" if effective == len(right) else f", {effective:.1f} effective of {len(right)} images"
+        return Interval(*intervals.share_interval(right, groups), f"Wilson{few}")
+
+    def balanced_accuracy(self) -> Interval:
+        again = partial(weighted.balanced_accuracy, self.labels, self.predicted)
+        return self._bootstrapped(again, self._mean_images)
+
+    def macro_f1(self) -> Interval:
+        return self._bootstrapped(partial(weighted.macro_f1, self.labels, self.predicted), self._mean_images)
+
+    def roc_auc(self) -> Interval:
+        again = partial(weighted.roc_auc, self.labels, self.probabilities[:, 1])
+        return self._bootstrapped(again, self._class_images.min())
+
+    def average_precision(self) -> Interval:
+        again = partial(weighted.average_precision, self.labels, self.probabilities[:, 1])
+        return self._bootstrapped(again, self._class_images.min())
+
+    def log_loss(self) -> Interval:
+        of_true = self.probabilities[np.arange(len(self.labels)), self.labels]
+        return self._mean_loss(-np.log(np.clip(of_true, LEAST, 1 - LEAST)), -math.log(LEAST))
+
+    def brier_score(self) -> Interval:
+        truth = np.eye(self.probabilities.shape[1])[self.labels]
+        return self._mean_loss(((self.probabilities - truth) ** 2).sum(axis=1) / 2, 1)
+
+    def expected_calibration_error(self) -> Interval:
+        effective = intervals.effective_images(self.right, self.groups)
+        return Interval(*calibration_error_interval(self.bins, effective, self.seed), "test inversion")
+
+    def _mean_loss(self, losses: np.ndarray, highest: float) -> Interval:
+        limits = intervals.mean_loss_interval(losses, self.groups, self._draws, highest)
+        return Interval(*limits, "studentised group bootstrap")
+
+    def _bootstrapped(self, figure: Callable[[np.ndarray], np.ndarray], effective: float) -> Interval:
+        limits = intervals.figure_interval(figure, self.groups, self._draws, float(effective))
+        return Interval(*limits, "group bootstrap, logit scale")
+
+    @cached_property
+    def _draws(self) -> np.ndarray:
+        return intervals.draw_groups(self.groups, self.seed)
+
+    @cached_property
+    def _class_images(self) -> np.ndarray:
+        """Of each class that has one, the images that count if those of a group count as one."""
+        present = np.unique(self.labels)
+        return np.array([intervals.fewest_effective(self.groups[self.labels == each]) for each in present])
+
+    @property
+    def _mean_images(self) -> float:
+        """As many images as have the variance of a mean over the classes, were these equally hard."""
+        return len(self._class_images) ** 2 / (1 / self._class_images).sum()
