@@ -357,6 +357,7 @@ def test_the_command_says_one_line_and_ends_with_status_1(run):
         assert len(done.stderr.splitlines()) == 1 and done.stderr.startswith("error: "), done.stderr
 
 
+@pytest.mark.slow
 def test_each_fold_of_a_cross_validation_is_measured_and_the_whole_is_not(photos, tiny_resnet, tmp_path):
     stage = Stage(name="all", batch_size=16, arguments={"num_train_epochs": 1})
     recipe = Recipe(title="Colours", base_model=str(tiny_resnet), head=(Linear(),), stages=(stage,), name="colours")
