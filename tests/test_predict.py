@@ -283,6 +283,8 @@ def test_a_folder_that_is_no_classifier_is_told_in_one_line(tiny_resnet, three, 
     output = ["--output", tmp_path / "out.csv"]
     assert "it has no config.json" in refusal(three, three, *output)
     assert "no model './nowhere'" in refusal("./nowhere", three, *output)
+    assert "is a file; MODEL is the folder" in refusal(three / "b.png", three, *output)
+    assert "'runs/nowhere' is no folder here" in refusal("runs/nowhere", three, *output)
     tiny = BertConfig(hidden_size=8, num_hidden_layers=1, num_attention_heads=1, intermediate_size=8, vocab_size=30)
     BertModel(tiny).save_pretrained(tmp_path / "bert")
     assert "is of the kind Bert, which does not classify images" in refusal(tmp_path / "bert", three, *output)
@@ -400,7 +402,7 @@ def test_a_repo_of_the_hub_answers_as_its_folder_does_and_from_the_cache(own_cla
     assert (tmp_path / "own2.csv").read_bytes() == (tmp_path / "own.csv").read_bytes()
     assert (tmp_path / "main2.csv").read_bytes() == (tmp_path / "main.csv").read_bytes()
     [away] = ask(stranger, command("alice/own", "x.csv"))
-    assert "is not in the cache and the Hub cannot be reached" in away
+    assert "is no folder here, not in the cache, and the Hub cannot be reached" in away
     assert not (tmp_path / "x.csv").exists()
 
 

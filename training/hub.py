@@ -60,8 +60,8 @@ def why_not_loaded(kind: str, where: str, name: str, error: Exception, instead: 
         return f"{kind} '{name}' is gated: accept its terms on its page on the Hub, then `hf auth login`"
     if any(isinstance(cause, RepositoryNotFoundError) for cause in causes):
         return (
-            f"no {kind} '{name}' on the Hub, or it is private: is the name right? A private one needs `hf auth "
-            f"login`; a folder does as well: {where}"
+            f"no {kind} '{name}' on the Hub, or it is private, and no such folder here: is the name right? A private "
+            f"one needs `hf auth login`; a folder does as well: {where}"
         )
     if any(isinstance(cause, RevisionNotFoundError) for cause in causes):
         return f"{kind} '{name}' is on the Hub, and has no such revision: its page lists commits, tags and branches"
@@ -69,7 +69,8 @@ def why_not_loaded(kind: str, where: str, name: str, error: Exception, instead: 
         return f"'{name}' is on the Hub, and is no {kind}: it has no config.json"
     if any(isinstance(cause, (LocalEntryNotFoundError, ConnectionError, TimeoutError)) for cause in causes):
         return (
-            f"{kind} '{name}' is not in the cache and the Hub cannot be reached; give a folder with {where}, or "
-            f"another Hub with HF_ENDPOINT=https://…{instead}"
+            f"{kind} '{name}' is no folder here, not in the cache, and the Hub cannot be reached; give a folder, "
+            f"{where}, or another Hub with HF_ENDPOINT=https://…{instead}"
         )
-    return f"{kind} '{name}' cannot be loaded: {first_line(error)}; {where} takes a Hub id as well as a folder"
+    why = first_line(error).rstrip(".")
+    return f"{kind} '{name}' cannot be loaded: {why}; {where} takes a Hub id as well as a folder"

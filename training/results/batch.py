@@ -56,6 +56,8 @@ def load_model(name: str, revision: str | None = None, trust_remote_code: bool =
 
     hardware.compute_exactly()
     folder = Path(name).expanduser()
+    if folder.is_file():
+        raise UserError(f"'{name}' is a file; MODEL is the folder that it lies in, with config.json beside it")
     if not folder.is_dir() and (name.startswith((".", "/", "~")) or "\\" in name or name.count("/") > 1):
         raise UserError(f"no model '{name}'; MODEL is a run folder, one in the Hub's layout, or a repo id OWNER/NAME")
     if folder.is_dir() and not (folder / "config.json").is_file():

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from tqdm.auto import tqdm
 
 from training.results.confusion import plot_confusion
 from training.results.discrimination import plot_roc_and_precision_recall
@@ -39,7 +40,8 @@ def plot_surest_mistakes(
     surest = test.take(wrong[np.argsort(-test.probabilities[wrong].max(axis=1), kind="stable")][:MOST])
     evidence = Evidence(classifier, read, surest.paths, len(surest.paths))
     mistakes = []
-    for number, (name, label, index) in enumerate(zip(surest.paths, surest.labels, surest.predicted, strict=True)):
+    chosen = list(zip(surest.paths, surest.labels, surest.predicted, strict=True))
+    for number, (name, label, index) in enumerate(tqdm(chosen, "Heat maps", unit=" images", leave=False, disable=None)):
         seen, map = evidence.look(number, index)
         confidence = float(surest.probabilities[number, index])
         mistakes.append(Mistake(name, seen, map, test.classes[label], test.classes[index], confidence))
