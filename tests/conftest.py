@@ -24,6 +24,7 @@ os.environ.update(
 
 import colorsys  # noqa: E402
 import json  # noqa: E402
+from dataclasses import replace  # noqa: E402
 from pathlib import Path  # noqa: E402
 
 import numpy as np  # noqa: E402
@@ -101,3 +102,27 @@ def tiny_timm(tmp_path_factory) -> Path:
     config = {"architecture": "test_resnet", "num_classes": 7, "num_features": model.num_features}
     (folder / "config.json").write_text(json.dumps(config | {"pretrained_cfg": pretrained}))
     return folder
+
+
+@pytest.fixture(scope="session")
+def colours(tmp_path_factory, tiny_resnet):
+    """A run of three colours that nobody may change; one picture in five is labelled by lot, so that mistakes remain.
+
+    The images lie in `photos` beside it.
+    """
+    from training.data.source import Folder
+    from training.fitting.fit import fit
+    from training.recipe import BatchNorm, Linear, Recipe, Stage
+    from training.run_folder import RunFolder
+
+    folder = tmp_path_factory.mktemp("colours")
+    names = ["blue", "green", "red"]
+    for number in range(75):
+        label = names[(number // 5 if number % 5 == 0 else number) % 3]
+        write_photo(folder / "photos" / label / f"{number:03}.png", (2 - number % 3) / 3, number)
+    fast = {"learning_rate": 1e-2, "lr_scheduler_type": "constant", "num_train_epochs": 3}
+    stage = Stage(name="all", batch_size=8, arguments=fast)
+    recipe = Recipe(title="Colours", base_model=str(tiny_resnet), head=(BatchNorm(), Linear()), stages=(stage,))
+    run = RunFolder(folder / "run")
+    fit(replace(recipe, name="colours"), Folder(folder / "photos"), run, flags=["--bf16", "false"])
+    return run

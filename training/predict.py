@@ -53,25 +53,32 @@ def main(tokens: list[str]) -> int:
         raise UserError(f"--output {output}: a table is called .csv or .jsonl")
     if output.exists() and not known.overwrite:
         raise UserError(f"'{output}' is there already; --overwrite replaces it, --output writes another")
-    if known.trust_remote_code and not COMMIT.fullmatch(known.revision or ""):
+    folder = Path(known.model).expanduser().is_dir()
+    if folder and known.revision:
+        raise UserError(f"--revision is for a repo of the Hub, and '{known.model}' is a folder; leave it out")
+    if known.trust_remote_code and not folder and not COMMIT.fullmatch(known.revision or ""):
         raise UserError(
             "--trust_remote_code wants the code to be pinned: --revision with a full commit of 40 hexadecimal digits, "
             "as the repo's page shows it"
         )
 
     # Only now, with the command understood, the libraries that take seconds to import.
+    from training.data.intake import Skipped, summary
     from training.results.batch import find_images, load_model, predict
 
-    images = find_images([Path(path) for path in known.images])
+    skipped: list[Skipped] = []
+    images = find_images([Path(path) for path in known.images], skipped)
     classifier = load_model(known.model, known.revision, known.trust_remote_code)
     bad = predict(classifier, images, output)
-    print(f"predicted  {len(images) - bad:,} images with {known.model}")
+    print(f"predicted  {len(images) - bad:,} of {len(images):,} images with {known.model}")
+    if skipped:
+        print(f"skipped    {summary(skipped)}")
     if bad:
-        print(f"warning    {bad} could not be read: the column `error` says why")
+        print(f"warning    of {bad:,} there is no answer: `error` says why")
     print(f"wrote      {output}")
     print(f"next       {shlex.join(['python', 'training/predict.py', '--help'])}")
     return 0
 
 
 if __name__ == "__main__":
-    sys.exit(run_command(main, "what was done so far lies beside the table, in a file called .partial"))
+    sys.exit(run_command(main, "nothing was written"))

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,7 +20,10 @@ BATCH = 32  # images
 def load_classifier(model: str | Path, revision: str | None = None, device: Any = "cpu", **how: Any) -> Any:
     """An image-classification `pipeline` in fp32. Our own custom class needs no `trust_remote_code`.
 
-    `how` goes to `pipeline` as it is. Raises what `pipeline` raises.
+    `how` goes to transformers as it is. Raises what transformers raises.
+
+    Raises:
+        ValueError: weights are missing; transformers itself draws them by lot, and the model answers at random.
     """
     import torch
     from transformers import AutoConfig, AutoModelForImageClassification, pipeline
@@ -32,9 +37,32 @@ def load_classifier(model: str | Path, revision: str | None = None, device: Any 
     AutoModelForImageClassification.register(
         BackboneWithHeadConfig, BackboneWithHeadForImageClassification, exist_ok=True
     )
+    with quiet():
+        network, loaded = AutoModelForImageClassification.from_pretrained(
+            str(model), revision=revision, dtype=torch.float32, output_loading_info=True, **how
+        )
+    if loaded["missing_keys"]:
+        raise ValueError(f"there are no weights for {', '.join(sorted(loaded['missing_keys'])[:3])}")
     return pipeline(
-        "image-classification", model=str(model), revision=revision, device=device, dtype=torch.float32, **how
+        "image-classification",
+        model=network,
+        image_processor=str(model),
+        revision=revision,
+        device=device,
+        **how,
     )
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Without transformers' own report of weights that are missing or too many: whoever loads says what matters."""
+    logger = logging.getLogger("transformers")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
 
 
 def classes_of(classifier: Any) -> list[str]:

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import logging
-from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from hub_utils.portable.predictor import quiet
 from training.hub import hub_answers, why_not_loaded
 from training.recipe import BatchNorm, Dropout, FromConfig, Linear, Recipe, ReLU, UserError, first_line
 
@@ -139,7 +138,7 @@ def _load(recipe: Recipe) -> tuple[Any, Any]:
         )
     try:
         where = {"local_files_only": not (Path(name).is_dir() or hub_answers(name)), "trust_remote_code": False}
-        with _quiet():
+        with quiet():
             body, found = AutoModel.from_pretrained(name, dtype=torch.float32, output_loading_info=True, **where)
             processor = AutoImageProcessor.from_pretrained(name, **where)
     except Exception as error:  # transformers raises OSError, ValueError, ImportError, SafetensorError, KeyError here
@@ -257,15 +256,3 @@ def _plain(config: Any) -> dict[str, Any]:
     if config.model_type == "timm_wrapper":
         values["num_classes"] = 0  # its reader wants the number; none is timm's word for "no classifier"
     return {name: value for name, value in values.items() if value is not None}
-
-
-@contextmanager
-def _quiet():
-    """transformers reports the old head's weights as unexpected; here that is expected."""
-    logger = logging.getLogger("transformers")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
-    try:
-        yield
-    finally:
-        logger.setLevel(level)

@@ -14,7 +14,7 @@ import numpy as np
 from tqdm.auto import tqdm
 
 from hub_utils.portable.predictor import classes_of, load_classifier, probabilities_of
-from training.data.intake import Skipped, image_files
+from training.data.intake import Skipped, image_files, summary
 from training.fitting import hardware
 from training.hub import hub_answers, why_not_loaded
 from training.recipe import UserError
@@ -22,8 +22,10 @@ from training.results.answers import answers
 from training.results.predictions import MARK
 
 
-def find_images(paths: Sequence[Path]) -> list[Path]:
+def find_images(paths: Sequence[Path], skipped: list[Skipped]) -> list[Path]:
     """Files as they are named, and of folders every file that is an image by its name, at any depth, sorted.
+
+    What was passed by in folders is appended to `skipped`.
 
     Raises:
         UserError: a path leads nowhere, or a folder has no image.
@@ -31,12 +33,12 @@ def find_images(paths: Sequence[Path]) -> list[Path]:
     found = []
     for path in paths:
         if path.is_dir():
-            skipped: list[Skipped] = []
-            inside = image_files(path, skipped)
+            passed_by: list[Skipped] = []
+            inside = image_files(path, passed_by)
             if not inside:
-                hint = f"; '{skipped[0].path}': {skipped[0].reason}" if skipped else ""
-                raise UserError(f"no images in '{path}'{hint}")
+                raise UserError(f"no images in '{path}'{f': {summary(passed_by)}' if passed_by else ''}")
             found += [path / name for name in inside]
+            skipped += passed_by
         elif path.exists():
             found.append(path)
         else:
@@ -52,7 +54,6 @@ def load_model(name: str, revision: str | None = None, trust_remote_code: bool =
     """
     from transformers.utils import logging
 
-    logging.disable_progress_bar()
     hardware.compute_exactly()
     folder = Path(name).expanduser()
     if not folder.is_dir() and (name.startswith((".", "/", "~")) or "\\" in name or name.count("/") > 1):
@@ -62,6 +63,7 @@ def load_model(name: str, revision: str | None = None, trust_remote_code: bool =
     how = {"trust_remote_code": True} if trust_remote_code else {}
     try:
         folder = folder if folder.is_dir() else _fetched(name, revision)
+        logging.disable_progress_bar()  # of the weights; that of a download is welcome
         return load_classifier(folder, device=hardware.choose().device, **how)
     except Exception as error:  # transformers, the Hub's client, safetensors and torch each have their own
         raise UserError(why_not_loaded("model", "MODEL", name, error)) from error
@@ -72,7 +74,7 @@ def _fetched(repo_id: str, revision: str | None) -> Path:
     from huggingface_hub import snapshot_download
 
     wanted = ["*.json", "*.safetensors", "*.py"]
-    away = not hub_answers(repo_id)
+    away = not hub_answers(repo_id, revision)
     return Path(
         snapshot_download(
             repo_id, revision=revision, allow_patterns=wanted, ignore_patterns=["*/*"], local_files_only=away
@@ -84,7 +86,8 @@ def predict(classifier: Any, images: Sequence[Path], output: Path) -> int:
     """Write a row for each image to `output`, .csv or .jsonl, whole or not at all; how many could not be read.
 
     Raises:
-        UserError: it cannot be written, or the model does not know classes.
+        UserError: it cannot be written, or the model does not know classes, or it was interrupted, and the rows so far
+            lie beside `output`.
     """
     classes = classes_of(classifier)
     partial = output.with_name(f"{output.name}.partial")
@@ -99,11 +102,15 @@ def predict(classifier: Any, images: Sequence[Path], output: Path) -> int:
             write = _json_lines(file, classes) if output.suffix == ".jsonl" else _csv(file, classes)
             found = answers(classifier, images, lambda path: path.read_bytes())
             for path, answer in tqdm(found, "Predicting", len(images), unit=" images", leave=False, disable=None):
+                if not isinstance(answer, str) and not np.isfinite(answer).all():
+                    answer = "the model's answer is no finite number"
                 refused = isinstance(answer, str)
                 bad += refused
                 shown = path.as_posix().encode(errors="backslashreplace").decode()
                 write(shown, None if refused else probabilities_of(classifier, answer), answer if refused else "")
         os.replace(partial, output)
+    except KeyboardInterrupt as error:
+        raise UserError(f"interrupted; the rows so far are in '{partial}'") from error
     except OSError as error:
         why = "no space left" if error.errno == errno.ENOSPC else error.strerror
         raise UserError(f"'{output}' cannot be written ({why}); choose another --output") from error

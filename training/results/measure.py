@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from datetime import date
 from hashlib import file_digest
 from pathlib import Path
+from tempfile import TemporaryFile
 from typing import Any
 
 import numpy as np
@@ -29,6 +31,7 @@ from training.results.plots import plot_results, plot_surest_mistakes
 from training.results.predictions import Predictions, write_predictions
 from training.run_folder import RunFolder, read_json, session, write_json
 
+SLACK = 1e-5  # of a threshold; as far as probabilities in fp32 are apart from one runtime to the next
 MEASURED = SPLITS[1:]  # validation, by which a threshold is chosen, and test
 
 
@@ -38,12 +41,15 @@ def measure(run: RunFolder, source: Source | None = None, say: Callable[[str], N
     `source`: where the images lie now, if not where training saw them. Weights are never changed.
 
     Raises:
-        UserError: there is no model, its labels are not the data's, there is nothing to test, or an image is gone or
-            not the one that training saw.
+        UserError: there is no model, its labels are not the data's, there is nothing to test, an image is gone or not
+            the one that training saw, or the folder cannot be written.
     """
     began = time.perf_counter()
     run.check_trained()
-    source = source or load_source(run.data)
+    temperature = read_json(run.results).get("temperature")
+    source = _source(run, source)
+    with _writing(run), TemporaryFile(dir=run.path):  # better now than after all the work
+        run.plots.mkdir(exist_ok=True)
     recipe = read_json(run.recipe)["recipe"]
     say(f"{recipe['title']} ({recipe['name']})")
     classifier = load_run(run)
@@ -51,20 +57,27 @@ def measure(run: RunFolder, source: Source | None = None, say: Callable[[str], N
     name = type(classifier.model).__name__
     say(f"model      {name} of {run.path}, loaded as a visitor loads it · {classifier.device.type} · fp32")
     if isinstance(source, Streamed):
+        _check_labels(source.survey.classes, classes, run)
         rows, predictions = _ask_about_stream(classifier, source)
+        _check_test(rows, run)
         facts: Mapping[str, Facts] = {}
     else:
         rows = read_splits(run.splits)
-        _check_labels(rows, classes, run)
+        _check_labels({row.label for row in rows}, classes, run)
+        _check_test(rows, run)
         facts = _facts(source, rows)
         predictions = _ask(classifier, [row for row in rows if row.split in MEASURED], source.reader())
-    write_predictions(predictions, run.predictions)
+    if not np.isfinite(predictions.probabilities).all():
+        raise UserError(
+            f"the answers of the model in '{run.path}' are not finite numbers; train anew with --overwrite and a "
+            "smaller --learning_rate"
+        )
     results = {
         "split": "test",
         "classes": classes,
         **_results(predictions),
         "floors": _floors(rows, facts),
-        "temperature": read_json(run.results).get("temperature"),
+        "temperature": temperature,
         "model_class": name,
         "model_sha256": sha256(run.weights),
         **session(),
@@ -72,16 +85,40 @@ def measure(run: RunFolder, source: Source | None = None, say: Callable[[str], N
         "date": date.today().isoformat(),
         "seconds": round(time.perf_counter() - began, 1),
     }
-    write_json(results, run.test_results)
-    test, title = predictions.of("test"), f"{recipe['title']} ({recipe['name']}), test split"
-    plot_results(results, test, run.plots, title)
-    if not isinstance(source, Streamed):  # whose images would have to be fetched again
-        plot_surest_mistakes(classifier, test, source.reader(), run.mistakes, title)
-    try:
-        write_card(run.path)
-    except ValueError as error:
-        raise UserError(f"no model card: {error}") from error
+    title = f"{recipe['title']} ({recipe['name']}), test split"
+    with _writing(run):
+        _write(results, predictions, run, title)
+        if not isinstance(source, Streamed):  # whose images would have to be fetched again
+            plot_surest_mistakes(classifier, predictions.of("test"), source.reader(), run.mistakes, title)
     return results
+
+
+def _source(run: RunFolder, moved: Source | None) -> Source:
+    """Where the images lie now.
+
+    Raises:
+        UserError: nobody knows, or they lie on the Hub and somewhere else was said.
+    """
+    stored = load_source(run.data)
+    if moved is None:
+        return stored
+    if not isinstance(stored, Folder):
+        raise UserError(
+            f"--data_dir: the images of '{run.path}' come from the Hub, data set '{stored.repo_id}'; leave it out"
+        )
+    return moved
+
+
+@contextmanager
+def _writing(run: RunFolder) -> Iterator[None]:
+    """One line for a folder that cannot be written."""
+    try:
+        yield
+    except OSError as error:
+        raise UserError(
+            f"'{run.path}' cannot be written ({error.strerror or first_line(error)}); what is measured is written "
+            "beside the model: make room and leave to write, or measure a copy"
+        ) from error
 
 
 def lines(results: Mapping[str, Any]) -> list[str]:
@@ -146,17 +183,32 @@ def sha256(path: Path) -> str:
         return file_digest(file, "sha256").hexdigest()
 
 
-def _check_labels(rows: Sequence[Row], classes: Sequence[str], run: RunFolder) -> None:
-    """Raise `UserError` where the model and the data do not belong together, or there is nothing to test."""
-    strange = sorted({row.label for row in rows} - set(classes))
+def _write(results: dict[str, Any], predictions: Predictions, run: RunFolder, title: str) -> None:
+    """All but the sheet of mistakes, which asks the model again."""
+    write_predictions(predictions, run.predictions)
+    write_json(results, run.test_results)
+    plot_results(results, predictions.of("test"), run.plots, title)
+    try:
+        write_card(run.path)
+    except ValueError as error:
+        raise UserError(f"no model card: {error}") from error
+
+
+def _check_labels(labels: Iterable[str], classes: Sequence[str], run: RunFolder) -> None:
+    """Raise `UserError` where the model and the data do not belong together."""
+    strange = sorted(set(labels) - set(classes))
     if strange:
         raise UserError(
             f"the data of '{run.path}' has the class '{strange[0]}', its model answers {_some(classes)}: they do not "
             "belong together; train anew with --overwrite"
         )
+
+
+def _check_test(rows: Sequence[Row], run: RunFolder) -> None:
+    """Raise `UserError` where there is nothing to test."""
     if not any(row.split == "test" for row in rows):
         raise UserError(
-            f"'{run.splits}' has no image of the test split, so there is nothing to measure; train anew with "
+            f"the run in '{run.path}' has no image in its test split, so there is nothing to measure; train anew with "
             "--overwrite, with a test folder or a recipe that keeps some images for testing"
         )
 
@@ -173,19 +225,21 @@ def _facts(source: Source, rows: Sequence[Row]) -> dict[str, Facts]:
     """
     measured = [row for row in rows if row.split in MEASURED]
     if isinstance(source, Folder):
+        if not source.data_dir.is_dir():
+            raise UserError(f"data folder '{source.data_dir}' does not exist; --data_dir names the one of the images")
         source.check_there(measured)
     facts = source.facts(rows)
     lost = [row.path for row in measured if row.path not in facts]
     if lost:
         raise UserError(
-            f"{len(lost)} images cannot be read any more, '{lost[0]}' for one; put them back as they were, or train "
-            "anew with --overwrite"
+            f"{len(lost)} of {len(measured)} images cannot be read any more, '{lost[0]}' for one; put back what "
+            "training saw, or train anew with --overwrite"
         )
     changed = [row.path for row in measured if facts[row.path].sha256 != row.sha256]
     if changed:
         raise UserError(
-            f"{len(changed)} of {len(measured)} images are not those that training saw, '{changed[0]}' for one; put "
-            "them back, or name their folder with --data_dir, or train anew with --overwrite"
+            f"{len(changed)} of {len(measured)} images are not what training saw, '{changed[0]}' for one; put "
+            "that back, or name its folder with --data_dir, or train anew with --overwrite"
         )
     return facts
 
@@ -243,6 +297,8 @@ def _results(predictions: Predictions) -> dict[str, Any]:
     threshold = None
     if len(predictions.classes) == 2:
         threshold = sensitivity_threshold(validation.labels, validation.probabilities[:, 1])
+        # It is an image's own p: a little less, so that the rounding of a table or of another runtime changes no side.
+        threshold = None if threshold is None else float(f"{threshold * (1 - SLACK):.9g}")
     missing = [name for number, name in enumerate(test.classes) if number not in test.labels]
     groups = [group or path for group, path in zip(test.groups, test.paths, strict=True)]
     figures = evaluate_split(test.labels, test.probabilities, test.classes, groups, threshold=threshold)
