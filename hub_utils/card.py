@@ -334,4 +334,4 @@ def _onnx_example(facts: Facts) -> str | None:
         return None
     from hub_utils.onnx_example import onnx_example  # it tries the lines out, with transformers
 
-    return onnx_example(facts.run, facts.model).strip()
+    return onnx_example(facts.run, facts.repo_id or Path(facts.model)).strip()

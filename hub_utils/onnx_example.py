@@ -29,10 +29,10 @@ processor = AutoImageProcessor.from_pretrained(folder)
 pixels = processor(image, return_tensors="pt")["pixel_values"].numpy()"""
 
 
-def onnx_example(folder: Path, model: str) -> str:
+def onnx_example(folder: Path, model: str | Path) -> str:
     """Python that prints the best classes of photo.jpg by `folder`'s onnx/model.onnx, without torch or transformers.
 
-    `model` is what the lines name: a folder that exists, or a repo id, of which they then fetch the files they need.
+    `model` is what the lines name: a folder, as a `Path`, or a repo id, of which they then fetch the files they need.
     The preprocessing in them is tried out here against the image processor. Where no plain resizing and cropping equals
     it (but for what torchvision's resampling and PIL's differ in, a level of a colour here and there), the lines call
     the processor itself, which needs transformers and torch.
@@ -42,8 +42,8 @@ def onnx_example(folder: Path, model: str) -> str:
     processor = AutoImageProcessor.from_pretrained(folder)
     preprocessing = _plain_preprocessing(processor)
     libraries = ["import numpy as np", "import onnxruntime", "from PIL import Image, ImageOps"]
-    if Path(model).is_dir():
-        where = json.dumps(Path(model).as_posix(), ensure_ascii=False)
+    if isinstance(model, Path):
+        where = json.dumps(model.as_posix(), ensure_ascii=False)
     else:
         libraries.insert(2, "from huggingface_hub import snapshot_download")
         where = f'snapshot_download("{model}", allow_patterns=["*config.json", "onnx/*"])'

@@ -72,7 +72,7 @@ def _pipeline(run, files, classes) -> np.ndarray:
 
 def _onnx(run, file: str) -> np.ndarray:
     """As the model card's lines compute it."""
-    lines = onnx_example(run.path, str(run.path)).replace('"photo.jpg"', json.dumps(file))
+    lines = onnx_example(run.path, run.path).replace('"photo.jpg"', json.dumps(file))
     names: dict = {}
     with redirect_stdout(io.StringIO()):
         exec(lines, names)

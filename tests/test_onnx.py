@@ -198,7 +198,7 @@ def scores_by_pipeline(folder: Path, path: Path) -> list[float]:
 @pytest.mark.parametrize("form", FORMS)
 def test_the_cards_lines_answer_as_pipeline_does_without_torch(form, exported, tmp_path):
     path = photo(tmp_path)
-    scores, printed = run_lines(NO_TORCH + onnx_example(exported[form], str(exported[form])), tmp_path)
+    scores, printed = run_lines(NO_TORCH + onnx_example(exported[form], exported[form]), tmp_path)
     expected = scores_by_pipeline(exported[form], path)
     assert scores == pytest.approx(expected, abs=1e-3)
     best = int(np.argmax(expected))
@@ -225,7 +225,7 @@ def test_preprocessing_that_a_few_lines_cannot_say_is_left_to_the_processor(tiny
     config["pretrained_cfg"]["crop_mode"] = "border"
     (folder / "config.json").write_text(json.dumps(config), encoding="utf-8")
     save_onnx(folder)
-    lines = onnx_example(folder, str(folder))
+    lines = onnx_example(folder, folder)
     assert "AutoImageProcessor" in lines
     monkeypatch.chdir(tmp_path)
     names = {}

@@ -5,7 +5,8 @@ import shlex
 
 from conftest import ROOT
 
-from training import data_report, download, train
+from training import browse, data_report, download, predict, rocks_similarity, train
+from training import eval as evaluation
 from training.fitting.flags import parse_flags
 from training.recipe import load_recipe, recipe_names
 
@@ -36,6 +37,17 @@ def test_every_command_about_data_can_be_typed():
     assert [data_report.parser().parse_args(words).recipe for words in reports] == ["my_photos", "flowers", "scans"]
     for words in downloads:
         load_recipe(download.parser().parse_args(words).recipe)
+
+
+def test_every_command_about_a_run_can_be_typed():
+    scripts = {"eval": evaluation, "browse": browse, "predict": predict, "rocks_similarity": rocks_similarity}
+    commands = {name: commands_of(f"training/{name}.py ") for name in scripts}
+    assert {name: len(found) for name, found in commands.items()} == {
+        "eval": 2, "browse": 1, "predict": 1, "rocks_similarity": 1,
+    }  # fmt: skip
+    for name, found in commands.items():
+        for words in found:
+            scripts[name].parser().parse_args(words)
 
 
 def test_the_first_screen_is_one_sentence_and_two_commands():

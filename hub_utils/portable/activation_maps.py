@@ -30,7 +30,7 @@ class ActivationMaps(nn.Module):
         super().__init__()
         self.model = model
         self.eval()  # a new module starts in train mode, and torch.onnx hands the wrapper's mode on to the model
-        body, layers = _parts(model)
+        body, layers = body_and_head(model)
         if not _pools_by_mean(body, layers):
             raise ValueError(
                 f"{_name(model)} has no pooled feature map: what its head takes are not the means of what its last "
@@ -38,7 +38,7 @@ class ActivationMaps(nn.Module):
             )
 
     def forward(self, pixel_values: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        body, layers = _parts(self.model)
+        body, layers = body_and_head(self.model)
         feature_map = _feature_map(body, pixel_values)
         logits, jacobian = logits_and_jacobian(layers, _pool(body, feature_map))
         maps = jacobian @ feature_map.flatten(2)
@@ -65,8 +65,12 @@ def logits_and_jacobian(layers: Sequence[nn.Module], features: torch.Tensor) -> 
     return features, jacobian
 
 
-def _parts(model: nn.Module) -> tuple[nn.Module, list[nn.Module]]:
-    """The body, and the layers of the head that do something in eval mode."""
+def body_and_head(model: nn.Module) -> tuple[nn.Module, list[nn.Module]]:
+    """The body, and the layers of the head that do something in eval mode: Linear (or a convolution of 1 × 1) and ReLU.
+
+    Raises:
+        ValueError: this class of model is not known here, or its head has other layers.
+    """
     match type(model).__name__:
         case "ResNetForImageClassification":
             body, head = model.resnet, model.classifier

@@ -43,7 +43,7 @@ def load_classifier(model: str | Path, revision: str | None = None, device: Any 
         )
     if loaded["missing_keys"]:
         raise ValueError(f"there are no weights for {', '.join(sorted(loaded['missing_keys'])[:3])}")
-    return pipeline(
+    classifier = pipeline(
         "image-classification",
         model=network,
         image_processor=str(model),
@@ -51,6 +51,9 @@ def load_classifier(model: str | Path, revision: str | None = None, device: Any 
         device=device,
         **how,
     )
+    if classifier.device.type != "mps":  # which knows no such convolutions; elsewhere they are faster
+        classifier.model.to(memory_format=torch.channels_last)
+    return classifier
 
 
 @contextmanager

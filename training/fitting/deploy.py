@@ -82,8 +82,8 @@ def deploy(
             before, after = _calibration(logits * temperature, labels), _calibration(logits, labels)
             results["calibration"][split] = {"before": before, "after": after}
     if temperature is not None:
-        gain = _gain(**results["calibration"]["test"])
-        say(f"calibrated logits divided by {temperature:.2f}; on the test split {gain}")
+        told = f"logits divided by {temperature:.2f}; on the test split {_gain(**results['calibration']['test'])}"
+        say("calibrated " + (told if temperature != 1 else "nothing to do: the validation split asks for no scaling"))
     return results
 
 

@@ -11,6 +11,7 @@ import torch
 from torch import nn
 from tqdm.auto import tqdm
 
+from hub_utils.portable.activation_maps import body_and_head
 from training.recipe import UserError
 from training.results.answers import answers
 
@@ -73,11 +74,7 @@ def embed(classifier: Any, paths: Sequence[Path], layer: str) -> np.ndarray:
 
 def _head(model: nn.Module) -> list[nn.Module]:
     """The layers from the pooled features to the logits."""
-    if hasattr(model, "timm_model"):
-        head = model.timm_model.get_classifier()
-    else:
-        head = getattr(model, "head", None) or getattr(model, "classifier", nn.Identity())
-    found = [layer for layer in head.modules() if isinstance(layer, (nn.Linear, nn.ReLU))]
-    if not found:
-        raise UserError(f"{type(model).__name__} has no head of Linear layers, so its layers cannot be told apart")
-    return found
+    try:
+        return body_and_head(model)[1]
+    except ValueError as error:
+        raise UserError(f"{error}, so its layers cannot be told apart") from error

@@ -16,7 +16,7 @@ from torch import nn
 from torchvision.transforms.v2 import functional as tv
 from tqdm.auto import tqdm
 
-from hub_utils.portable.activation_maps import ActivationMaps
+from hub_utils.portable.activation_maps import ActivationMaps, body_and_head
 from training.data.images import open_rgb
 from training.data.transforms import Preprocessing
 
@@ -141,10 +141,7 @@ class Evidence:
 
 def pooled_features(model: nn.Module, pixel_values: torch.Tensor) -> np.ndarray:
     """What an image classification model's head takes, float32 (batch, width), for (batch, 3, height, width)."""
-    if hasattr(model, "timm_model"):
-        head = model.timm_model.get_classifier()
-    else:
-        head = model.classifier if hasattr(model, "classifier") else model.head
+    head = body_and_head(model)[1][0]
     taken: list[torch.Tensor] = []
     with head.register_forward_pre_hook(lambda _, inputs: taken.append(inputs[0])), torch.inference_mode():
         model(pixel_values=pixel_values)

@@ -130,9 +130,9 @@ def lines(results: Mapping[str, Any]) -> list[str]:
         f"test       {results['images']:,} images, {len(results['classes'])} classes"
         + ("" if alone else f"; some belong together: {results['groups']:,} groups"),
         f"accuracy   {_share(metrics['accuracy'])}; balanced {_share(metrics['balanced_accuracy'])}",
-        f"floors     always '{always['says']}' {_share(always)}; nearest by colour alone {_share(colour)}",
         f"           log loss {_number(metrics['log_loss'])}; "
         f"calibration error {_share(metrics['expected_calibration_error'])}",
+        f"floors     always '{always['says']}' {_share(always)}; nearest by colour alone {_share(colour)}",
     ]
     for point in results.get("operating_points", {}).values():
         if point["threshold"] is not None:
