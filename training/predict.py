@@ -76,7 +76,9 @@ def main(tokens: list[str]) -> int:
     if bad:
         print(f"warning    of {bad:,} there is no answer: `error` says why")
     print(f"wrote      {output}")
-    print(f"next       {shlex.join(['python', 'training/predict.py', '--help'])}")
+    read = f"read_csv({str(output)!r})" if output.suffix == ".csv" else f"read_json({str(output)!r}, lines=True)"
+    counts = f"import pandas; print(pandas.{read}['prediction'].value_counts())"
+    print(f"next       {shlex.join(['python', '-c', counts])}")
     return 0
 
 
