@@ -5,6 +5,7 @@ python training/predict.py MODEL IMAGE_OR_DIR... [--output predictions.csv]
 
 from __future__ import annotations
 
+import json
 import re
 import shlex
 import sys
@@ -76,8 +77,9 @@ def main(tokens: list[str]) -> int:
     if bad:
         print(f"warning    of {bad:,} there is no answer: `error` says why")
     print(f"wrote      {output}")
-    read = f"read_csv({str(output)!r})" if output.suffix == ".csv" else f"read_json({str(output)!r}, lines=True)"
-    counts = f"import pandas; print(pandas.{read}['prediction'].value_counts())"
+    table = json.dumps(str(output), ensure_ascii=False)
+    read = f"read_csv({table})" if output.suffix == ".csv" else f"read_json({table}, lines=True)"
+    counts = f'import pandas; print(pandas.{read}["prediction"].value_counts())'
     print(f"next       {shlex.join(['python', '-c', counts])}")
     return 0
 
