@@ -2,7 +2,7 @@
 
 import csv
 import json
-import re
+import shlex
 import subprocess
 import sys
 
@@ -46,14 +46,17 @@ def error_of(finished) -> str:
 
 
 def test_accelerate_trains_a_recipe_of_ones_own_on_all_cores(recipe, photos, tmp_path):
-    finished = run(ACCELERATE, recipe, "--data_dir", photos, "--output_dir", tmp_path / "run", "--threads", 2)
+    folder = tmp_path / "Kim's run"
+    finished = run(ACCELERATE, recipe, "--data_dir", photos, "--output_dir", folder, "--threads", 2)
     assert finished.returncode == 0, finished.stderr
     assert "· 2 threads ·" in finished.stdout  # accelerate launch leaves torch one
-    wrote, next_command = finished.stdout.splitlines()[-2:]
-    assert wrote == f"wrote      {tmp_path / 'run'}"
-    code = re.fullmatch(r'next       python -c "(.+)"', next_command)[1]
+    wrote, use, next_command = finished.stdout.splitlines()[-3:]
+    assert wrote == f"wrote      {folder}"
+    _, python, option, code = shlex.split(use)
+    assert (python, option) == ("python", "-c")
     answer = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=120)
     assert answer.returncode == 0 and "'score'" in answer.stdout, answer.stderr
+    assert shlex.split(next_command) == ["next", "python", "training/eval.py", str(folder)]
 
 
 def test_two_processes_count_every_image_once_and_reach_the_same(recipe, photos, tmp_path):

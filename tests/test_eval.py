@@ -5,6 +5,7 @@ import io
 import json
 import math
 import os
+import shlex
 import shutil
 import subprocess
 import sys
@@ -258,8 +259,8 @@ def test_what_is_no_run_is_told_apart(run, colours, tmp_path):
         ("model.safetensors", lambda content: content[: len(content) // 2], "cannot be loaded"),
         ("config.json", lambda content: content[:40], "cannot be loaded"),
         ("all_results.json", lambda content: content[:40], "all_results.json' cannot be read"),
-        ("local/data.json", lambda content: b"{}", "data.json' cannot be read"),
-        ("local/splits.csv", None, "splits.csv' cannot be read (No such file or directory)"),
+        ("local/data.json", lambda content: b"{}", "data.json', which says where the images lie, cannot be read"),
+        ("local/splits.csv", None, "has no local/splits.csv, which is never uploaded"),
         ("local/splits.csv", lambda content: content[:9], "splits.csv' cannot be read"),
     ],
 )
@@ -421,3 +422,15 @@ def test_a_run_on_a_data_set_of_the_hub_is_measured_stored_and_streamed(tiny_res
     assert not streamed.mistakes.exists()  # whose images would be fetched again
     refused = [line for line in done.stdout.splitlines() if line.startswith("refused: ")]
     assert len(refused) == 2 and all("come from the Hub, data set 'alice/photos'" in line for line in refused)
+
+
+def test_a_moved_runs_next_command_names_the_folder_too(colours, tmp_path, capsys):
+    run = RunFolder(tmp_path / "my run")
+    shutil.copytree(colours.path, run.path)
+    source = json.loads(run.data.read_text())["data_dir"]
+    run.data.unlink()
+    with pytest.raises(UserError, match="name their folder with --data_dir"):
+        main([str(run.path)])
+    assert main([str(run.path), "--data_dir", source]) == 0
+    words = shlex.split(capsys.readouterr().out.splitlines()[-1])
+    assert words == ["next", "python", "training/browse.py", str(run.path), "--data_dir", source]

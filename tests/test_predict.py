@@ -102,8 +102,8 @@ def test_a_row_an_image_in_order_as_csv_and_as_json_lines(colours, three, tmp_pa
     for row, line in zip(rows, lines(tmp_path / "out.jsonl"), strict=True):
         assert set(line) == {"path", "prediction", "probabilities"}
         assert (line["path"], line["prediction"]) == (row["path"], row["prediction"])
-        assert [[name, float(row[f"p_{name}"])] for name in ("blue", "green", "red")] == line["probabilities"]
-        assert row["prediction"] == max(line["probabilities"], key=lambda each: each[1])[0]
+        assert {name: float(row[f"p_{name}"]) for name in ("blue", "green", "red")} == line["probabilities"]
+        assert row["prediction"] == max(line["probabilities"], key=line["probabilities"].get)
         assert row["error"] == ""
     assert sorted(path.name for path in (tmp_path / "deep").iterdir()) == ["out.csv"]
 
@@ -148,14 +148,15 @@ def test_awkward_names_come_out_as_they_are(ending, colours, tmp_path):
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="file systems elsewhere refuse such a name")
-def test_a_name_that_is_no_text_is_escaped_or_said_to_be_passed_by(colours, tmp_path):
+def test_a_name_that_is_no_text_is_escaped_or_refused_in_its_row(colours, tmp_path):
     write_photo(tmp_path / "photos" / "good.png", 0.3, 1)
     strange = tmp_path / "photos" / os.fsdecode(b"caf\xe9.png")
     shutil.copy(tmp_path / "photos" / "good.png", strange)
-    said = tell(colours.path, tmp_path / "photos", strange, "--output", tmp_path / "out.csv")
-    assert r"skipped    1 × its name is not UTF-8: rename it (caf\udce9.png)" in said
-    good, escaped = table(tmp_path / "out.csv")
+    tell(colours.path, tmp_path / "photos", strange, "--output", tmp_path / "out.csv")
+    refused, good, escaped = table(tmp_path / "out.csv")
+    assert refused["path"] == escaped["path"]
     assert escaped["path"].endswith(r"caf\udce9.png")
+    assert (refused["error"], escaped["error"]) == ("its name is not UTF-8", "")
     assert escaped["p_red"] == good["p_red"]
 
 
@@ -216,7 +217,28 @@ def test_what_leads_nowhere_and_folders_without_images_are_told(colours, tmp_pat
     output = tmp_path / "out.csv"
     assert refusal(colours.path, tmp_path / "nowhere.png", "--output", output).startswith("no file or folder")
     assert refusal(colours.path, tmp_path / "none", "--output", output).startswith("no images in")
+    assert "a path is empty" in refusal(colours.path, "", "--output", output)
     assert not output.exists()
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="links and pipes are made otherwise there")
+def test_what_cannot_be_a_picture_has_its_reason_in_its_row(colours, tmp_path):
+    photos = tmp_path / "photos"
+    write_photo(photos / "good.png", 0.3, 1)
+    (photos / "broken.png").symlink_to("nowhere")
+    (photos / "raw.cr2").write_bytes(b"raw")
+    (photos / "notes.txt").write_text("no picture, and nobody said that it was one")
+    os.mkfifo(tmp_path / "pipe.png")
+    named = [tmp_path / "pipe.png", tmp_path / "gone.png"]
+    said = tell(colours.path, photos, *named, "--output", tmp_path / "out.csv")
+    assert {Path(row["path"]).name: row["error"] for row in table(tmp_path / "out.csv")} == {
+        "broken.png": "a broken link",
+        "good.png": "",
+        "raw.cr2": "an image that Pillow cannot open",
+        "pipe.png": "neither a file nor a folder",
+        "gone.png": "no such file, or a broken link",
+    }
+    assert "skipped    1 × not an image by its name (notes.txt)" in said
 
 
 # The table

@@ -141,7 +141,7 @@ def open_gallery(run: RunFolder, predictions: Predictions, data_dir: list[str] |
         raise UserError(f"the model in '{run.path}' cannot be loaded ({first_line(error)}); train it anew") from error
     paths = [*predictions.paths, *(row.path for row in trained)]
     labels = [*(predictions.classes[label] for label in predictions.labels), *(row.label for row in trained)]
-    title = read_json(run.recipe)["recipe"].get("title") or run.path.name
+    title = f"{read_json(run.recipe)['recipe'].get('title') or 'Run'} · {run.path.resolve().name}"
     return Gallery(title, predictions, Evidence(classifier, source.reader(), paths, len(predictions.paths)), labels)
 
 

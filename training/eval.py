@@ -44,10 +44,13 @@ def main(tokens: list[str]) -> int:
     from training.run_folder import RunFolder
 
     run = RunFolder(Path(known.run))
-    results = measure(run, open_local([Path(path) for path in known.data_dir]) if known.data_dir else None)
+    moved = known.data_dir or []
+    results = measure(run, open_local([Path(path) for path in moved]) if moved else None)
     print("\n".join(lines(results)))
-    print(f"wrote      {run.path}: README.md, test_results.json, plots, local/predictions.csv")
-    print(f"next       {shlex.join(['python', 'training/browse.py', str(run.path)])}")
+    sheet = f", {run.mistakes.relative_to(run.path)}" if run.mistakes.is_file() else ""
+    print(f"wrote      {run.path}: README.md, test_results.json, plots, local/predictions.csv{sheet}")
+    browse = ["python", "training/browse.py", str(run.path), *(["--data_dir", *moved] if moved else [])]
+    print(f"next       {shlex.join(browse)}")
     return 0
 
 

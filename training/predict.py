@@ -50,6 +50,8 @@ def main(tokens: list[str]) -> int:
     """Run the command; the exit status."""
     known = parser().parse_args(tokens)
     output = Path(known.output)
+    if "" in (known.model, *known.images):
+        raise UserError("a path is empty; was a variable of the shell not set?")
     if output.suffix not in (".csv", ".jsonl"):
         raise UserError(f"--output {output}: a table is called .csv or .jsonl")
     if output.exists() and not known.overwrite:

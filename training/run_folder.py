@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from training.data.intake import Skipped
 from training.recipe import Recipe, UserError
@@ -127,15 +127,18 @@ class RunFolder:
             raise UserError(
                 f"'{self.path}' holds a cross-validation; each of its folds is a run: {self.path / 'fold1'} for one"
             )
+        if self.recipe.is_file():
+            read_json(self.recipe)  # which says so if it is damaged
         if not self.exists():
             raise UserError(
                 f"'{self.path}' is no run that train.py wrote (no recipe.json of ours in it); for any other model, "
                 f"python training/predict.py {self.path} IMAGES"
             )
-        if not (self.weights.is_file() and (self.path / "config.json").is_file() and self.results.is_file()):
+        lost = [path.name for path in (self.weights, self.path / "config.json", self.results) if not path.is_file()]
+        if lost:
             raise UserError(
-                f"the run in '{self.path}' has not come to its end: it has no model yet; the command that began it, "
-                "with --resume, goes on"
+                f"the run in '{self.path}' has not come to its end, or is not whole: it has no {lost[0]}; the command "
+                "that began it, with --resume, goes on"
             )
 
     def check_free(self, resume: bool, overwrite: bool) -> bool:
@@ -266,11 +269,22 @@ def _writing(folder: Path) -> Iterator[None]:
         raise UserError(f"'{folder}' cannot be written ({error.strerror}); choose another --output_dir") from error
 
 
+@contextmanager
+def replaced(path: Path) -> Iterator[IO[str]]:
+    """A text file to write to that becomes `path` when it is whole; if writing fails, nothing is left of it."""
+    partial = path.with_name(f".{path.name}")
+    try:
+        with partial.open("w", newline="", encoding="utf-8") as file:
+            yield file
+        os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
 def write_json(content: Any, path: Path) -> None:
     """Write indented JSON under a temporary name and move it, so that the file is whole or not there."""
-    partial = path.with_name(f".{path.name}")
-    partial.write_text(json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n", encoding="utf-8")
-    os.replace(partial, path)
+    with replaced(path) as file:
+        file.write(json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
 
 
 def read_json(path: Path) -> dict[str, Any]:

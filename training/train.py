@@ -136,8 +136,9 @@ def main(tokens: list[str]) -> int:
     if int(os.environ.get("RANK", 0)) == 0:
         print(f"wrote      {run}")
         if known.folds is None:
-            print(f'use        python -c "{_use(one)}"')
-        print(f"next       {f'python training/eval.py {run}' if known.folds is None else _single_run(tokens, run)}")
+            print(f"use        python -c {_use(one)}")
+        own = shlex.join(["python", "training/eval.py", str(run)])
+        print(f"next       {own if known.folds is None else _single_run(tokens, run)}")
     return 0
 
 
@@ -160,7 +161,7 @@ def _source(known: argparse.Namespace, recipe: Recipe, run: RunFolder) -> Source
 
 
 def _use(run: RunFolder) -> str:
-    """A line of Python that shows an image of the test split to the model."""
+    """A line of Python, quoted for a shell, that shows an image of the test split to the model."""
     from training.data.source import Folder, load_source
     from training.data.splits import read_splits
 
@@ -169,8 +170,10 @@ def _use(run: RunFolder) -> str:
         image = source.data_dir / next(row.path for row in read_splits(run.splits) if row.split == "test")
         image = (image.relative_to(Path.cwd()) if image.is_relative_to(Path.cwd()) else image).as_posix()
     remote = ", trust_remote_code=True" if any(run.path.glob("modeling_*.py")) else ""
-    classify = f"pipeline('image-classification', model='{run.path.as_posix()}'{remote})"
-    return f"from transformers import pipeline; print({classify}('{image}'))"
+    classify = f"pipeline('image-classification', model={run.path.as_posix()!r}{remote})"
+    code = f"from transformers import pipeline; print({classify}({image!r}))"
+    # In double quotes, which Windows' shells understand too, if nothing in it means something to a shell.
+    return shlex.quote(code) if set(code) & set('"$`\\!') else f'"{code}"'
 
 
 def _single_run(tokens: list[str], run: Path) -> str:

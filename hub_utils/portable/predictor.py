@@ -43,14 +43,15 @@ def load_classifier(model: str | Path, revision: str | None = None, device: Any 
         )
     if loaded["missing_keys"]:
         raise ValueError(f"there are no weights for {', '.join(sorted(loaded['missing_keys'])[:3])}")
-    classifier = pipeline(
-        "image-classification",
-        model=network,
-        image_processor=str(model),
-        revision=revision,
-        device=device,
-        **how,
-    )
+    with quiet():
+        classifier = pipeline(
+            "image-classification",
+            model=network,
+            image_processor=str(model),
+            revision=revision,
+            device=device,
+            **how,
+        )
     if classifier.device.type != "mps":  # which knows no such convolutions; elsewhere they are faster
         classifier.model.to(memory_format=torch.channels_last)
     return classifier

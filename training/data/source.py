@@ -74,10 +74,12 @@ class Folder:
         """Raise `UserError` if an image is gone."""
         gone = [row.path for row in rows if not (self.data_dir / row.path).is_file()]
         if gone:
+            top = gone[0].split("/")[0]
+            hint = "" if (self.data_dir / top).exists() else f" (there is no '{top}' in it)"
             raise UserError(
                 f"{len(gone)} of the run's {len(rows)} images {'is' if len(gone) == 1 else 'are'} not in "
-                f"'{self.data_dir}' any more, '{gone[0]}' for one; give their folder with --data_dir, or train anew "
-                "with --overwrite"
+                f"'{self.data_dir}' any more, '{gone[0]}' for one{hint}; give their folder as it was with --data_dir, "
+                "or train anew with --overwrite"
             )
 
     def reader(self) -> Callable[[str], bytes]:
@@ -324,7 +326,10 @@ def load_source(path: Path) -> Source:
             return Streamed.from_dict(stored)
         return HubDataset(stored["dataset"], stored["revision"], stored.get("config"))
     except (OSError, ValueError, LookupError, TypeError) as error:
-        raise UserError(f"'{path}' cannot be read ({error}); start anew with --overwrite") from error
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise UserError(
+            f"'{path}', which says where the images lie, cannot be read ({reason}); train anew with --overwrite"
+        ) from error
 
 
 def columns(part: Dataset, repo_id: str) -> tuple[str, str]:

@@ -7,6 +7,7 @@ import errno
 import json
 import os
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import IO, Any
 
@@ -21,28 +22,38 @@ from training.recipe import UserError
 from training.results.answers import answers
 from training.results.predictions import MARK
 
+# What a folder holds beside its images.
+NO_IMAGES = ("hidden, or the operating system's own", "not an image by its name", "a table", "an archive")
+NO_IMAGES += ("an empty folder",)
 
-def find_images(paths: Sequence[Path], skipped: list[Skipped]) -> list[Path]:
+
+def find_images(paths: Sequence[Path], skipped: list[Skipped]) -> list[tuple[Path, str]]:
     """Files as they are named, and of folders every file that is an image by its name, at any depth, sorted.
 
-    What was passed by in folders is appended to `skipped`.
+    With each stands the reason why it cannot be opened, where that is known already, or "". What is no image by its
+    name was not asked for, and is appended to `skipped`.
 
     Raises:
-        UserError: a path leads nowhere, or a folder has no image.
+        UserError: no path leads anywhere, or a folder has no image.
     """
+    if not any(path.exists() for path in paths):
+        raise UserError(f"no file or folder '{paths[0]}'")
     found = []
     for path in paths:
         if path.is_dir():
             passed_by: list[Skipped] = []
-            inside = image_files(path, passed_by)
+            inside = [(path / name, "") for name in image_files(path, passed_by)]
+            # Of a hint, which is for training, only the fault itself.
+            passed_by = [replace(each, reason=each.reason.partition(":")[0]) for each in passed_by]
+            inside += [(path / each.path, each.reason) for each in passed_by if each.reason not in NO_IMAGES]
+            skipped += [each for each in passed_by if each.reason in NO_IMAGES]
             if not inside:
                 raise UserError(f"no images in '{path}'{f': {summary(passed_by)}' if passed_by else ''}")
-            found += [path / name for name in inside]
-            skipped += passed_by
-        elif path.exists():
-            found.append(path)
+            found += sorted(inside)
+        elif path.is_file():
+            found.append((path, ""))
         else:
-            raise UserError(f"no file or folder '{path}'")
+            found.append((path, "neither a file nor a folder" if path.exists() else "no such file, or a broken link"))
     return found
 
 
@@ -84,8 +95,8 @@ def _fetched(repo_id: str, revision: str | None) -> Path:
     )
 
 
-def predict(classifier: Any, images: Sequence[Path], output: Path) -> int:
-    """Write a row for each image to `output`, .csv or .jsonl, whole or not at all; how many could not be read.
+def predict(classifier: Any, images: Sequence[tuple[Path, str]], output: Path) -> int:
+    """Write a row for each of `find_images` to `output`, .csv or .jsonl, whole or not at all; how many have no answer.
 
     Raises:
         UserError: it cannot be written, or the model does not know classes, or it was interrupted, and the rows so far
@@ -102,8 +113,9 @@ def predict(classifier: Any, images: Sequence[Path], output: Path) -> int:
         output.parent.mkdir(parents=True, exist_ok=True)
         with partial.open("w", newline="", encoding="utf-8") as file:
             write = _json_lines(file, classes) if output.suffix == ".jsonl" else _csv(file, classes)
-            found = answers(classifier, images, lambda path: path.read_bytes())
-            for path, answer in tqdm(found, "Predicting", len(images), unit=" images", leave=False, disable=None):
+            found = answers(classifier, (path for path, reason in images if not reason), Path.read_bytes)
+            for path, reason in tqdm(images, "Predicting", unit=" images", leave=False, disable=None):
+                answer = reason or next(found)[1]
                 if not isinstance(answer, str) and not np.isfinite(answer).all():
                     answer = "the model's answer is no finite number"
                 refused = isinstance(answer, str)
@@ -142,9 +154,8 @@ def _json_lines(file: IO[str], classes: Sequence[str]) -> Write:
             row["error"] = error
         else:
             row["prediction"] = classes[probabilities.argmax()]
-            row["probabilities"] = [
-                [name, float(f"{each:.9g}")] for name, each in zip(classes, probabilities, strict=True)
-            ]
+            values = (float(f"{each:.9g}") for each in probabilities)
+            row["probabilities"] = dict(zip(classes, values, strict=True))
         file.write(json.dumps(row, ensure_ascii=False) + "\n")
 
     return write

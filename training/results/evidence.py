@@ -107,7 +107,7 @@ class Evidence:
     def _look_at_all(self) -> np.ndarray | None:
         """Features of all images, float16 (images, width), NaN where one cannot be read; None if stopped."""
         result: np.ndarray | None = None
-        with tqdm(total=len(self.paths), desc="Nearest images", unit=" images", leave=False) as bar:
+        with tqdm(total=len(self.paths), desc="Nearest images", unit=" images", leave=False, disable=None) as bar:
             for first in range(0, len(self.paths), BATCH):
                 if self._stopped.is_set():
                     return None

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import random
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from training.data.images import Facts
 from training.data.splits import Row
-from training.results.metrics import wilson_interval
+from training.results.intervals import numbered, share_interval
 
 MOST = 10_000  # test images that are looked up: ± 1 point is enough, and the time stays linear
 
@@ -17,6 +17,8 @@ MOST = 10_000  # test images that are looked up: ± 1 point is enough, and the t
 @dataclass(frozen=True)
 class Floor:
     """Right answers among `images` test images, with Wilson's 95 % interval from `low` to `high`; all from 0 to 1.
+
+    Images that belong together count as fewer, as in `intervals.share_interval`.
 
     `says` is the class that is always answered, where one is.
     """
@@ -37,7 +39,7 @@ def majority(rows: Iterable[Row]) -> Floor:
     train, test = _parts(rows)
     counts = Counter(row.label for row in train)
     says = min(counts, key=lambda label: (-counts[label], label))
-    return _floor(sum(row.label == says for row in test), len(test), says)
+    return _floor([row.label == says for row in test], test, says)
 
 
 def colour_neighbour(rows: Iterable[Row], facts: Mapping[str, Facts]) -> Floor:
@@ -62,7 +64,7 @@ def colour_neighbour(rows: Iterable[Row], facts: Mapping[str, Facts]) -> Floor:
     nearest = make_pipeline(StandardScaler(), KNeighborsClassifier(n_neighbors=1, algorithm="brute"))
     nearest.fit(colours[0].astype(np.float32), [row.label for row in train])
     answers = nearest.predict(colours[1].astype(np.float32))
-    return _floor(sum(row.label == answer for row, answer in zip(test, answers, strict=True)), len(test))
+    return _floor([row.label == answer for row, answer in zip(test, answers, strict=True)], test)
 
 
 def file_neighbour(rows: Iterable[Row], facts: Mapping[str, Facts]) -> Floor:
@@ -76,8 +78,8 @@ def file_neighbour(rows: Iterable[Row], facts: Mapping[str, Facts]) -> Floor:
     for row in sorted(train, key=lambda row: row.label):
         counts.setdefault(_kind(facts[row.path]), Counter())[row.label] += 1
     overall = Counter(row.label for row in sorted(train, key=lambda row: row.label))
-    right = sum(counts.get(_kind(facts[row.path]), overall).most_common(1)[0][0] == row.label for row in test)
-    return _floor(right, len(test))
+    right = [counts.get(_kind(facts[row.path]), overall).most_common(1)[0][0] == row.label for row in test]
+    return _floor(right, test)
 
 
 def shuffled(rows: list[Row], seed: int) -> list[Row]:
@@ -100,5 +102,8 @@ def _kind(facts: Facts) -> tuple:
     return facts.width, facts.height, facts.mode, facts.format
 
 
-def _floor(right: int, images: int, says: str | None = None) -> Floor:
-    return Floor(right / images, *wilson_interval(right, images), images, says)
+def _floor(right: Sequence[bool], test: Sequence[Row], says: str | None = None) -> Floor:
+    import numpy as np
+
+    groups = numbered([row.group or row.path for row in test])
+    return Floor(sum(right) / len(test), *share_interval(np.array(right), groups), len(test), says)

@@ -23,6 +23,7 @@ from training.data.source import Folder, Source, load_source
 from training.data.splits import SPLITS, Row, read_splits
 from training.data.streaming import Streamed, StreamedViews
 from training.fitting import hardware
+from training.hub import why_not_loaded
 from training.recipe import UserError, first_line
 from training.results import floors
 from training.results.answers import answers
@@ -32,6 +33,7 @@ from training.results.predictions import Predictions, write_predictions
 from training.run_folder import RunFolder, read_json, session, write_json
 
 SLACK = 1e-5  # of a threshold; as far as probabilities in fp32 are apart from one runtime to the next
+NO_INTERVAL = "[no interval: too few images]"
 MEASURED = SPLITS[1:]  # validation, by which a threshold is chosen, and test
 
 
@@ -62,7 +64,7 @@ def measure(run: RunFolder, source: Source | None = None, say: Callable[[str], N
         _check_test(rows, run)
         facts: Mapping[str, Facts] = {}
     else:
-        rows = read_splits(run.splits)
+        rows = _rows(run)
         _check_labels({row.label for row in rows}, classes, run)
         _check_test(rows, run)
         facts = _facts(source, rows)
@@ -99,6 +101,13 @@ def _source(run: RunFolder, moved: Source | None) -> Source:
     Raises:
         UserError: nobody knows, or they lie on the Hub and somewhere else was said.
     """
+    if not run.data.is_file():
+        if moved is None:
+            raise UserError(
+                f"'{run.path}' has no local/data.json, which is never uploaded, so that nobody knows where its images "
+                "lie: name their folder with --data_dir"
+            )
+        return moved
     stored = load_source(run.data)
     if moved is None:
         return stored
@@ -134,16 +143,18 @@ def lines(results: Mapping[str, Any]) -> list[str]:
         f"calibration error {_share(metrics['expected_calibration_error'])}",
         f"floors     always '{always['says']}' {_share(always)}; nearest by colour alone {_share(colour)}",
     ]
-    for point in results.get("operating_points", {}).values():
+    why = {"at_half": "", "at_95_sensitivity": " (95 % sensitivity on the validation split)"}
+    for name, point in results.get("operating_points", {}).items():
         if point["threshold"] is not None:
             said.append(
-                f"           '{results['positive']}' from {point['threshold']:.3f} on: sensitivity "
+                f"           '{results['positive']}' from {point['threshold']:.3g} on{why[name]}: sensitivity "
                 f"{_share(point['sensitivity'])}, specificity {_share(point['specificity'])}"
             )
     if results["missing"]:
         said.append(f"warning    no test image of {_some(results['missing'])}: of such a class nothing is known")
     if colour["value"] is not None and colour["interval"][1] >= metrics["accuracy"]["interval"][0]:
-        said.append("warning    colour alone does about as well: the accuracy does not show that shapes were learned")
+        how = "does better" if colour["interval"][0] > metrics["accuracy"]["interval"][1] else "does about as well"
+        said.append(f"warning    colour alone {how}: the accuracy does not show that shapes were learned")
     return said
 
 
@@ -151,12 +162,12 @@ def _share(figure: Mapping[str, Any]) -> str:
     if figure["value"] is None:
         return f"unknown ({figure['reason']})"
     between = figure["interval"]
-    return f"{figure['value']:.1%}" + (f" [{between[0]:.1%}, {between[1]:.1%}]" if between else "")
+    return f"{figure['value']:.1%} " + (f"[{between[0]:.1%}, {between[1]:.1%}]" if between else NO_INTERVAL)
 
 
 def _number(figure: Mapping[str, Any]) -> str:
     between = figure["interval"]
-    return f"{figure['value']:.3f}" + (f" [{between[0]:.3f}, {between[1]:.3f}]" if between else "")
+    return f"{figure['value']:.3f} " + (f"[{between[0]:.3f}, {between[1]:.3f}]" if between else NO_INTERVAL)
 
 
 def load_run(run: RunFolder) -> Any:
@@ -171,10 +182,8 @@ def load_run(run: RunFolder) -> Any:
     try:
         return load_classifier(run.path, device=machine.device)
     except Exception as error:  # transformers, safetensors and torch each have their own
-        raise UserError(
-            f"the model in '{run.path}' cannot be loaded: {first_line(error)}; the command that trained it writes it "
-            "again with --resume"
-        ) from error
+        why = why_not_loaded("model", "RUN", str(run.path), error)
+        raise UserError(f"{why}; the command that trained it writes it again with --resume") from error
 
 
 def sha256(path: Path) -> str:
@@ -185,6 +194,7 @@ def sha256(path: Path) -> str:
 
 def _write(results: dict[str, Any], predictions: Predictions, run: RunFolder, title: str) -> None:
     """All but the sheet of mistakes, which asks the model again."""
+    run.test_results.unlink(missing_ok=True)  # never an old one beside new predictions
     write_predictions(predictions, run.predictions)
     write_json(results, run.test_results)
     plot_results(results, predictions.of("test"), run.plots, title)
@@ -192,6 +202,15 @@ def _write(results: dict[str, Any], predictions: Predictions, run: RunFolder, ti
         write_card(run.path)
     except ValueError as error:
         raise UserError(f"no model card: {error}") from error
+
+
+def _rows(run: RunFolder) -> list[Row]:
+    if not run.splits.is_file():
+        raise UserError(
+            f"'{run.path}' has no local/splits.csv, which is never uploaded, so that which images were for testing is "
+            "not known; python training/predict.py asks its model about any images"
+        )
+    return read_splits(run.splits)
 
 
 def _check_labels(labels: Iterable[str], classes: Sequence[str], run: RunFolder) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -12,6 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from training.recipe import UserError
+from training.run_folder import replaced
 
 FIRST, LAST = ["path", "label", "prediction"], ["group", "split"]
 MARK = "p_"  # before the name of a class, so that a class called "path" is no trouble
@@ -56,8 +56,7 @@ class Predictions:
 
 def write_predictions(predictions: Predictions, path: Path) -> None:
     """Write it whole or not at all; probabilities with as many digits as a float32 needs."""
-    partial = path.with_name(f".{path.name}")
-    with partial.open("w", newline="", encoding="utf-8") as file:
+    with replaced(path) as file:
         writer = csv.writer(file)
         writer.writerow([*FIRST, *(f"{MARK}{name}" for name in predictions.classes), *LAST])
         names = predictions.classes
@@ -65,7 +64,6 @@ def write_predictions(predictions: Predictions, path: Path) -> None:
             said = [names[predictions.labels[number]], names[predictions.predicted[number]]]
             last = [predictions.groups[number], predictions.splits[number]]
             writer.writerow([predictions.paths[number], *said, *(f"{value:.9g}" for value in row), *last])
-    os.replace(partial, path)
 
 
 def read_predictions(path: Path) -> Predictions:
