@@ -90,6 +90,7 @@ def _eval_results(facts: Facts) -> list[EvalResult]:
             dataset_split=facts.test["split"],
             dataset_revision=facts.dataset.get("revision"),
             metric_type=metric.hub_id,
+            metric_args=metric.args,
             metric_name=metric.title,
             metric_value=round(estimates[name]["value"], 4),
             verified=False,
@@ -147,10 +148,14 @@ def _title(facts: Facts) -> str:
 
 
 def _cannot_show(facts: Facts) -> str:
-    told = [as_prose(facts.recipe["card"].get("limits") or "")]
+    limits = facts.recipe["card"].get("limits") or ""
+    told = [as_prose(limits)]
     if facts.patients:
+        collected = re.search(r"(\d+) patients", limits)
+        part = "a part of them, " if collected and facts.patients < int(collected[1]) else ""
         told.append(
-            f"The images are of {counted(facts.patients, 'patient')}; nobody's stand in both training and test."
+            f"This run used {part}the images of {counted(facts.patients, 'patient')}; nobody's stand in both training "
+            "and test."
         )
     else:
         told.append(
@@ -200,17 +205,19 @@ def _collection(facts: Facts) -> str:
 
 def _loading(facts: Facts) -> dict[str, str]:
     """What `pipeline` has to be told, and why."""
+    place = "" if facts.repo_id else f"Put the path of this folder in place of {as_code(facts.model)}, here and below. "
     module = next((each.split(".")[0] for each in facts.config.get("auto_map", {}).values()), None)
     if module is None:
         whose = "timm" if facts.config.get("model_type") == "timm_wrapper" else "transformers"
-        return {"custom_arguments": "", "loading": f"The network is one of {whose}: no code of this repository is run."}
+        loading = f"{place}The network is one of {whose}: no code of this repository is run."
+        return {"custom_arguments": "", "loading": loading}
     pinned = ', revision="COMMIT"' if facts.repo_id else ""
     put = "in place of `COMMIT`" if facts.repo_id else "as `revision=` when you load it from the Hub"
     return {
         "custom_arguments": f", trust_remote_code=True{pinned}",
-        "loading": "The head has hidden layers, for which transformers has no class: `trust_remote_code=True` runs the "
-        f"one file {as_code(f'{module}.py')} that lies beside the weights. Read it first, and put the full hash of "
-        f"the commit that you have read {put}, so that nothing else is ever run.",
+        "loading": f"{place}The head has hidden layers, for which transformers has no class: `trust_remote_code=True` "
+        f"runs the one file {as_code(f'{module}.py')} that lies beside the weights. Read it first, and put the full "
+        f"hash of the commit that you have read {put}, so that nothing else is ever run.",
     }
 
 
@@ -273,14 +280,9 @@ def _split_table(facts: Facts) -> str:
 
 def _kept_together(facts: Facts) -> str:
     if not facts.images:
-        return (
-            "The data set was streamed, with its own splits; it was not searched for copies, so these may share some."
-        )
+        return f"{_streamed(facts)}; it was not searched for copies, so its splits may share some."
     together = [count for count in facts.groups.values() if count > 1]
-    told = [
-        "The data's own splits are kept where there are any; otherwise the images were divided class by class, with "
-        f"seed {facts.recipe['splits'].get('seed', 42)}."
-    ]
+    told = [_divided(facts)]
     kinds = "Copies and near-duplicates" + (f", and all images of a {_group(facts)}," if facts.patients else "")
     if together:
         of = f", of {counted(facts.patients, _group(facts))}" if facts.patients else ""
@@ -294,6 +296,37 @@ def _kept_together(facts: Facts) -> str:
             "in no validation or test split."
         )
     return " ".join(told)
+
+
+def _streamed(facts: Facts) -> str:
+    own = "The data set was streamed, with its own"
+    if facts.drawn is None:
+        return "The data set was streamed"
+    if not facts.drawn:
+        return f"{own} splits"
+    kept = next((f" and {split}" for split in SPLITS[1:] if split not in facts.drawn), "")
+    return (
+        f"{own} training{kept} split{'s' * bool(kept)}; the {as_list(facts.drawn)} images were taken out of those for "
+        f"training by lot, with seed {_seed(facts)}"
+    )
+
+
+def _divided(facts: Facts) -> str:
+    """Whose splits they are."""
+    how = f"class by class, with seed {_seed(facts)}"
+    if facts.drawn is None:
+        return f"Unless a table or the names of the files say otherwise, the images were divided {how}."
+    if not facts.drawn:
+        return "The data's own splits are kept."
+    if len(facts.drawn) == 2:
+        return f"The images were divided {how}."
+    (drawn,) = facts.drawn
+    kept = "test" if drawn == "validation" else "validation"
+    return f"The data's own {kept} split is kept; the {drawn} images were taken out of those for training {how}."
+
+
+def _seed(facts: Facts) -> int:
+    return facts.recipe["splits"].get("seed", 42)
 
 
 def _group(facts: Facts) -> str:

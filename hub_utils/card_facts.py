@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import hashlib
 import json
+import re
 import shlex
 from collections import Counter
 from dataclasses import dataclass
@@ -17,6 +18,7 @@ from huggingface_hub.utils import validate_repo_id
 from hub_utils.markdown import one_line
 
 SPLITS = ("train", "validation", "test")
+SPLIT_WORDS = {"validation": {"val", "valid", "validation", "dev"}, "test": {"test", "testing"}}  # as data are read
 
 
 @dataclass(frozen=True)
@@ -38,6 +40,7 @@ class Facts:
     groups: Counter  # images by the group they belong to, for the images that have one
     patients: int  # groups that the data themselves name
     conflicts: list[str]  # a cluster for each file that shows a picture of two classes
+    drawn: list[str] | None  # splits that the data did not bring; None where that cannot be told
 
     @property
     def model(self) -> str:
@@ -100,7 +103,37 @@ def read_run(run: Path, repo_id: str | None) -> Facts:
         groups=groups,
         patients=len(groups.keys() - paths),  # what was only found to look alike is named by a path
         conflicts=[row["cluster"] for row in _csv(run / "local" / "conflicts.csv")],
+        drawn=_drawn(data, rows, ran_with["recipe"]["data"]),
     )
+
+
+def _drawn(data: dict[str, Any], rows: list[dict[str, str]], reading: dict[str, Any]) -> list[str] | None:
+    """Splits that were divided off the data's own training images, or off all of them.
+
+    The data brought a split if all its images, and none of those trained on, lie below a folder (or a split of the Hub)
+    of that name, or are named after it. Where no path tells, a table may have.
+    """
+    if "survey" in data:
+        return data["survey"]["held_out"]
+    named = {split: [_named_splits(row["path"], reading) for row in rows if row["split"] == split] for split in SPLITS}
+    own = [
+        split
+        for split in SPLIT_WORDS
+        if named[split]
+        and all(split in each for each in named[split])
+        and not any(split in each for each in named["train"])
+    ]
+    sure = own or (data.get("dataset") and not data.get("streaming"))
+    return [split for split in SPLIT_WORDS if split not in own] if sure else None
+
+
+def _named_splits(path: str, reading: dict[str, Any]) -> set[str]:
+    """Those that the folders of a path are called after, and the one that the recipe's pattern finds in it."""
+    words = set(re.findall("[a-z]+", path.rpartition("/")[0].lower()))
+    match = re.search(reading.get("pattern") or "$", path)
+    found = match.groupdict().get("split") if match else None
+    words |= {(reading.get("split_names") or {}).get(found, found).lower()} if found else set()
+    return {split for split, called in SPLIT_WORDS.items() if words & called}
 
 
 def _json(path: Path) -> dict[str, Any]:

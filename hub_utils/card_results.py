@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -19,6 +20,14 @@ def as_number(value: float) -> str:
     return f"{value:.3f}"
 
 
+def as_threshold(value: float) -> str:
+    """Three digits of what it is away from 0 and from 1: of .00043 or .99957 three decimals would leave nothing."""
+    away = min(value, 1 - value)
+    if away < 1e-6:
+        return f"{value:.3g}" if value < 0.5 else f"1 − {away:.3g}" if away > 0 else "1"
+    return f"{value:.{2 - math.floor(math.log10(away))}f}"
+
+
 @dataclass(frozen=True)
 class _Metric:
     """A figure of `test_results.json`: its name in the card, on the Hub, how it is written, and how to read it."""
@@ -27,19 +36,26 @@ class _Metric:
     hub_id: str
     write: Callable[[float], str] = as_percent
     note: str = ""
+    args: dict[str, Any] | None = None  # what the Hub is told beside the name
 
 
 METRICS = {
     "accuracy": _Metric("Accuracy", "accuracy"),
     "balanced_accuracy": _Metric("Balanced accuracy", "balanced_accuracy"),
-    "macro_f1": _Metric("Macro F1", "f1"),
+    "macro_f1": _Metric("Macro F1", "f1", args={"average": "macro"}),
     "top_5_accuracy": _Metric("Top-5 accuracy", "top_5_accuracy"),
-    "sensitivity": _Metric("Sensitivity", "sensitivity"),
-    "specificity": _Metric("Specificity", "specificity"),
+    "sensitivity": _Metric("Sensitivity", "sensitivity", args={"threshold": 0.5}),
+    "specificity": _Metric("Specificity", "specificity", args={"threshold": 0.5}),
     "roc_auc": _Metric("ROC AUC", "roc_auc", as_number),
     "average_precision": _Metric("Average precision", "average_precision", as_number),
     "log_loss": _Metric("Log loss", "log_loss", as_number, " in nats (lower is better)"),
-    "brier_score": _Metric("Brier score", "brier_score", as_number, " (lower is better)"),
+    "brier_score": _Metric(
+        "Brier score",
+        "brier_score",
+        as_number,
+        ", half the squared distance, from 0 to 1 (lower is better)",
+        {"scale_by_half": True},
+    ),
     "expected_calibration_error": _Metric(
         "Expected calibration error", "expected_calibration_error", as_number, " (lower is better)"
     ),
@@ -110,7 +126,8 @@ def _methods(test: dict[str, Any]) -> str:
     for name, metric in _shown(test).items():
         method = test["metrics"][name].get("method")
         if method:
-            by_method[method].append(metric.title if name == "roc_auc" else metric.title[0].lower() + metric.title[1:])
+            proper = name in ("roc_auc", "brier_score")
+            by_method[method].append(metric.title if proper else metric.title[0].lower() + metric.title[1:])
     if not by_method:
         return "The intervals are 95 % intervals."
     *others, most = sorted(by_method, key=lambda method: len(by_method[method]))
@@ -133,6 +150,10 @@ def _reading(test: dict[str, Any]) -> list[str]:
         floor = floors.get(name)
         if not floor or None in (floor["value"], accuracy["value"]):
             continue
+        by_colour = (
+            "the class of the training image with the nearest colours, without any network, is right on "
+            f"{as_percent(floor['value'])}"
+        )
         if floor["interval"][1] < accuracy["interval"][0]:
             beaten.append(f"{words} ({as_percent(floor['value'])})")
         elif name == "majority":
@@ -140,12 +161,16 @@ def _reading(test: dict[str, Any]) -> list[str]:
                 f"**The accuracy is not clearly above that of {words}** ({as_percent(floor['value'])}): as far as it "
                 "tells, the model may have learned nothing that helps."
             )
+        elif floor["interval"][0] > accuracy["interval"][1]:
+            told.append(
+                f"**Colour alone does better than the model**: {by_colour}; the intervals do not overlap. "
+                "On these images such a look-up serves better."
+            )
         else:
             does = "does" if floor["value"] >= accuracy["value"] else "may do"
             told.append(
-                f"**Colour alone {does} as well**: the class of the training image with the nearest colours, without "
-                f"any network, is right on {as_percent(floor['value'])}, and the intervals overlap. On these images "
-                "the accuracy does not show that the model sees more than colour."
+                f"**Colour alone {does} as well**: {by_colour}, and the intervals overlap. On these images the "
+                "accuracy does not show that the model sees more than colour."
             )
     if beaten:
         told.append(f"The accuracy is clearly above that of {as_list(beaten)}: the intervals do not overlap.")
@@ -209,7 +234,7 @@ def _threshold_table(test: dict[str, Any]) -> str | None:
     points = [point for point in (test.get("operating_points") or {}).values() if point]
     rows = [
         [
-            "–" if point.get("threshold") is None else as_number(point["threshold"]),
+            "–" if point.get("threshold") is None else as_threshold(point["threshold"]),
             *(_cell(point[each]) if each in point else "–" for each in ("sensitivity", "specificity")),
         ]
         for point in points
@@ -228,18 +253,28 @@ def calibration_section(facts: Facts) -> str | None:
     temperature = facts.results["temperature"]
     if temperature is None:
         return "No temperature was fitted: the probabilities are the network's own."
-    told = (
-        "After training, one number was fitted on the validation images, by which all logits are divided: a "
-        f"temperature of {temperature:.3g}. It is part of the weights, so that the probabilities are calibrated "
-        "wherever the model is used; the answers stay the same."
-    )
+    if temperature == 1:
+        told = (
+            "After training, a temperature, by which all logits are divided, was looked for on the validation images. "
+            "They ask for none: any would gain less on them than one number gains by chance. The weights are as "
+            "trained."
+        )
+        whens, head = ("after",), ["", "Log loss", "Expected calibration error"]
+    else:
+        told = (
+            "After training, one number was fitted on the validation images, by which all logits are divided: a "
+            f"temperature of {temperature:.3g}. It is part of the weights, wherever the model is used; the answers "
+            "stay the same."
+        )
+        whens = ("before", "after")
+        head = ["", "Log loss before", "after", "Expected calibration error before", "after"]
     found = facts.results.get("calibration") or {}
-    places = [(when, value) for value in ("loss", "expected_calibration_error") for when in ("before", "after")]
+    told += " What the probabilities are worth, the test images say:" if "test" in found else ""
+    places = [(when, value) for value in ("loss", "expected_calibration_error") for when in whens]
     rows = [
         [f"{split.capitalize()} images", *(as_number(found[split][when][value]) for when, value in places)]
         for split in found
     ]
-    head = ["", "Log loss before", "after", "Expected calibration error before", "after"]
     return f"{told}\n\n{as_table(head, rows)}" if rows else told
 
 

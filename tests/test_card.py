@@ -302,8 +302,13 @@ def test_a_medical_card_warns_before_it_says_anything_else(tmp_path):
 
 
 def test_whose_images_they_are_is_said_only_where_the_files_say_it(tmp_path):
-    assert "The images are of 6 patients; nobody's stand in both" in card_of(run_of(tmp_path, "breast_cancer"))
+    assert "This run used a part of them, the images of 6 patients; nobody's stand in both" in card_of(
+        run_of(tmp_path, "breast_cancer")
+    )
     assert "The files do not say whose images they are" in card_of(run_of(tmp_path, "leukemia"))
+    few = Card(license="mit", limits="6 patients of one laboratory.", medical=True)
+    whole = card_of(run_of(tmp_path / "whole", "breast_cancer", recipe={"card": few}))
+    assert "This run used the images of 6 patients; nobody's stand in both" in whole
 
 
 def test_a_group_named_after_a_left_out_copy_is_no_patient(tmp_path):
@@ -318,7 +323,10 @@ def test_a_group_named_after_a_left_out_copy_is_no_patient(tmp_path):
     ("colour", "told"),
     [
         (0.98, "**Colour alone does as well**"),
+        (1.0, "**Colour alone does better than the model**"),
+        (0.91, "**Colour alone does as well**"),
         (0.84, "**Colour alone may do as well**"),
+        (0.80, "**Colour alone may do as well**"),  # below the interval of the accuracy, with its own in it
         (
             0.30,
             "The accuracy is clearly above that of always giving the same answer (20.0 %) and colour alone (30.0 %)",
@@ -329,6 +337,15 @@ def test_the_accuracy_is_read_beside_the_floors(colour, told, tmp_path):
     card = card_of(run_of(tmp_path, "flowers", colour=colour))
     assert told in card
     assert f"| … of the nearest training image by colour alone | {colour:.1%}".replace("%", " %") in card
+    apart = colour in (0.30, 1.0)
+    assert ("the intervals overlap" not in card) == apart
+
+
+def test_one_answer_whose_interval_reaches_into_that_of_the_accuracy_is_not_beaten(tmp_path):
+    test = evaluation(("benign", "malignant"), [[60, 0], [10, 30]])  # 90 %, from 82.6 %
+    test["floors"]["majority"] |= {"value": 0.80, "interval": [0.711, 0.867]}
+    card = card_of(run_of(tmp_path, "breast_cancer", test=test))
+    assert "**The accuracy is not clearly above that of always giving the same answer** (80.0 %)" in card
 
 
 def test_an_accuracy_that_one_answer_reaches_too_is_said_to_show_nothing(tmp_path):
@@ -383,6 +400,32 @@ def test_two_classes_have_their_thresholds(tmp_path):
     assert "### Thresholds" not in card_of(run_of(tmp_path, "flowers"))
 
 
+@pytest.mark.parametrize(
+    ("threshold", "written"),
+    [(0.00043, "0.000430"), (0.99957, "0.999570"), (0.31, "0.310"), (0.5, "0.500"), (4.3e-9, "4.3e-09"),
+     (1 - 4.3e-9, "1 − 4.3e-09"), (0.0, "0"), (1.0, "1")],
+)  # fmt: skip
+def test_a_threshold_near_nothing_or_all_keeps_its_digits(threshold, written, tmp_path):
+    test = evaluation(("benign", "malignant"), [[16, 4], [3, 17]])
+    test["operating_points"]["at_95_sensitivity"]["threshold"] = threshold
+    assert f"\n| {written} | 95.0 %" in card_of(run_of(tmp_path, "breast_cancer", test=test))
+
+
+def test_the_hub_is_told_which_threshold_which_mean_and_which_form(tmp_path):
+    results = ModelCard(card_of(run_of(tmp_path, "breast_cancer"))).data.eval_results
+    told = {result.metric_type: result.metric_args for result in results if result.metric_args}
+    half = {"threshold": 0.5}
+    assert told == {
+        "f1": {"average": "macro"}, "brier_score": {"scale_by_half": True}, "sensitivity": half, "specificity": half,
+    }  # fmt: skip
+
+
+def test_methods_are_told_of_figures_by_their_names(tmp_path):
+    test = evaluation(FLOWERS, counts_for(FLOWERS))
+    test["metrics"]["log_loss"]["method"] = test["metrics"]["brier_score"]["method"] = "studentised"
+    assert "log loss and Brier score: studentised" in card_of(run_of(tmp_path, "flowers", test=test))
+
+
 def test_many_classes_are_folded_away(tmp_path):
     card = card_of(run_of(tmp_path, "dog_breeds"))
     assert card.count("<details>") == card.count("</details>") == 3
@@ -401,6 +444,19 @@ def test_calibration_is_told_with_both_sides(tmp_path):
     assert "No temperature was fitted: the probabilities are the network's own." in card_of(run)
     write({k: v for k, v in results.items() if k not in ("temperature", "calibration")}, run / "all_results.json")
     assert "### Calibration" not in card_of(run)
+
+
+def test_a_temperature_of_one_is_told_as_what_it_is(tmp_path):
+    run = run_of(tmp_path, "flowers")
+    assert "a temperature of 1.31" in card_of(run) and "calibrated" not in card_of(run)
+    results = json.loads((run / "all_results.json").read_text())
+    same = {when: {"loss": 0.345, "expected_calibration_error": 0.06} for when in ("before", "after")}
+    calibration = {split: same for split in ("validation", "test")}
+    write(results | {"temperature": 1.0, "calibration": calibration}, run / "all_results.json")
+    card = card_of(run)
+    assert "They ask for none" in card and "The weights are as trained." in card
+    assert "calibrated" not in card and "temperature of" not in card and "fitted" not in card
+    assert "|  | Log loss | Expected calibration error |" in card and "| Test images | 0.345 | 0.060 |" in card
 
 
 # Before and after evaluation
@@ -458,6 +514,13 @@ def test_what_is_no_repository_is_refused(repo_id, tmp_path):
 # How it is used
 
 
+def test_the_name_of_a_local_run_is_said_to_stand_for_its_path(tmp_path):
+    for name in ("flowers", "breast_cancer"):  # with code of its own and without
+        run = run_of(tmp_path, name)
+        assert f"Put the path of this folder in place of `runs/{name}`" in card_of(run)
+        assert "Put the path" not in card_of(run, f"you/{name}")
+
+
 @pytest.mark.parametrize(
     ("name", "arguments"),
     [("digits", ""), ("breast_cancer", ""), ("flowers", ', trust_remote_code=True, revision="COMMIT"')],
@@ -503,6 +566,68 @@ def test_a_data_set_of_the_hub_is_named_with_its_revision(tmp_path):
     result = found.eval_results[0]
     assert (result.dataset_type, result.dataset_name, result.dataset_config) == ("you/photos", "you/photos", "small")
     assert (result.dataset_split, result.dataset_revision, result.verified) == ("test", "5503434d", False)
+
+
+def with_paths(run: Path, places: dict[str, str]) -> Path:
+    """The run with three images a split, below a folder for each."""
+    rows = [
+        (f"{places[split]}{split[0]}{number}.jpg", "0", FLOWERS[number], split, "")
+        for split in places
+        for number in range(3)
+    ]
+    write_rows(("path", "sha256", "label", "split", "group"), rows, run / "local" / "splits.csv")
+    return run
+
+
+OWN, DRAWN = "The data's own splits are kept.", "The images were divided class by class, with seed 42."
+TAKEN = "The data's own test split is kept; the validation images were taken out of those for training class by class"
+UNTOLD = "Unless a table or the names of the files say otherwise, the images were divided class by class, with seed 42."
+
+
+@pytest.mark.parametrize(
+    ("train", "validation", "test", "told"),
+    [
+        ("Training/rose/", "valid/rose/", "seg_test/rose/", OWN),
+        ("train/rose/", "train/rose/", "test/rose/", TAKEN),
+        ("rose/", "rose/", "rose/", UNTOLD),
+        ("my_test/rose/", "my_test/rose/", "my_test/rose/", UNTOLD),
+    ],
+)
+def test_whose_splits_they_are_is_told_by_the_folders(train, validation, test, told, tmp_path):
+    run = with_paths(run_of(tmp_path, "flowers"), {"train": train, "validation": validation, "test": test})
+    assert told in card_of(run)
+
+
+@pytest.mark.parametrize(
+    ("validation", "test", "told"), [("validation", "test", OWN), ("train", "test", TAKEN), ("train", "train", DRAWN)]
+)
+def test_whose_splits_they_are_is_known_of_a_data_set_of_the_hub(validation, test, told, tmp_path):
+    run = run_of(tmp_path, "folder", data={"dataset": "you/photos", "revision": "5503434d"})
+    places = {"train": "5503434d/train/", "validation": f"5503434d/{validation}/", "test": f"5503434d/{test}/"}
+    assert told in card_of(with_paths(run, places))
+
+
+def test_a_split_that_the_pattern_of_the_recipe_finds_is_the_data_s_own(tmp_path):
+    run = run_of(tmp_path, "rocks")
+    places = {"train": "I_Gneiss_0", "validation": "I_Gneiss_1", "test": "I_Gneiss_01_120"}
+    rows = [(f"a/{name}.jpg", "0", "Rock 1", split, "") for split, name in places.items()]
+    write_rows(("path", "sha256", "label", "split", "group"), rows, run / "local" / "splits.csv")
+    assert TAKEN in card_of(run)
+
+
+@pytest.mark.parametrize(
+    ("held_out", "told"),
+    [
+        ([], "streamed, with its own splits; it was"),
+        (["validation"], "own training and test splits; the validation images were taken out of those for training"),
+        (["validation", "test"], "own training split; the validation and test images were taken out of those"),
+    ],
+)
+def test_a_stream_says_which_splits_are_its_own(held_out, told, tmp_path):
+    data = {"dataset": "you/photos", "revision": "55", "streaming": True, "survey": {"held_out": held_out}}
+    run = run_of(tmp_path, "folder", data=data)
+    (run / "local" / "splits.csv").unlink()
+    assert told in card_of(run)
 
 
 def test_a_stream_has_no_splits_file_and_says_that_nothing_was_compared(tmp_path):

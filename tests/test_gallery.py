@@ -60,11 +60,21 @@ def test_the_surest_mistakes_come_first_with_what_was_said_of_them():
     figure = mistakes_figure([mistake(number, number / 30) for number in range(30)], "thirty")
     parts = figure.subfigs
     said = [part.get_suptitle() for part in parts]
-    assert len(said) == MOST and said[:2] == [r"a_b → \$c\$ 97%", r"a_b → \$c\$ 93%"]
-    assert parts[0].get_supxlabel() == "folder/29.jpg"
+    assert len(said) == MOST
+    assert said[:2] == ["a_b → \\$c\\$ 97%\nfolder/29.jpg", "a_b → \\$c\\$ 93%\nfolder/28.jpg"]
     shown = parts[0].axes[0].images[0].get_array()
     assert np.array_equal(shown, np.asarray(picture()))
     assert not np.array_equal(parts[0].axes[1].images[0].get_array(), shown)
+
+
+def test_the_words_stand_nearer_to_their_own_picture_than_to_the_one_above():
+    figure = mistakes_figure([mistake(number, number / 30, (50, 50)) for number in range(8)], "two rows")
+    figure.draw_without_rendering()
+    upper, lower = figure.subfigs[0], figure.subfigs[4]
+    words = lower._suptitle.get_window_extent()
+    above = upper.axes[0].get_window_extent().y0 - words.y1
+    below = words.y0 - lower.axes[0].get_window_extent().y1
+    assert 0 < below < above / 2
 
 
 def test_a_sheet_of_every_shape_and_name_is_a_picture(tmp_path):

@@ -5,7 +5,8 @@ import pytest
 from PIL import Image
 
 from training.results import style
-from training.results.confusion import confusion_figure, plot_confusion
+from training.results.confusion import LEAST, MOST, confusion_figure, plot_confusion
+from training.results.curves import curves_figure
 from training.results.discrimination import (
     GRID,
     discrimination_figure,
@@ -128,11 +129,40 @@ def test_all_and_nothing_are_not_said_of_nearly_all_and_nearly_nothing(share, sa
 # Confusion
 
 
+def cells(axes) -> dict[tuple[int, int], list[str]]:
+    """What is written in each cell, by column and row, the larger first."""
+    found = {}
+    for text in sorted(axes.texts, key=lambda text: -text.get_fontsize()):
+        if not text.get_text().startswith("grey"):
+            column, row = text.get_position()
+            found.setdefault((column, round(row)), []).append(text.get_text())
+    return found
+
+
+def test_the_shares_of_a_row_come_to_all_of_it():
+    """One of forty is 2.5 %, which whole percents would call 2; then the others have a decimal, too."""
+    found = cells(confusion_figure(np.array([[37, 1, 2], [0, 40, 0], [0, 0, 40]]), ["a", "b", "c"], "three").axes[0])
+    assert [found[column, 0] for column in range(3)] == [["37", "92.5%"], ["1", "2.5%"], ["2", "5.0%"]]
+    assert found[1, 1] == ["40", "100.0%"]
+
+
+def test_a_cell_says_nothing_and_all_of_nothing_else():
+    found = cells(confusion_figure(np.array([[9999, 1], [0, 5]]), ["a", "b"], "two").axes[0])
+    assert (found[0, 0], found[1, 0]) == (["9999", ">99.9%"], ["1", "<0.1%"])
+
+
+def test_the_frames_of_the_diagonal_lie_above_the_grid():
+    from matplotlib.collections import LineCollection, PatchCollection
+
+    axes = confusion_figure(np.eye(4, dtype=int), list("abcd"), "four").axes[0]
+    lines = [each.get_zorder() for each in axes.collections if isinstance(each, LineCollection)]
+    (frames,) = [each for each in axes.collections if isinstance(each, PatchCollection)]
+    assert frames.get_zorder() > max(lines)
+
+
 def test_cells_hold_the_counts_and_the_shares_of_the_true_class():
     axes = confusion_figure(np.array([[8, 2, 0], [0, 0, 0], [1, 0, 1]]), ["a", "b", "c"], "three").axes[0]
-    placed = {text.get_position(): text.get_text() for text in axes.texts if "\n" in text.get_text()}
-    del placed[15, -180]
-    assert placed == {(0, 0): "8\n80%", (1, 0): "2\n20%", (0, 2): "1\n50%", (2, 2): "1\n50%"}  # (column, row)
+    assert cells(axes) == {(0, 0): ["8", "80%"], (1, 0): ["2", "20%"], (0, 2): ["1", "50%"], (2, 2): ["1", "50%"]}
     assert "grey: no\ntest image" in texts(axes)
     right, wrong = (image.get_array() for image in axes.images)
     assert right.filled(-1).diagonal().tolist() == [0.8, -1, 0.5] and wrong.filled(-1)[0].tolist() == [-1, 0.2, 0]
@@ -163,7 +193,22 @@ def test_of_many_classes_the_pairs_confused_most_stand_beside_and_every_class_is
 def test_a_long_list_of_pairs_ends_in_how_many_more_there_are():
     axes = confusion_figure(np.ones((30, 30), int), [f"class {number}" for number in range(30)], "all").axes[0]
     lines = [text for text in texts(axes) if "→ class" in text]
-    assert texts(axes)[-1] == f"… and {30 * 29 - len(lines)} pairs more"
+    assert len(lines) == LEAST
+    assert texts(axes)[-1] == f"… and {30 * 29 - LEAST} pairs more, of one image each"
+
+
+@pytest.mark.parametrize(("several", "shown", "last"), [
+    (3, LEAST, f"… and {40 - LEAST} pairs more, of one image each"),
+    (15, 15, "… and 25 pairs more, of one image each"),
+    (40, MOST, f"… and {40 - MOST} pairs more"),
+    (39, MOST, f"… and {40 - MOST} pairs more"),
+])  # fmt: skip
+def test_pairs_of_one_image_are_not_listed_where_there_are_others(several, shown, last):
+    confusion = np.diag(np.full(40, 5)) + np.eye(40, k=1, dtype=int)
+    confusion[39, 0] = 1
+    confusion[np.arange(several), (np.arange(several) + 1) % 40] = 2
+    axes = confusion_figure(confusion, [f"class {number}" for number in range(40)], "pairs").axes[0]
+    assert sum("→ class" in text for text in texts(axes)) == shown and texts(axes)[-1] == last
 
 
 # Reliability
@@ -178,6 +223,12 @@ def test_reliability_draws_a_point_a_bin_with_its_interval_and_its_images():
     assert list(interval.get_ydata()) == wilson_interval(900, 1200)
     assert [(bar.get_x(), bar.get_width(), bar.get_height()) for bar in below.patches] == [(0.5, 0.5, 1200)]
     assert texts(below) == ["1,200"] and "15.0%" in above.get_title()
+
+
+def test_where_images_belong_together_the_bars_say_that_they_do_not_count_it():
+    full = {"low": 0.5, "high": 1.0, "images": 1200, "confidence": 0.9, "accuracy": 0.75}
+    said = [reliability_figure([full], "grouped", None, grouped).axes[0].get_ylabel() for grouped in (False, True)]
+    assert "independent" not in said[0] and "images taken as independent" in said[1]
 
 
 # Recall
@@ -253,6 +304,33 @@ def test_of_many_classes_the_worst_are_named_and_those_without_images_left_out_a
     said = [text.get_text() for text in axes.get_legend().get_texts()]
     assert said[1].endswith("mean of 5 classes") and said[2] == "0.000  f"
     assert said[-1] == "left out, without test images: c"
+
+
+def test_the_worst_classes_differ_in_colour_and_in_dashes():
+    labels, probabilities = answers(400, 6, skill=1.0)
+    for axes in discrimination_figure(labels, probabilities, list("abcdef"), "six", {}).axes:
+        named = [line for line in axes.get_legend().get_lines() if line.get_linewidth() == 1.4]
+        assert len({line.get_color() for line in named}) == len({line.get_linestyle() for line in named}) == 3
+
+
+def test_a_threshold_near_one_is_not_called_one():
+    labels, probabilities = np.array([0, 0, 1, 1]), np.array([[0.6, 0.4], [0.5, 0.5], [0.5, 0.5], [0.0001, 0.9999]])
+    points = {"at_half": {"threshold": 0.5}, "at_95_sensitivity": {"threshold": 0.9996}}
+    left, _ = discrimination_figure(labels, probabilities, ["a", "b"], "near one", points).axes
+    assert "threshold 0.9996 " in left.get_legend().get_texts()[-1].get_text()
+
+
+# Curves
+
+
+def test_curves_of_one_epoch_have_whole_epochs_and_no_legend_on_the_points():
+    row = {"stage": "all", "epoch": 1.0, "train_loss": 1.2, "validation_loss": 0.9}
+    figure = curves_figure([row | {"train_accuracy": 0.4, "validation_accuracy": 0.6}], "one")
+    figure.draw_without_rendering()
+    assert [tick for tick in figure.axes[0].get_xticks() if 0.4 < tick < 1.5] == [1]
+    (legend,) = figure.legends
+    assert [text.get_text() for text in legend.get_texts()] == ["training (augmented)", "validation"]
+    assert not any(legend.get_window_extent().overlaps(axes.get_window_extent()) for axes in figure.axes)
 
 
 def test_one_class_alone_has_no_curve(tmp_path):

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from training.results.style import BLUE, VERMILION, new_figure, percent, plain, save, short
+from training.results.style import BLUE, VERMILION, new_figure, plain, save, short
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -17,8 +17,8 @@ if TYPE_CHECKING:
 
 # Classes at most: with percents in the cells, with counts in the cells, with every class named.
 SPACIOUS, NUMBERED, NAMED = 12, 40, 130
-PAIRS = 40  # listed at most …
-PITCH = 13 / 72  # … a line in so many inches
+LEAST, MOST = 10, 25  # pairs listed: those of one image only until there are so many
+PITCH = 13 / 72  # of their lines, in inches
 TICKS = (0, 0.01, 0.05, 0.2, 0.5, 1)
 
 
@@ -45,7 +45,7 @@ def confusion_figure(confusion: np.ndarray, classes: Sequence[str], title: str) 
         where = {"xy": (1, 1), "xycoords": "axes fraction", "xytext": (15, -180), "textcoords": "offset points"}
         axes.annotate("grey: no\ntest image", **where, fontsize=7)
     if len(classes) > SPACIOUS:
-        _list_pairs(axes, confusion, names, most=min(PAIRS, int(side / PITCH) - 1))
+        _list_pairs(axes, confusion, names, most=min(MOST, int(side / PITCH) - 2))
     axes.set_title(plain(title), fontsize=11, pad=22)
     return figure
 
@@ -79,14 +79,24 @@ def _draw_cells(axes: Axes, confusion: np.ndarray) -> None:
     if count > NUMBERED:
         return
     cells = [Rectangle((place - 0.5, place - 0.5), 1, 1) for place in range(count)]
-    axes.add_collection(PatchCollection(cells, facecolor="none", edgecolor="0.3", linewidth=0.8))  # print has no hues
-    for row, column in zip(*np.nonzero(confusion), strict=True):
-        share = shares[row, column]
-        text = f"{confusion[row, column]}"
-        text += f"\n{percent(share)}" if count <= SPACIOUS else ""
-        size = 8 if count <= SPACIOUS else min(8, 25 / len(text))
-        colour = "white" if _root()(share) > 0.6 else "black"
-        axes.text(column, row, text, ha="center", va="center", fontsize=size, color=colour)
+    frames = {
+        "facecolor": "none",
+        "edgecolor": "0.3",
+        "linewidth": 0.96,
+        "zorder": 3,
+        "clip_on": False,
+    }  # print has no hues
+    axes.add_collection(PatchCollection(cells, **frames))
+    places = list(zip(*np.nonzero(confusion), strict=True))
+    decimals = 0 if all(round(100 * shares[place], 9).is_integer() for place in places) else 1
+    for row, column in places:
+        share, text = shares[row, column], f"{confusion[row, column]}"
+        how = {"ha": "center", "va": "center", "color": "white" if _root()(share) > 0.6 else "black"}
+        if count <= SPACIOUS:
+            axes.text(column, row - 0.12, text, **how, fontsize=min(12, 60 / len(text)))
+            axes.text(column, row + 0.22, _percent(share, decimals), **how, fontsize=7)
+        else:
+            axes.text(column, row, text, **how, fontsize=min(8, 25 / len(text)))
 
 
 def _name_classes(axes: Axes, names: list[str]) -> None:
@@ -115,17 +125,23 @@ def _draw_scale(axes: Axes) -> None:
 
 
 def _list_pairs(axes: Axes, confusion: np.ndarray, names: list[str], most: int) -> None:
-    """The pairs that are confused most, in lines beside the scale: by count, then by share."""
+    """The pairs that are confused most, in lines beside the scale: by count, then by share.
+
+    Of pairs that happened once there are many, and another test would have others: they fill up to `LEAST` lines.
+    """
     shares = _shares(confusion)
     pairs = [(row, column) for row, column in zip(*np.nonzero(confusion), strict=True) if row != column]
     pairs.sort(key=lambda pair: (-confusion[pair], -shares[pair], pair))
-    shown = pairs if len(pairs) <= most else pairs[: most - 1]
+    several = sum(confusion[pair] > 1 for pair in pairs)
+    shown = pairs[: min(max(several, LEAST), most)]
+    shown = pairs if len(pairs) == len(shown) + 1 else shown  # a line more says it, too
     lines = [("most confused", "true → predicted")] if pairs else [("no mistakes", "")]
     for true, predicted in shown:
         counted = f"{confusion[true, predicted]:,} of {confusion[true].sum():,}"
         lines.append((counted, f"{names[true]} → {names[predicted]}"))
     if len(shown) < len(pairs):
-        lines += [("", f"… and {len(pairs) - len(shown):,} pairs more")]
+        once = ", of one image each" if several <= len(shown) else ""
+        lines += [("", f"… and {len(pairs) - len(shown):,} pairs more{once}")]
     for number, (counted, pair) in enumerate(lines):
         for x, text, side in ((150, counted, "right"), (158, pair, "left")):
             axes.annotate(
@@ -138,6 +154,14 @@ def _shares(confusion: np.ndarray) -> np.ndarray:
     """Of each true class, NaN where it has no image."""
     totals = confusion.sum(axis=1, keepdims=True).astype(float)
     return np.divide(confusion, totals, out=np.full(confusion.shape, np.nan), where=totals > 0)
+
+
+def _percent(share: float, decimals: int) -> str:
+    """Of a row they come to 100; nearly nothing and nearly all are not called nothing and all."""
+    text, least = f"{share:.{decimals}%}", 10.0**-decimals
+    if share < 1 and text == f"{1:.{decimals}%}":
+        return f">{100 - least:.{decimals}f}%"
+    return f"<{least:g}%" if text == f"{0:.{decimals}%}" else text
 
 
 def _root() -> Normalize:

@@ -1,15 +1,25 @@
 """`plots/curves.png`: loss and accuracy by epoch, with the switch between stages marked."""
 
+from __future__ import annotations
+
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from training.results.style import BLUE, VERMILION, in_percent, new_figure, open_axes, plain, save
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 TRAIN, VALIDATION = (BLUE, "--", "o"), (VERMILION, "-", "s")
 
 
 def plot_curves(rows: list[dict[str, Any]], path: Path, title: str) -> None:
     """Draw the rows of `log_history.csv` (see `history_rows`); epochs are counted through all stages."""
+    save(curves_figure(rows, title), path)
+
+
+def curves_figure(rows: list[dict[str, Any]], title: str) -> Figure:
+    """The figure that `plot_curves` saves."""
     from matplotlib.ticker import MaxNLocator
 
     epochs, switches = _count_through(rows)
@@ -32,14 +42,14 @@ def plot_curves(rows: list[dict[str, Any]], path: Path, title: str) -> None:
         axis.set_xlim(switches[0][0] - 0.1, epochs[-1] + 0.5)
         axis.set_xlabel("epoch")
         axis.set_ylabel(value)
-        axis.xaxis.set_major_locator(MaxNLocator(integer=True))
+        axis.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
         open_axes(axis)
         axis.margins(y=0.12)
     in_percent(axes[1].yaxis)
     axes[1].set_ylim(top=min(1.02, axes[1].get_ylim()[1]))
-    axes[0].legend(frameon=False, fontsize=8)
+    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=2, frameon=False, fontsize=8)
     figure.suptitle(plain(title), fontsize=11)
-    save(figure, path)
+    return figure
 
 
 def _count_through(rows: list[dict[str, Any]]) -> tuple[list[float], list[tuple[float, str]]]:

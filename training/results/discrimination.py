@@ -17,7 +17,8 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 GRID = (np.arange(1000) + 0.5) / 1000  # where curves are averaged: the mean over it is the area below
-WORST = ("--", "-.", ":")  # the classes that are named, by their dashes
+GREEN, PURPLE = "#009E73", "#CC79A7"  # Okabe and Ito's, too
+WORST = (("--", VERMILION), ("-.", GREEN), (":", PURPLE))  # the classes that are named; dashes are for print
 MARKS = (("s", VERMILION), ("D", ORANGE))
 POINTS = {"at_half": "", "at_95_sensitivity": " (95% sensitivity in validation)"}
 
@@ -125,8 +126,9 @@ def _draw(axes: Axes, curves: Sequence[Curve], mean: Any) -> None:
     area = np.mean([curve.area for curve in curves])
     axes.plot(GRID, mean(curves), color=BLUE, linewidth=2, label=_label(area, f"mean of {len(curves)} classes"))
     worst = sorted((curve for curve in curves if curve.area < 0.9995), key=lambda curve: curve.area)
-    for curve, dashes in zip(worst, WORST, strict=False):
-        axes.plot(curve.x, curve.y, dashes, color=VERMILION, linewidth=1.2, label=_label(curve.area, curve.name), **how)
+    for curve, (dashes, colour) in zip(worst, WORST, strict=False):
+        label = _label(curve.area, curve.name)
+        axes.plot(curve.x, curve.y, dashes, color=colour, linewidth=1.4, label=label, **how)
 
 
 def _label(area: float, name: str) -> str:
@@ -144,7 +146,8 @@ def _mark(
         # At one half the predicted class is what is said, and argmax takes the first of two equals.
         said = probability > 0.5 if point["threshold"] == 0.5 else probability >= point["threshold"]
         sensitivity, specificity = said[positive].mean(), 1 - said[~positive].mean()
-        text = f"threshold {point['threshold']:.3g}{POINTS.get(name, f' ({name})')}:\nsensitivity {sensitivity:.1%}"
+        threshold = f"{point['threshold']:.{3 if point['threshold'] < 0.995 else 6}g}"  # of nearly 1 it is not 1
+        text = f"threshold {threshold}{POINTS.get(name, f' ({name})')}:\nsensitivity {sensitivity:.1%}"
         look = {"color": colour, "linestyle": "", "markeredgecolor": "black", "clip_on": False, "zorder": 3}
         left.plot(1 - specificity, sensitivity, marker, **look, label=f"{text}, specificity {specificity:.1%}")
         if said.any():

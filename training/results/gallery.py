@@ -76,8 +76,10 @@ def mistakes_figure(mistakes: Sequence[Mistake], title: str) -> Figure:
         plainly, heated = part.subplots(1, 2)
         show_picture(plainly, each.image.convert("RGB"), "")
         show_picture(heated, overlay(each.image, each.map), "")
-        part.suptitle(f"{short(each.label, 24)} → {short(each.prediction, 24)} {percent(each.confidence)}", fontsize=8)
-        part.supxlabel(plain(wrapped(each.path, 56)), fontsize=7)
+        said = f"{short(each.label, 24)} → {short(each.prediction, 24)} {percent(each.confidence)}"
+        part.suptitle(f"{said}\n{plain(wrapped(each.path, 56))}", fontsize=8)
+        for axes in (plainly, heated):
+            axes.set_anchor("N")  # what is left of the height is between this picture and the words of the next
     figure.suptitle(plain(title), fontsize=11)
     figure.supxlabel("bright: what spoke for the predicted class", fontsize=8, color="0.4")
     return figure

@@ -13,17 +13,22 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
-def plot_reliability(bins: Sequence[Mapping[str, Any]], path: Path, title: str, ece: float | None) -> None:
+def plot_reliability(
+    bins: Sequence[Mapping[str, Any]], path: Path, title: str, ece: float | None, grouped: bool = False
+) -> None:
     """Draw accuracy against confidence, a point a bin with its 95 % interval, and below how many images each bin has.
 
     A bin has `low`, `high`, its mean `confidence` and its `accuracy`, from 0 to 1, and a number of `images`; one
-    without images is not drawn. The interval is Wilson's, of images that have nothing to do with each other. `ece` is
-    the expected calibration error, from 0 to 1.
+    without images is not drawn. The interval is Wilson's, of images that have nothing to do with each other; where
+    some are `grouped` it is too narrow, and the plot says what it takes them for. `ece` is the expected calibration
+    error, from 0 to 1.
     """
-    save(reliability_figure(bins, title, ece), path)
+    save(reliability_figure(bins, title, ece, grouped), path)
 
 
-def reliability_figure(bins: Sequence[Mapping[str, Any]], title: str, ece: float | None) -> Figure:
+def reliability_figure(
+    bins: Sequence[Mapping[str, Any]], title: str, ece: float | None, grouped: bool = False
+) -> Figure:
     """The figure that `plot_reliability` saves."""
     from matplotlib.ticker import MaxNLocator, StrMethodFormatter
 
@@ -40,7 +45,8 @@ def reliability_figure(bins: Sequence[Mapping[str, Any]], title: str, ece: float
     above.annotate("too sure", (0.97, 0.03), ha="right", color="0.5", fontsize=8)
     said = "dotted: right as often as it says"
     said = said if ece is None else f"expected calibration error {ece:.1%}  ·  {said}"
-    above.set(xlim=(0, 1), ylim=(0, 1), aspect="equal", ylabel="accuracy, with 95% interval")
+    taken = "\n(images taken as independent)" if grouped else ""
+    above.set(xlim=(0, 1), ylim=(0, 1), aspect="equal", ylabel="accuracy, with 95% interval" + taken)
     above.set_title(said, fontsize=8)
     for each in bins:
         width = each["high"] - each["low"]
