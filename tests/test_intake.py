@@ -553,8 +553,8 @@ def test_going_on_without_the_images_says_which_are_missing(photos, tmp_path):
     with pytest.raises(UserError) as refused:
         Folder(photos).as_datasets(rows)
     assert str(refused.value) == (
-        f"1 of the run's 60 images is not in '{photos}' any more, '{rows[0].path}' for one; give their folder as it was "
-        "with --data_dir, or train anew with --overwrite"
+        f"1 of the run's 60 images is not in '{photos}' any more, '{rows[0].path}' for one; give their folder as it "
+        "was with --data_dir, or train anew with --overwrite"
     )
     (photos / "red").rename(photos / "crimson")
     with pytest.raises(UserError, match=r"for one \(there is no 'red' in it\)"):

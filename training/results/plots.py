@@ -26,7 +26,7 @@ def plot_results(results: Mapping[str, Any], test: Predictions, folder: Path, ti
         path.unlink(missing_ok=True)  # of an earlier evaluation
     error = results["metrics"]["expected_calibration_error"]["value"]
     plot_confusion(results["confusion"], test.classes, confusion, title)
-    plot_reliability(results["reliability"], reliability, title, error)
+    plot_reliability(results["reliability"], reliability, title, error, results["groups"] < results["images"])
     points = results.get("operating_points")
     plot_roc_and_precision_recall(test.labels, test.probabilities, test.classes, discrimination, title, points)
     plot_recall(results["per_class"], recall, title)
