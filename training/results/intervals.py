@@ -97,20 +97,13 @@ def mean_loss_interval(losses: np.ndarray, groups: np.ndarray, draws: np.ndarray
 
 
 def figure_interval(
-    figure: Callable[[np.ndarray], np.ndarray],
-    groups: np.ndarray,
-    draws: np.ndarray,
-    effective: float,
-    imagined: np.ndarray | None = None,
+    figure: Callable[[np.ndarray], np.ndarray], groups: np.ndarray, draws: np.ndarray, effective: float
 ) -> list[float]:
     """Group bootstrap of a figure from 0 to 1: the standard error of its samples, as a t interval of the logit.
 
     `figure` takes weights (samples, images) and gives values (samples,), see `weighted`; `draws` are of `draw_groups`;
     `effective` is the number of images that carry the figure, of which the t quantile is. Where the figure is 0 or 1
     it is so in each sample, and Wilson's interval of a share of as many images stands for it.
-
-    `imagined` are weights (samples, more images) of images that the figure knows beyond those of `groups`, each drawn
-    on its own: they vary in place of the mistakes that few images do not show. The figure itself is without them.
 
     Raises:
         TooFew: images that carry the figure.
@@ -120,14 +113,10 @@ def figure_interval(
 
     if effective < 2:
         raise TooFew("a class has too few images that do not belong together")
-    imagined = np.empty((SAMPLES, 0)) if imagined is None else imagined
-    real = np.concatenate([np.ones(len(groups)), np.zeros(imagined.shape[1])])
-    value = float(figure(real[None])[0])
-    samples = [
-        figure(np.hstack([draws[part].astype(np.float64)[:, groups], imagined[part]])) for part in _parts(len(groups))
-    ]
+    value = float(figure(np.ones((1, len(groups))))[0])
+    samples = np.concatenate([figure(draws[part].astype(np.float64)[:, groups]) for part in _parts(len(groups))])
     number = draws.shape[1]
-    error = float(np.nanstd(np.concatenate(samples))) * (number / (number - 1)) ** 0.5
+    error = float(np.nanstd(samples)) * (number / (number - 1)) ** 0.5
     if min(value, 1 - value) < 1e-12 or error == 0:
         return wilson_interval(round(value) * effective, effective)
     half = t.ppf(0.975, effective - 1) * error / (value * (1 - value))
