@@ -41,6 +41,7 @@ class Network:
     together: int = 1
     shared: float = 0.0
     rare: float = 0.0  # share of the second class; of all equal if 0
+    mislabelled: float = 0.0  # share of images whose label is drawn by lot, on top of `accuracy`
 
     def answers(self, draw: np.random.Generator) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Labels (images,), probabilities (images, classes), groups (images,)."""
@@ -53,6 +54,8 @@ class Network:
         marks += math.sqrt(1 - self.shared) * draw.normal(size=(len(groups), self.classes))
         strength = _strength(self.classes, self.accuracy)
         marks[np.arange(len(groups)), labels] += strength
+        by_lot = draw.random(len(labels)) < self.mislabelled
+        labels = np.where(by_lot, draw.integers(0, self.classes, len(labels)), labels)
         return labels, softmax(strength * marks / self.temperature, axis=1), groups
 
 
@@ -60,10 +63,13 @@ NETWORKS = [
     Network("48 images, 2 classes", 48, 2, 0.92),
     Network("48, 2 classes, too sure", 48, 2, 0.92, 0.6),
     Network("48, 2 classes, not sure enough", 48, 2, 0.92, 1.6),
+    Network("48, 2 classes, 15 % labels by lot", 48, 2, 0.92, mislabelled=0.15),
     Network("48, 4 classes, too sure", 48, 4, 0.92, 0.6),
     Network("100, 2 classes, 15 positives", 100, 2, 0.9, 0.8, rare=0.15),
     Network("200, 5 classes, too sure", 200, 5, 0.9, 0.8),
     Network("1,000, 5 classes, too sure", 1_000, 5, 0.9, 0.8),
+    Network("1,000, 5 classes, 5 % labels by lot", 1_000, 5, 0.9, mislabelled=0.05),
+    Network("960, 120 classes", 960, 120, 0.85, 0.8),
     Network("96 in threes, 2 classes", 96, 2, 0.85, 0.8, together=3, shared=0.5),
     Network("200 in twos, 5 classes", 200, 5, 0.9, 0.8, together=2, shared=0.8),
 ]

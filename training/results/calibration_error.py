@@ -54,10 +54,11 @@ def calibration_error_interval(bins: list[Bin], effective: float, seed: int = 0)
     `effective` is the number of images that count, where they belong together; see `intervals.effective_images`.
 
     A bootstrap of the error only adds to its bias: of a calibrated network no percentile interval holds the truth. So
-    the question is put the other way round: for truths from "calibrated", where the accuracy of each bin is its
-    confidence (Bröcker and Smith 2007, Weather and Forecasting 22:651), through the accuracies seen to three times as
-    far, and as far to the other side, right answers are drawn. The interval holds the errors of the truths that give
-    the error seen neither in the lowest nor in the highest 2.5 % of their draws.
+    the question is put the other way round. Truths are supposed from "calibrated", where the accuracy of each bin is
+    its confidence (Bröcker and Smith 2007, Weather and Forecasting 22:651), towards the accuracies seen and beyond,
+    and to the other side; and the same towards these with the part taken off that chance alone would make. Right
+    answers are drawn from each. The interval reaches over the errors of the truths that give the error seen neither
+    in the lowest nor in the highest 2.5 % of their draws.
 
     Simulated coverage is COVERAGE_SENTENCE
     """
@@ -66,16 +67,24 @@ def calibration_error_interval(bins: list[Bin], effective: float, seed: int = 0)
     counts = np.maximum(1, np.round(images * effective / total)).astype(np.int64)
     draw = np.random.default_rng(seed)
     low = high = seen
-    for distance in np.linspace(-3, 3, STEPS):
-        truth = np.clip(confidence + distance * (accuracy - confidence), 0, 1)
-        drawn = draw.binomial(counts, truth, (DRAWS, len(counts))) / counts
-        errors = np.abs(drawn - confidence) @ images / total
-        # The draws are counts, so that equals are common; they stand on both sides.
-        if (errors >= seen - 1e-12).mean() > 0.025:
-            low = min(low, _error(images, confidence, truth))
-        if (errors <= seen + 1e-12).mean() > 0.025:
-            high = max(high, _error(images, confidence, truth))
+    for gap in (accuracy - confidence, _less_chance(counts, confidence, accuracy)):
+        for distance in np.linspace(-3, 3, STEPS):
+            truth = np.clip(confidence + distance * gap, 0, 1)
+            drawn = draw.binomial(counts, truth, (DRAWS, len(counts))) / counts
+            errors = np.abs(drawn - confidence) @ images / total
+            # The draws are counts, so that equals are common; they stand on both sides.
+            if (errors >= seen - 1e-12).mean() > 0.025:
+                low = min(low, _error(images, confidence, truth))
+            if (errors <= seen + 1e-12).mean() > 0.025:
+                high = max(high, _error(images, confidence, truth))
     return [low, high]
+
+
+def _less_chance(counts: np.ndarray, confidence: np.ndarray, accuracy: np.ndarray) -> np.ndarray:
+    """Accuracy above confidence, its square less its variance, which one image of the mean confidence more smooths."""
+    variance = (counts * accuracy * (1 - accuracy) + confidence * (1 - confidence)) / (counts + 1) / counts
+    gap = accuracy - confidence
+    return np.sign(gap) * np.sqrt(np.maximum(0, gap**2 - variance))
 
 
 def _arrays(bins: list[Bin]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -14,6 +14,8 @@ from training.results.calibration_error import Bin, calibration_error_interval, 
 
 LEAST = float(np.finfo(np.float64).eps)  # no p counts as less in a loss, as scikit-learn has it
 
+Figure = Callable[[np.ndarray], np.ndarray]  # weights (samples, images) to values (samples,)
+
 
 @dataclass(frozen=True)
 class Interval:
@@ -79,11 +81,10 @@ class SplitIntervals:
         return Interval(*intervals.share_interval(right, groups), f"Wilson{few}")
 
     def balanced_accuracy(self) -> Interval:
-        again = partial(weighted.balanced_accuracy, self.labels, self.predicted)
-        return self._bootstrapped(again, self._mean_images)
+        return self._mean_over_classes(weighted.balanced_accuracy)
 
     def macro_f1(self) -> Interval:
-        return self._bootstrapped(partial(weighted.macro_f1, self.labels, self.predicted), self._mean_images)
+        return self._mean_over_classes(weighted.macro_f1)
 
     def roc_auc(self) -> Interval:
         again = partial(weighted.roc_auc, self.labels, self.probabilities[:, 1])
@@ -109,9 +110,35 @@ class SplitIntervals:
         limits = intervals.mean_loss_interval(losses, self.groups, self._draws, highest)
         return Interval(*limits, "studentised group bootstrap")
 
-    def _bootstrapped(self, figure: Callable[[np.ndarray], np.ndarray], effective: float) -> Interval:
+    def _bootstrapped(self, figure: Figure, effective: float) -> Interval:
         limits = intervals.figure_interval(figure, self.groups, self._draws, float(effective))
         return Interval(*limits, "group bootstrap, logit scale")
+
+    def _mean_over_classes(self, figure: Callable[[np.ndarray, np.ndarray, np.ndarray], np.ndarray]) -> Interval:
+        """Where a class is all right or all wrong, reaches on to that of a right and a wrong image more in each class.
+
+        Such a class has no variance, and yet one of five networks that err one time in ten shows fifteen images right.
+        The images more count two in all and two, divided among the classes (Price and Bonett 2004, Computational
+        Statistics & Data Analysis 45:449).
+        """
+        present, images = np.unique(self.labels, return_counts=True)
+        effective = len(present) ** 2 / (1 / self._class_images).sum()
+        seen = self._bootstrapped(partial(figure, self.labels, self.predicted), effective)
+        right = np.bincount(self.labels, self.right)[present]
+        if ((right > 0) & (right < images)).all():
+            return seen
+        somewhere = np.union1d(self.labels, self.predicted)
+        wrong = np.roll(somewhere, 1)[np.searchsorted(somewhere, present)]
+        labels = np.concatenate([self.labels, present, present])
+        predicted = np.concatenate([self.predicted, present, wrong])
+        groups = np.concatenate([self.groups, self.groups.max() + 1 + np.arange(2 * len(present))])
+        more = 2 / len(present) * images / self._class_images  # as much as a group of that class
+        counts = np.concatenate([np.ones(len(self.labels)), more, more])
+        draws = intervals.draw_groups(groups, self.seed)
+        low, high = intervals.figure_interval(
+            lambda weights: figure(labels, predicted, weights * counts), groups, draws, float(effective)
+        )
+        return Interval(min(seen.low, low), max(seen.high, high), seen.method)
 
     @cached_property
     def _draws(self) -> np.ndarray:
@@ -122,8 +149,3 @@ class SplitIntervals:
         """Of each class that has one, the images that count if those of a group count as one."""
         present = np.unique(self.labels)
         return np.array([intervals.fewest_effective(self.groups[self.labels == each]) for each in present])
-
-    @property
-    def _mean_images(self) -> float:
-        """As many images as have the variance of a mean over the classes, were these equally hard."""
-        return len(self._class_images) ** 2 / (1 / self._class_images).sum()
