@@ -5,7 +5,7 @@ from functools import partial
 import numpy as np
 import pytest
 from benchmarks.coverage import Network, limits, truth
-from scipy.stats import binom, binomtest
+from scipy.stats import binom, binomtest, norm
 
 from training.results import intervals, weighted
 from training.results.calibration_error import Bin, calibration_error_interval
@@ -65,8 +65,43 @@ def test_groups_without_a_mistake_count_as_one_each():
 
 
 def test_groups_that_are_mixed_by_chance_do_not_add_images():
-    """In each pair one right and one wrong: less than chance, and still no more than 40."""
-    assert intervals.effective_images(np.tile([True, False], 20), np.repeat(np.arange(20), 2)) == 40
+    """In each pair one right and one wrong: less than chance, and still no more than 40, with 19 degrees of freedom."""
+    assert 36 < intervals.effective_images(np.tile([True, False], 20), np.repeat(np.arange(20), 2)) < 40
+
+
+def test_effective_images_by_hand():
+    """Ten pairs, 7 right, 2 wrong, 1 mixed; t of 19 and 9 degrees of freedom from a table: 2.0930 and 2.2622.
+
+    The groups' deviations from 1.5 right squared are 7 × .25, 2 × 2.25 and .25, the three with a mistake tell, and
+    half a group more says .75 × .25 / 10.
+    """
+    right, groups = np.repeat([1, 0, 1, 0], [14, 4, 1, 1]).astype(bool), np.repeat(np.arange(10), 2)
+    variance = (3 * (6.5 / 400 * 10 / 9) + 0.5 * 0.01875) / 3.5
+    expected = 20 * (0.1875 / 19) / variance * (2.0930 / 2.2622) ** 2
+    assert expected == pytest.approx(9.306, abs=1e-3)
+    assert intervals.effective_images(right, groups) == pytest.approx(expected, rel=1e-4)
+
+
+def held(sizes: list[int], share: float, shared: float, samples: int = 600) -> float:
+    """How often the interval of a share holds it, where images share a part of the variance with their group."""
+    draw, groups, held = np.random.default_rng(0), np.repeat(np.arange(len(sizes)), sizes), 0
+    for _ in range(samples):
+        mark = shared**0.5 * draw.normal(size=len(sizes))[groups] + (1 - shared) ** 0.5 * draw.normal(size=len(groups))
+        low, high = intervals.share_interval(mark < norm.ppf(share), groups)
+        held += low <= share <= high
+    return held / samples
+
+
+@pytest.mark.parametrize("share", [0.9, 0.97])
+def test_coverage_where_patients_are_few_or_uneven(share):
+    """Without the supposed group .84 to .90. Less than two standard errors of .93 may be missing, 600 samples."""
+    for sizes in ([24] * 16, [12] * 8, [30, 22, 16, 12, 9, 7, 5, 4, 3, 3, 2, 2, 2, 1, 1, 1, 1, 1, 1, 1]):
+        assert held(sizes, share, 0.6) >= 0.93 - 2 * (0.93 * 0.07 / 600) ** 0.5
+
+
+def test_coverage_where_groups_are_many_and_even():
+    error = 2 * (0.95 * 0.05 / 600) ** 0.5
+    assert 0.93 - error <= held([2] * 200, 0.9, 0.3) <= 0.97 + error
 
 
 def test_a_bootstrap_of_copies_is_that_of_the_groups():
@@ -126,11 +161,42 @@ def test_a_class_without_a_mistake_is_not_taken_to_make_none(figure):
         assert found.low <= only_seen[0] + 0.01
 
 
-def test_equal_losses_have_no_width_and_no_warning(recwarn):
+def test_equal_losses_bring_no_warning(recwarn):
     groups = np.arange(48)
     found = intervals.mean_loss_interval(np.full(48, 0.1), groups, intervals.draw_groups(groups), 36)
     assert found == pytest.approx([0.1, 0.1])
     assert not recwarn.list
+
+
+def test_no_mistake_seen_is_not_none_at_all():
+    """48 of 48 right at .999: up to 7.41 % may be wrong by Wilson, and each costs -log .001 = 6.908."""
+    spans = SplitIntervals(np.zeros(48, int), np.tile([0.999, 0.001], (48, 1)), np.arange(48))
+    loss, score = spans.log_loss(), spans.brier_score()
+    assert [loss.low, loss.high] == pytest.approx([0.0010005, 0.92591 * 0.0010005 + 0.07409 * 6.90776], abs=1e-4)
+    assert [score.low, score.high] == pytest.approx([1e-6, 0.07409 * 0.998], abs=1e-4)
+
+
+@pytest.mark.parametrize(("images", "sure", "share"), [(48, 0.99, 0.92), (48, 0.999, 0.97), (200, 0.999, 0.99)])
+def test_coverage_of_the_losses_where_mistakes_are_rare(images, sure, share):
+    """Exact: all images have one confidence, so that the number of mistakes is all there is; .40 to .77 before.
+
+    Nothing is above .97 where Wilson's own interval is not.
+    """
+    mistakes = np.arange(0, round(images * (1 - share)) * 3 + 3)
+    expected = {
+        "log_loss": -share * np.log(sure) - (1 - share) * np.log(1 - sure),
+        "brier_score": share * (1 - sure) ** 2 + (1 - share) * sure**2,
+    }
+    chance = binom.pmf(mistakes, images, 1 - share)
+    for figure, value in expected.items():
+        held = []
+        for wrong in mistakes:
+            spans = SplitIntervals(
+                (np.arange(images) < wrong).astype(int), np.tile([sure, 1 - sure], (images, 1)), np.arange(images)
+            )
+            found = getattr(spans, figure)()
+            held.append(found.low <= value <= found.high)
+        assert 0.93 <= chance[held].sum() <= 0.99
 
 
 def test_one_large_loss_stays_within_the_possible():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property, partial
 
@@ -95,20 +96,31 @@ class SplitIntervals:
         return self._bootstrapped(again, self._class_images.min())
 
     def log_loss(self) -> Interval:
-        of_true = self.probabilities[np.arange(len(self.labels)), self.labels]
-        return self._mean_loss(-np.log(np.clip(of_true, LEAST, 1 - LEAST)), -math.log(LEAST))
+        return self._mean_loss(-np.log(np.clip(self.probabilities, LEAST, 1 - LEAST)), -math.log(LEAST))
 
     def brier_score(self) -> Interval:
-        truth = np.eye(self.probabilities.shape[1])[self.labels]
-        return self._mean_loss(((self.probabilities - truth) ** 2).sum(axis=1) / 2, 1)
+        squares = (self.probabilities**2).sum(axis=1, keepdims=True)
+        return self._mean_loss((squares - 2 * self.probabilities + 1) / 2, 1)
 
     def expected_calibration_error(self) -> Interval:
         effective = intervals.effective_images(self.right, self.groups)
         return Interval(*calibration_error_interval(self.bins, effective, self.seed), "test inversion")
 
-    def _mean_loss(self, losses: np.ndarray, highest: float) -> Interval:
+    def _mean_loss(self, if_true: np.ndarray, highest: float) -> Interval:
+        """Of the loss of each image for each class (images, classes), were it the true one."""
+        every = np.arange(len(self.labels))
+        losses = if_true[every, self.labels]
         limits = intervals.mean_loss_interval(losses, self.groups, self._draws, highest)
-        return Interval(*limits, "studentised group bootstrap")
+        fewer = min(len(np.unique(self.groups[which])) for which in (self.right, ~self.right))
+        if fewer >= intervals.RARE and limits[0] < limits[1]:
+            return Interval(*limits, "studentised group bootstrap")
+        others = np.clip(self.probabilities, LEAST, 1)
+        others[every, self.predicted] = 0
+        chances = others.sum(axis=1)
+        if_right, if_wrong = if_true[every, self.predicted], (others * if_true).sum(axis=1) / chances
+        share = intervals.share_interval(self.right, self.groups)
+        limits = intervals.rare_mistakes_interval(limits, losses, if_right, if_wrong, chances, self.right, share)
+        return Interval(*limits, "studentised group bootstrap and what the accuracy's interval implies")
 
     def _bootstrapped(self, figure: Figure, effective: float) -> Interval:
         limits = intervals.figure_interval(figure, self.groups, self._draws, float(effective))
@@ -123,10 +135,10 @@ class SplitIntervals:
         """
         present, images = np.unique(self.labels, return_counts=True)
         effective = len(present) ** 2 / (1 / self._class_images).sum()
-        seen = self._bootstrapped(partial(figure, self.labels, self.predicted), effective)
+        seen = partial(figure, self.labels, self.predicted)
         right = np.bincount(self.labels, self.right)[present]
         if ((right > 0) & (right < images)).all():
-            return seen
+            return self._bootstrapped(seen, effective)
         somewhere = np.union1d(self.labels, self.predicted)
         wrong = np.roll(somewhere, 1)[np.searchsorted(somewhere, present)]
         labels = np.concatenate([self.labels, present, present])
@@ -138,7 +150,12 @@ class SplitIntervals:
         low, high = intervals.figure_interval(
             lambda weights: figure(labels, predicted, weights * counts), groups, draws, float(effective)
         )
-        return Interval(min(seen.low, low), max(seen.high, high), seen.method)
+        value = float(seen(np.ones((1, len(self.labels))))[0])
+        limits = [low, value, high]
+        with suppress(intervals.TooFew):  # where no class varies, only the images more tell
+            found = self._bootstrapped(seen, effective)
+            limits += [found.low, found.high]
+        return Interval(min(limits), max(limits), "group bootstrap, logit scale")
 
     @cached_property
     def _draws(self) -> np.ndarray:
