@@ -93,7 +93,7 @@ def mean_loss_interval(losses: np.ndarray, groups: np.ndarray, draws: np.ndarray
 
     Losses are skewed: few images carry most. Its limits follow, where those of a percentile or BCa interval stay too
     low; the upper limit may lie far off where few images are there. Of mistakes that did not occur it knows nothing;
-    see `rare_mistakes_interval`. `draws` are of `draw_groups`.
+    see `implied_interval`. `draws` are of `draw_groups`.
     """
     sums, sizes = np.bincount(groups, losses), np.bincount(groups).astype(np.float64)
     terms = np.column_stack([sums, sizes, sums**2, sums * sizes, sizes**2])
@@ -108,33 +108,27 @@ def mean_loss_interval(losses: np.ndarray, groups: np.ndarray, draws: np.ndarray
     return [min(limits[0], float(mean)), max(limits[1], float(mean))]
 
 
-def rare_mistakes_interval(
-    seen: list[float],
-    losses: np.ndarray,
-    if_right: np.ndarray,
-    if_wrong: np.ndarray,
-    chances: np.ndarray,
-    right: np.ndarray,
-    share: list[float],
+def implied_interval(
+    losses: np.ndarray, if_right: np.ndarray, if_wrong: np.ndarray, right: np.ndarray, share: list[float]
 ) -> list[float]:
-    """What `mean_loss_interval` has `seen`, together with the losses that the limits of the accuracy, `share`, imply.
+    """Mean loss where as many images are wrong as the limits of the accuracy, `share`, allow, and the most it can be.
 
     Few mistakes carry a loss, and of 48 images of a network that errs one time in fifty two in five show none: no
-    draw of these can bring one. So the share of mistakes goes over Wilson's interval, and each limit is what so many
+    draw of these can bring one. So the share of mistakes goes over Wilson's interval, and the limits are what so many
     mistakes cost beside the mean loss of the right images. A mistake costs the mean of those seen and of one that is
-    supposed: an image of the loss `if_wrong` (images,), drawn in proportion to `chances` (images,) of being wrong.
-    The bootstrap's upper limit, which few mistakes throw anywhere, goes no higher than as many mistakes of the costly
-    kind, the dearer of the dearest seen and the mean of `if_wrong`.
+    supposed, which `if_wrong` is, the losses (images,) of all with their chances (images,) as its second row.
+
+    The third number is as many mistakes of the costly kind, the dearer of the dearest seen and the mean `if_wrong`:
+    the limit of a bootstrap, which few mistakes throw anywhere, is not believed beyond it.
     """
     value, of_wrong = float(losses.mean()), losses[~right]
     of_right = float(if_right[right].mean() if right.any() else if_right.mean())
-    supposed = float(chances @ if_wrong / chances.sum())
+    supposed = float(if_wrong[0] @ if_wrong[1] / if_wrong[1].sum())
     cost = (of_wrong.sum() + supposed) / (len(of_wrong) + 1)
-    dearest = max([float(if_wrong.mean()), cost, *of_wrong])
-    most, fewest = 1 - share[0], 1 - share[1]
-    implied = [of_right + wrong * (cost - of_right) for wrong in (fewest, most)]
-    capped = min(seen[1], of_right + most * (dearest - of_right))
-    return [float(min(seen[0], *implied, value)), float(max(capped, *implied, value))]
+    dearest = max([float(if_wrong[0].mean()), cost, *of_wrong])
+    implied = [of_right + (1 - limit) * (cost - of_right) for limit in share]
+    beyond = of_right + (1 - share[0]) * (dearest - of_right)
+    return [float(min(*implied, value)), float(max(*implied, value)), float(max(*implied, value, beyond))]
 
 
 def figure_interval(

@@ -15,6 +15,8 @@ from training.results.calibration_error import Bin, calibration_error_interval, 
 
 LEAST = float(np.finfo(np.float64).eps)  # no p counts as less in a loss, as scikit-learn has it
 
+IMPLIED = "what Wilson's interval of the accuracy implies"
+
 Figure = Callable[[np.ndarray], np.ndarray]  # weights (samples, images) to values (samples,)
 
 
@@ -79,7 +81,7 @@ class SplitIntervals:
         right, groups = right[counted], intervals.numbered(self.groups[counted])
         effective = intervals.effective_images(right, groups)
         few = "" if effective == len(right) else f", {effective:.1f} effective of {len(right)} images"
-        return Interval(*intervals.share_interval(right, groups), f"Wilson{few}")
+        return Interval(*intervals.telling(*intervals.share_interval(right, groups)), f"Wilson{few}")
 
     def balanced_accuracy(self) -> Interval:
         return self._mean_over_classes(weighted.balanced_accuracy)
@@ -96,31 +98,46 @@ class SplitIntervals:
         return self._bootstrapped(again, self._class_images.min())
 
     def log_loss(self) -> Interval:
-        return self._mean_loss(-np.log(np.clip(self.probabilities, LEAST, 1 - LEAST)), -math.log(LEAST))
+        """Where mistakes are rare, of the bootstrap and of what the accuracy implies the wider: costs differ much."""
+        losses = -np.log(np.clip(self.probabilities, LEAST, 1 - LEAST))
+        seen = self._mean_loss(losses, -math.log(LEAST))
+        if self._tells(seen):
+            return seen
+        low, high, most = self._implied(losses)
+        return Interval(min(seen.low, low), max(min(seen.high, most), high), f"{seen.method}, {IMPLIED}")
 
     def brier_score(self) -> Interval:
+        """Where mistakes are rare, what the accuracy implies: none costs more than 1, so that their number decides."""
         squares = (self.probabilities**2).sum(axis=1, keepdims=True)
-        return self._mean_loss((squares - 2 * self.probabilities + 1) / 2, 1)
+        losses = (squares - 2 * self.probabilities + 1) / 2
+        seen = self._mean_loss(losses, 1)
+        return seen if self._tells(seen) else Interval(*intervals.telling(*self._implied(losses)[:2]), IMPLIED)
 
     def expected_calibration_error(self) -> Interval:
         effective = intervals.effective_images(self.right, self.groups)
-        return Interval(*calibration_error_interval(self.bins, effective, self.seed), "test inversion")
+        limits = calibration_error_interval(self.bins, effective, self.seed)
+        return Interval(*intervals.telling(*limits), "test inversion")
 
     def _mean_loss(self, if_true: np.ndarray, highest: float) -> Interval:
         """Of the loss of each image for each class (images, classes), were it the true one."""
-        every = np.arange(len(self.labels))
-        losses = if_true[every, self.labels]
+        losses = if_true[np.arange(len(self.labels)), self.labels]
         limits = intervals.mean_loss_interval(losses, self.groups, self._draws, highest)
+        return Interval(*limits, "studentised group bootstrap")
+
+    def _tells(self, seen: Interval) -> bool:
+        """Whether mistakes and right answers are many enough for a bootstrap of losses."""
         fewer = min(len(np.unique(self.groups[which])) for which in (self.right, ~self.right))
-        if fewer >= intervals.RARE and limits[0] < limits[1]:
-            return Interval(*limits, "studentised group bootstrap")
+        return fewer >= intervals.RARE and seen.low < seen.high
+
+    def _implied(self, if_true: np.ndarray) -> list[float]:
+        every = np.arange(len(self.labels))
         others = np.clip(self.probabilities, LEAST, 1)
         others[every, self.predicted] = 0
         chances = others.sum(axis=1)
-        if_right, if_wrong = if_true[every, self.predicted], (others * if_true).sum(axis=1) / chances
+        if_wrong = np.stack([(others * if_true).sum(axis=1) / chances, chances])
         share = intervals.share_interval(self.right, self.groups)
-        limits = intervals.rare_mistakes_interval(limits, losses, if_right, if_wrong, chances, self.right, share)
-        return Interval(*limits, "studentised group bootstrap and what the accuracy's interval implies")
+        losses, if_right = if_true[every, self.labels], if_true[every, self.predicted]
+        return intervals.implied_interval(losses, if_right, if_wrong, self.right, share)
 
     def _bootstrapped(self, figure: Figure, effective: float) -> Interval:
         limits = intervals.figure_interval(figure, self.groups, self._draws, float(effective))
