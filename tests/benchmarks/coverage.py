@@ -41,14 +41,16 @@ class Network:
     together: int = 1
     shared: float = 0.0
     rare: float = 0.0  # share of the second class; of all equal if 0
+    sizes: tuple[int, ...] = ()  # of the groups, where they differ: `images` in all
     mislabelled: float = 0.0  # share of images whose label is drawn by lot, on top of `accuracy`
 
     def answers(self, draw: np.random.Generator) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Labels (images,), probabilities (images, classes), groups (images,)."""
-        number = self.images // self.together
+        sizes = self.sizes or (self.together,) * (self.images // self.together)
+        number = len(sizes)
         first = draw.permutation(number) < round(self.rare * number)
         labels = first.astype(np.int64) if self.rare else np.arange(number) % self.classes
-        groups = np.repeat(np.arange(number), self.together)
+        groups = np.repeat(np.arange(number), sizes)
         labels = labels[groups]
         marks = math.sqrt(self.shared) * draw.normal(size=(number, self.classes))[groups]
         marks += math.sqrt(1 - self.shared) * draw.normal(size=(len(groups), self.classes))
@@ -73,6 +75,15 @@ NETWORKS = [
     Network("96 in threes, 2 classes", 96, 2, 0.85, 0.8, together=3, shared=0.5),
     Network("200 in twos, 5 classes", 200, 5, 0.9, 0.8, together=2, shared=0.8),
 ]
+UNEVEN = (30, 22, 16, 12, 9, 7, 5, 4, 3, 3, 2, 2, 2, 1, 1, 1, 1, 1, 1, 1)
+NETWORKS += [
+    Network("48, 2 classes, far too sure", 48, 2, 0.92, 0.3),
+    Network("48, 2 classes, absurdly sure", 48, 2, 0.92, 0.15),
+    Network("48, 2 classes, mistakes rare", 48, 2, 0.98),
+    Network("48, 2 classes, mistakes rare, far too sure", 48, 2, 0.98, 0.3),
+    Network("384 of 16 patients, 2 classes", 384, 2, 0.9, 0.8, together=24, shared=0.6),
+    Network("124 of 20 uneven patients, 2 classes", sum(UNEVEN), 2, 0.9, 0.8, shared=0.6, sizes=UNEVEN),
+]
 
 
 @cache
@@ -94,7 +105,7 @@ def figures(network: Network) -> list[str]:
 
 def truth(network: Network) -> dict[str, float]:
     """What endless images show, nearly; a class's own figures are those of the second class."""
-    alone = replace(network, images=TRUTH_IMAGES, together=1, shared=0.0)
+    alone = replace(network, images=TRUTH_IMAGES, together=1, shared=0.0, sizes=())
     parts = [_values(network, *alone.answers(np.random.default_rng(10_000 + part))[:2]) for part in range(TRUTH_PARTS)]
     return {name: float(np.mean([part[name] for part in parts])) for name in parts[0]}
 
