@@ -126,11 +126,11 @@ def _values(network: Network, labels: np.ndarray, probabilities: np.ndarray) -> 
     return values
 
 
-def limits(network: Network, seed: int) -> dict[str, tuple[float, float]]:
-    """Of one sample, by figure; not a number where there is no interval."""
+def limits(network: Network, seed: int, only: tuple[str, ...] = ()) -> dict[str, tuple[float, float]]:
+    """Of one sample, by figure, of all if `only` names none; not a number where there is no interval."""
     spans = SplitIntervals(*network.answers(np.random.default_rng(seed)), seed)
     found = {}
-    for name in figures(network):
+    for name in only or figures(network):
         argument = [1] if name in ("recall", "precision", "f1") else []
         try:
             interval = getattr(spans, name)(*argument)
@@ -145,13 +145,15 @@ def table(network: Network, samples: Iterator[dict[str, tuple[float, float]]]) -
     expected, spans = truth(network), list(samples)
     for name in figures(network):
         low, high = np.array([each[name] for each in spans]).T
+        given = ~np.isnan(low)
+        low, high = low[given], high[given]
         under, over = (expected[name] > high).mean(), (expected[name] < low).mean()
         held = ((low <= expected[name]) & (expected[name] <= high)).mean()
-        error = math.sqrt(held * (1 - held) / len(spans))
-        width = np.nanmedian(high - low)
+        error = math.sqrt(held * (1 - held) / len(low))
+        width = np.median(high - low)
         yield (
             f"| {network.name} | {name} | {expected[name]:.4f} | {held:.3f} ± {error:.3f} | {over:.3f} | {under:.3f} "
-            f"| {width:.3f} |"
+            f"| {width:.3f} | {1 - given.mean():.3f} |"
         )
 
 
@@ -162,8 +164,8 @@ def main() -> None:
     parser.add_argument("--only", default="", help="networks whose name has this in it")
     parser.add_argument("--processes", type=int, default=1)
     arguments = parser.parse_args()
-    print("| network | figure | truth | coverage | truth below | truth above | median width |")
-    print("|---|---|---|---|---|---|---|", flush=True)
+    print("| network | figure | truth | coverage | truth below | truth above | median width | no interval |")
+    print("|---|---|---|---|---|---|---|---|", flush=True)
     with ProcessPoolExecutor(arguments.processes) as pool:
         for network in NETWORKS:
             if arguments.only in network.name:

@@ -65,7 +65,9 @@ def calibration_error_interval(bins: list[Bin], effective: float, seed: int = 0)
     interval reaches over the errors of the truths that give the error seen neither in the lowest nor in the highest
     2.5 % of their draws.
 
-    COVERAGE_SENTENCE
+    Simulated coverage (`tests/benchmarks/coverage.py`, 200 samples) of 48 images is .96 to .99, calibrated or far too
+    sure; of 384 images of 16 patients .89: where groups are few and large, errors of the bins go together, and here
+    they are drawn bin by bin.
     """
     images, confidence, accuracy = _arrays(bins)
     seen, total = _error(images, confidence, accuracy), images.sum()
