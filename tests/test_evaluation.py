@@ -89,7 +89,7 @@ def test_top_five_of_more_than_ten_classes(classes, there):
 def test_the_same_seed_gives_the_same_and_another_nearly():
     data = drawn(50, 2)
     assert evaluated(*data, seed=1) == evaluated(*data, seed=1)
-    first, second = (evaluated(*data, seed=seed)["metrics"]["brier_score"] for seed in (1, 2))
+    first, second = (evaluated(*data, seed=seed)["metrics"]["macro_f1"] for seed in (1, 2))
     assert first != second
     assert first["interval"] == pytest.approx(second["interval"], abs=0.02)
 
@@ -156,6 +156,53 @@ def test_a_single_positive_has_an_auc_without_interval():
     labels = (np.arange(20) == 3).astype(int)
     found = evaluated(labels, probabilities, classes, groups)["metrics"]["roc_auc"]
     assert found["value"] is not None and found["interval"] is None and "too few" in found["reason"]
+
+
+def odd_splits() -> dict[str, tuple[np.ndarray, np.ndarray, np.ndarray]]:
+    """Labels, probabilities and groups that are uncommon, and happen."""
+    draw, alone = np.random.default_rng(0), np.arange(48)
+    found = {}
+    for classes in (2, 5):
+        labels, first = np.arange(48) % classes, np.zeros(48, int)
+        for name, said in {"right": labels, "wrong": (labels + 1) % classes, "always the first": first}.items():
+            for sure in (0.999, 0.6):
+                rows = (1 - sure) / (classes - 1) + (sure - (1 - sure) / (classes - 1)) * np.eye(classes)[said]
+                for groups in (alone, np.minimum(alone, 9)):
+                    found[f"{classes} classes, {name} at {sure}, {groups.max() + 1} groups"] = labels, rows, groups
+        found[f"{classes} classes, all equal"] = labels, np.full((48, classes), 1 / classes), alone
+        one_wrong = np.where(alone == 7, (labels + 1) % classes, labels)
+        found[f"{classes} classes, one wrong"] = (
+            labels,
+            0.001 + (1 - classes * 0.001) * np.eye(classes)[one_wrong],
+            alone,
+        )
+        found[f"{classes} classes, by lot"] = labels, draw.dirichlet(np.ones(classes), 48), alone // 6
+    found["a single positive"] = (alone == 3).astype(int), draw.dirichlet(np.ones(2), 48), alone
+    found["each group half right"] = alone % 2, np.tile([0.7, 0.3], (48, 1)), alone // 2
+    found["one image"] = np.array([1]), np.eye(2)[[0]], np.array([0])
+    return found
+
+
+ODD = odd_splits()
+
+
+@pytest.mark.parametrize("name", ODD)
+@pytest.mark.filterwarnings("error")
+def test_an_interval_holds_its_value_and_has_a_width(name):
+    labels, rows, groups = ODD[name]
+    classes = [f"c{number}" for number in range(rows.shape[1])]
+    found = evaluated(labels, rows, classes, [str(group) for group in groups], threshold=0.5)
+    figures = list(found["metrics"].items()) + list(found.get("operating_points", {}).get("at_half", {}).items())[1:]
+    figures += [each for row in found["per_class"].values() for each in row.items() if each[0] != "support"]
+    for figure, each in figures:
+        if each["interval"] is None:
+            assert each["reason"]
+        else:
+            low, high = each["interval"]
+            assert 0 <= low <= each["value"] + 1e-12 and each["value"] - 1e-12 <= high, (figure, each)
+            certain = "all equal" in name and figure in ("log_loss", "brier_score")  # whatever is true
+            assert certain or high - low > 1e-3, (figure, each)
+            assert figure == "log_loss" or (high <= 1 and (low >= 0.01 or high <= 0.99)), (figure, each)
 
 
 def test_everything_equal_is_no_trouble():

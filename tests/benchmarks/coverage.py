@@ -41,18 +41,23 @@ class Network:
     together: int = 1
     shared: float = 0.0
     rare: float = 0.0  # share of the second class; of all equal if 0
+    sizes: tuple[int, ...] = ()  # of the groups, where they differ: `images` in all
+    mislabelled: float = 0.0  # share of images whose label is drawn by lot, on top of `accuracy`
 
     def answers(self, draw: np.random.Generator) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Labels (images,), probabilities (images, classes), groups (images,)."""
-        number = self.images // self.together
+        sizes = self.sizes or (self.together,) * (self.images // self.together)
+        number = len(sizes)
         first = draw.permutation(number) < round(self.rare * number)
         labels = first.astype(np.int64) if self.rare else np.arange(number) % self.classes
-        groups = np.repeat(np.arange(number), self.together)
+        groups = np.repeat(np.arange(number), sizes)
         labels = labels[groups]
         marks = math.sqrt(self.shared) * draw.normal(size=(number, self.classes))[groups]
         marks += math.sqrt(1 - self.shared) * draw.normal(size=(len(groups), self.classes))
         strength = _strength(self.classes, self.accuracy)
         marks[np.arange(len(groups)), labels] += strength
+        by_lot = draw.random(len(labels)) < self.mislabelled
+        labels = np.where(by_lot, draw.integers(0, self.classes, len(labels)), labels)
         return labels, softmax(strength * marks / self.temperature, axis=1), groups
 
 
@@ -60,12 +65,24 @@ NETWORKS = [
     Network("48 images, 2 classes", 48, 2, 0.92),
     Network("48, 2 classes, too sure", 48, 2, 0.92, 0.6),
     Network("48, 2 classes, not sure enough", 48, 2, 0.92, 1.6),
+    Network("48, 2 classes, 15 % labels by lot", 48, 2, 0.92, mislabelled=0.15),
     Network("48, 4 classes, too sure", 48, 4, 0.92, 0.6),
     Network("100, 2 classes, 15 positives", 100, 2, 0.9, 0.8, rare=0.15),
     Network("200, 5 classes, too sure", 200, 5, 0.9, 0.8),
     Network("1,000, 5 classes, too sure", 1_000, 5, 0.9, 0.8),
+    Network("1,000, 5 classes, 5 % labels by lot", 1_000, 5, 0.9, mislabelled=0.05),
+    Network("960, 120 classes", 960, 120, 0.85, 0.8),
     Network("96 in threes, 2 classes", 96, 2, 0.85, 0.8, together=3, shared=0.5),
     Network("200 in twos, 5 classes", 200, 5, 0.9, 0.8, together=2, shared=0.8),
+]
+UNEVEN = (30, 22, 16, 12, 9, 7, 5, 4, 3, 3, 2, 2, 2, 1, 1, 1, 1, 1, 1, 1)
+NETWORKS += [
+    Network("48, 2 classes, far too sure", 48, 2, 0.92, 0.3),
+    Network("48, 2 classes, absurdly sure", 48, 2, 0.92, 0.15),
+    Network("48, 2 classes, mistakes rare", 48, 2, 0.98),
+    Network("48, 2 classes, mistakes rare, far too sure", 48, 2, 0.98, 0.3),
+    Network("384 of 16 patients, 2 classes", 384, 2, 0.9, 0.8, together=24, shared=0.6),
+    Network("124 of 20 uneven patients, 2 classes", sum(UNEVEN), 2, 0.9, 0.8, shared=0.6, sizes=UNEVEN),
 ]
 
 
@@ -88,7 +105,7 @@ def figures(network: Network) -> list[str]:
 
 def truth(network: Network) -> dict[str, float]:
     """What endless images show, nearly; a class's own figures are those of the second class."""
-    alone = replace(network, images=TRUTH_IMAGES, together=1, shared=0.0)
+    alone = replace(network, images=TRUTH_IMAGES, together=1, shared=0.0, sizes=())
     parts = [_values(network, *alone.answers(np.random.default_rng(10_000 + part))[:2]) for part in range(TRUTH_PARTS)]
     return {name: float(np.mean([part[name] for part in parts])) for name in parts[0]}
 
@@ -109,11 +126,11 @@ def _values(network: Network, labels: np.ndarray, probabilities: np.ndarray) -> 
     return values
 
 
-def limits(network: Network, seed: int) -> dict[str, tuple[float, float]]:
-    """Of one sample, by figure; not a number where there is no interval."""
+def limits(network: Network, seed: int, only: tuple[str, ...] = ()) -> dict[str, tuple[float, float]]:
+    """Of one sample, by figure, of all if `only` names none; not a number where there is no interval."""
     spans = SplitIntervals(*network.answers(np.random.default_rng(seed)), seed)
     found = {}
-    for name in figures(network):
+    for name in only or figures(network):
         argument = [1] if name in ("recall", "precision", "f1") else []
         try:
             interval = getattr(spans, name)(*argument)
@@ -128,13 +145,15 @@ def table(network: Network, samples: Iterator[dict[str, tuple[float, float]]]) -
     expected, spans = truth(network), list(samples)
     for name in figures(network):
         low, high = np.array([each[name] for each in spans]).T
+        given = ~np.isnan(low)
+        low, high = low[given], high[given]
         under, over = (expected[name] > high).mean(), (expected[name] < low).mean()
         held = ((low <= expected[name]) & (expected[name] <= high)).mean()
-        error = math.sqrt(held * (1 - held) / len(spans))
-        width = np.nanmedian(high - low)
+        error = math.sqrt(held * (1 - held) / len(low))
+        width = np.median(high - low)
         yield (
             f"| {network.name} | {name} | {expected[name]:.4f} | {held:.3f} ± {error:.3f} | {over:.3f} | {under:.3f} "
-            f"| {width:.3f} |"
+            f"| {width:.3f} | {1 - given.mean():.3f} |"
         )
 
 
@@ -145,8 +164,8 @@ def main() -> None:
     parser.add_argument("--only", default="", help="networks whose name has this in it")
     parser.add_argument("--processes", type=int, default=1)
     arguments = parser.parse_args()
-    print("| network | figure | truth | coverage | truth below | truth above | median width |")
-    print("|---|---|---|---|---|---|---|", flush=True)
+    print("| network | figure | truth | coverage | truth below | truth above | median width | no interval |")
+    print("|---|---|---|---|---|---|---|---|", flush=True)
     with ProcessPoolExecutor(arguments.processes) as pool:
         for network in NETWORKS:
             if arguments.only in network.name:

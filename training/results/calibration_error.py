@@ -9,13 +9,16 @@ It is a sum of absolute values, so that chance alone makes it larger than 0: .07
 perfectly calibrated.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
 
+from training.results.metrics import wilson_interval
+
 BINS = 15
 DRAWS = 500  # samples for each supposed truth
-STEPS = 61  # supposed truths
+STEPS, SHIFTS = 61, 21  # supposed truths of each kind
 
 
 @dataclass(frozen=True)
@@ -54,21 +57,25 @@ def calibration_error_interval(bins: list[Bin], effective: float, seed: int = 0)
     `effective` is the number of images that count, where they belong together; see `intervals.effective_images`.
 
     A bootstrap of the error only adds to its bias: of a calibrated network no percentile interval holds the truth. So
-    the question is put the other way round: for truths from "calibrated", where the accuracy of each bin is its
-    confidence (Bröcker and Smith 2007, Weather and Forecasting 22:651), through the accuracies seen to three times as
-    far, and as far to the other side, right answers are drawn. The interval holds the errors of the truths that give
-    the error seen neither in the lowest nor in the highest 2.5 % of their draws.
+    the question is put the other way round. Truths are supposed from "calibrated", where the accuracy of each bin is
+    its confidence (Bröcker and Smith 2007, Weather and Forecasting 22:651), towards the accuracies seen and beyond,
+    and to the other side; the same towards these with the part taken off that chance alone would make; and the
+    confidences and the accuracies seen, all shifted so that the accuracy of all images is what Wilson's interval
+    allows, since bins that show no error would leave nothing to suppose. Right answers are drawn from each. The
+    interval reaches over the errors of the truths that give the error seen neither in the lowest nor in the highest
+    2.5 % of their draws.
 
-    Simulated coverage is COVERAGE_SENTENCE
+    Simulated coverage (`tests/benchmarks/coverage.py`, 200 samples) of 48 images is .96 to .99, calibrated or far too
+    sure; of 384 images of 16 patients .89: where groups are few and large, errors of the bins go together, and here
+    they are drawn bin by bin.
     """
     images, confidence, accuracy = _arrays(bins)
     seen, total = _error(images, confidence, accuracy), images.sum()
-    counts = np.maximum(1, np.round(images * effective / total)).astype(np.int64)
     draw = np.random.default_rng(seed)
     low = high = seen
-    for distance in np.linspace(-3, 3, STEPS):
-        truth = np.clip(confidence + distance * (accuracy - confidence), 0, 1)
-        drawn = draw.binomial(counts, truth, (DRAWS, len(counts))) / counts
+    for truth in _supposed(images, confidence, accuracy, effective):
+        by_chance = draw.binomial(images.astype(np.int64), truth, (DRAWS, len(images))) / images - truth
+        drawn = np.clip(truth + by_chance * np.sqrt(total / effective), 0, 1)
         errors = np.abs(drawn - confidence) @ images / total
         # The draws are counts, so that equals are common; they stand on both sides.
         if (errors >= seen - 1e-12).mean() > 0.025:
@@ -76,6 +83,27 @@ def calibration_error_interval(bins: list[Bin], effective: float, seed: int = 0)
         if (errors <= seen + 1e-12).mean() > 0.025:
             high = max(high, _error(images, confidence, truth))
     return [low, high]
+
+
+def _supposed(
+    images: np.ndarray, confidence: np.ndarray, accuracy: np.ndarray, effective: float
+) -> Iterator[np.ndarray]:
+    """Accuracies (bins,) that the network may have."""
+    for gap in (accuracy - confidence, _less_chance(images * effective / images.sum(), confidence, accuracy)):
+        for distance in np.linspace(-3, 3, STEPS):
+            yield np.clip(confidence + distance * gap, 0, 1)
+    share = float(accuracy @ images / images.sum())
+    for start in (confidence,):
+        to_limits = np.array(wilson_interval(share * effective, effective)) - start @ images / images.sum()
+        for shift in np.linspace(min(0, to_limits[0]), max(0, to_limits[1]), SHIFTS):
+            yield np.clip(start + shift, 0, 1)
+
+
+def _less_chance(counts: np.ndarray, confidence: np.ndarray, accuracy: np.ndarray) -> np.ndarray:
+    """Accuracy above confidence, its square less its variance, which one image of the mean confidence more smooths."""
+    variance = (counts * accuracy * (1 - accuracy) + confidence * (1 - confidence)) / (counts + 1) / counts
+    gap = accuracy - confidence
+    return np.sign(gap) * np.sqrt(np.maximum(0, gap**2 - variance))
 
 
 def _arrays(bins: list[Bin]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
