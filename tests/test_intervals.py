@@ -10,6 +10,7 @@ from scipy.stats import binom, binomtest
 from training.results import intervals, weighted
 from training.results.calibration_error import Bin, calibration_error_interval
 from training.results.metrics import wilson_interval
+from training.results.split_intervals import SplitIntervals
 
 
 @pytest.mark.parametrize(
@@ -105,6 +106,24 @@ def test_what_is_all_right_or_all_wrong_still_has_an_interval():
     assert intervals.figure_interval(right, groups, draws, 48) == wilson_interval(48, 48)
     wrong = partial(weighted.balanced_accuracy, labels, 1 - labels)
     assert intervals.figure_interval(wrong, groups, draws, 48) == wilson_interval(0, 48)
+
+
+@pytest.mark.parametrize("figure", ["balanced_accuracy", "macro_f1"])
+def test_a_class_without_a_mistake_is_not_taken_to_make_none(figure):
+    """Fifteen positives all right: so one of five networks that err one time in ten shows it, 9 of 85 others wrong."""
+    labels = np.repeat([0, 1], [85, 15])
+    wrong = labels.copy()
+    wrong[:9] = 1
+    spans = SplitIntervals(labels, 0.2 + 0.6 * np.eye(2)[wrong], np.arange(100))
+    only_seen = intervals.figure_interval(
+        partial(getattr(weighted, figure), labels, wrong), spans.groups, intervals.draw_groups(spans.groups), 50
+    )
+    found = getattr(spans, figure)()
+    assert found.high == pytest.approx(only_seen[1], abs=0.01)
+    if figure == "balanced_accuracy":
+        assert found.low < 0.9 < only_seen[0]
+    else:
+        assert found.low <= only_seen[0] + 0.01
 
 
 def test_equal_losses_have_no_width_and_no_warning(recwarn):
