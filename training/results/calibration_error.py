@@ -62,7 +62,7 @@ def calibration_error_interval(bins: list[Bin], effective: float, seed: int = 0)
 
     Not all that is simulated lies between .93 and .97 (`tests/benchmarks/coverage.py`): .92 to .96 of networks that are
     too sure, .93 where labels are wrong at random, and .98 to 1 of 48 images of networks that are calibrated or not
-    sure enough. There the interval is wider than it need be.
+    sure enough, and where images belong together. There the interval is wider than it need be.
     """
     images, confidence, accuracy = _arrays(bins)
     seen, total = _error(images, confidence, accuracy), images.sum()
