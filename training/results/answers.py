@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from hub_utils.portable.predictor import BATCH, forward
+from hub_utils.portable.predictor import batch_size, forward
 from training.data.images import look, open_rgb
 from training.recipe import first_line
 
@@ -18,7 +18,7 @@ T = TypeVar("T")
 
 
 def answers(
-    classifier: Any, items: Iterable[T], read: Callable[[T], bytes | None], batch_size: int = BATCH
+    classifier: Any, items: Iterable[T], read: Callable[[T], bytes | None]
 ) -> Iterator[tuple[T, np.ndarray | str]]:
     """Each of `items` with its logits, (classes,), or with the reason why there are none.
 
@@ -36,11 +36,11 @@ def answers(
         except Exception as error:  # `look` may have decoded a part only
             return f"cannot be read: {first_line(error)}"
 
-    items = iter(items)
+    items, size = iter(items), batch_size(classifier)
     with ThreadPoolExecutor(os.cpu_count()) as pool:
 
         def begin() -> list[tuple[T, Any]]:
-            return [(item, pool.submit(ready, item)) for item in islice(items, batch_size)]
+            return [(item, pool.submit(ready, item)) for item in islice(items, size)]
 
         ahead = begin()
         while ahead:
