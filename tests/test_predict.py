@@ -21,7 +21,7 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 from transformers import BertConfig, BertModel, ResNetConfig, ResNetForImageClassification, pipeline
 
-from hub_utils.portable.predictor import load_classifier
+from hub_utils.portable.predictor import batch_size, load_classifier
 from training.data.source import Folder
 from training.fitting.fit import fit
 from training.predict import main
@@ -169,8 +169,8 @@ def test_no_more_images_than_two_batches_are_held(colours, three):
             begun += 1
             yield three / "b.png"
 
-    for done, (_, logits) in enumerate(answers(classifier, many(), Path.read_bytes, batch_size=4), 1):
-        assert begun - done < 8
+    for done, (_, logits) in enumerate(answers(classifier, many(), Path.read_bytes), 1):
+        assert begun - done < 2 * batch_size(classifier) < 40
         assert logits.shape == (3,)
     assert done == 40
 
