@@ -26,6 +26,8 @@ os.environ.update(
 
 import colorsys  # noqa: E402
 import json  # noqa: E402
+import subprocess  # noqa: E402
+import sys  # noqa: E402
 from dataclasses import replace  # noqa: E402
 from pathlib import Path  # noqa: E402
 
@@ -65,6 +67,20 @@ def scene(seed: int, height: int = 240, width: int = 320) -> np.ndarray:
         place = (draw.uniform(0, width), draw.uniform(0, height)), draw.uniform(4, 60, 2), draw.uniform(0, 180)
         cv2.ellipse(ground, place, draw.uniform(0, 255), -1, cv2.LINE_AA)
     return np.clip(cv2.GaussianBlur(ground, (0, 0), 1), 0, 255).astype(np.uint8)
+
+
+def help_of(script: str, *libraries: str) -> str:
+    """What `--help` of training/`script` says, once it is sure that none of the libraries was imported for it."""
+    code = (
+        f"import runpy, sys; sys.argv = ['{script}', '--help']\n"
+        f"try: runpy.run_path('training/{script}', run_name='__main__')\n"
+        "except SystemExit as end: assert end.code == 0\n"
+        f"print(sorted({set(libraries)!r} & set(sys.modules)))"
+    )
+    finished = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=60)
+    assert finished.returncode == 0, finished.stderr
+    assert finished.stdout.splitlines()[-1] == "[]", finished.stderr
+    return finished.stdout
 
 
 @pytest.fixture

@@ -21,7 +21,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from conftest import ROOT, write_photos
+from conftest import ROOT, help_of, write_photos
 from test_archives import packed, small_disk  # noqa: F401
 
 from training.data import transfer as transferring
@@ -887,14 +887,7 @@ def test_digits_need_no_network(tmp_path):
 
 
 def test_help_is_quick_and_imports_no_library():
-    code = (
-        "import runpy, sys; sys.argv = ['download.py', '--help']\n"
-        "try: runpy.run_path('training/download.py', run_name='__main__')\n"
-        "except SystemExit as end: assert end.code == 0\n"
-        "print(sorted({'torch', 'transformers', 'numpy', 'PIL', 'requests', 'tqdm', 'kagglehub'} & set(sys.modules)))"
-    )
-    finished = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=60)
-    assert finished.stdout.splitlines()[-1] == "[]"
+    help_of("download.py", "torch", "transformers", "numpy", "PIL", "requests", "tqdm", "kagglehub")
 
 
 @pytest.mark.skipif(os.name == "nt", reason="signals are sent otherwise there")

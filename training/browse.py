@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from training.command import Parser, run_command
-from training.recipe import UserError, first_line
+from training.recipe import UserError
 
 if TYPE_CHECKING:
     from fastapi import FastAPI
@@ -92,27 +92,25 @@ def read_answers(run: RunFolder) -> Predictions:
         UserError: there is no run, no model or no predictions in it, or they do not belong together.
     """
     from training.results.predictions import read_predictions
-    from training.run_folder import FoldsFolder, read_json
+    from training.run_folder import FoldsFolder, read_json, sha256
 
     if FoldsFolder(run.path).stored():
         raise UserError(f"'{run.path}' holds a cross-validation; give one of its runs, as {run.path / 'fold1'}")
     if not run.exists():
         raise UserError(f"'{run.path}' is no run; give a folder that train.py wrote, as runs/flowers")
-    weights = run.path / "model.safetensors"
-    if not weights.is_file():
+    if not run.weights.is_file():
         raise UserError(f"'{run.path}' has no model yet; train.py with the same command and --resume finishes it")
-    file, again = run.path / "local" / "predictions.csv", f"`python training/eval.py {run.path}`"
+    file, again = run.predictions, f"`python training/eval.py {run.path}`"
     if not file.is_file():
         raise UserError(f"'{run.path}' has no predictions yet; {again} writes them")
     predictions = read_predictions(file)
     if not predictions.paths:
         raise UserError(f"'{file}' has no image in it; {again} writes it anew")
     names = read_json(run.path / "config.json").get("id2label", {})
-    measured = run.path / "test_results.json"
-    then = read_json(measured).get("model_sha256") if measured.is_file() else None
+    then = read_json(run.test_results).get("model_sha256") if run.test_results.is_file() else None
     if [names.get(str(index)) for index in range(len(names))] != predictions.classes:
         raise UserError(f"'{file}' is of other classes than the model in '{run.path}'; {again} writes it anew")
-    if then and then != _sha256(weights):
+    if then and then != sha256(run.weights):
         raise UserError(f"'{file}' is of another model than the one in '{run.path}' now; {again} writes it anew")
     return predictions
 
@@ -123,10 +121,10 @@ def open_gallery(run: RunFolder, predictions: Predictions, data_dir: list[str] |
     Raises:
         UserError: the images are nowhere, or the model cannot be loaded.
     """
-    from hub_utils.portable.predictor import load_classifier
     from training.data.source import Folder, load_source, open_local
     from training.data.splits import read_splits
     from training.results.evidence import Evidence
+    from training.results.measure import load_run
     from training.results.mistakes_html import Gallery
     from training.run_folder import read_json
 
@@ -135,10 +133,7 @@ def open_gallery(run: RunFolder, predictions: Predictions, data_dir: list[str] |
         raise UserError(f"no folder '{source.data_dir}', where the images were; say with --data_dir where they are now")
     examined = set(predictions.paths)
     trained = [row for row in read_splits(run.splits) if row.split == "train" and row.path not in examined]
-    try:
-        classifier = load_classifier(run.path)
-    except Exception as error:  # safetensors, json and transformers raise anything
-        raise UserError(f"the model in '{run.path}' cannot be loaded ({first_line(error)}); train it anew") from error
+    classifier = load_run(run)
     paths = [*predictions.paths, *(row.path for row in trained)]
     labels = [*(predictions.classes[label] for label in predictions.labels), *(row.label for row in trained)]
     title = f"{read_json(run.recipe)['recipe'].get('title') or 'Run'} · {run.path.resolve().name}"
@@ -148,15 +143,11 @@ def open_gallery(run: RunFolder, predictions: Predictions, data_dir: list[str] |
 def features_of(run: RunFolder, paths: Sequence[str]) -> tuple[Path, str]:
     """Where features are kept, and a fingerprint of what they are of: weights, and images as training knew them."""
     from training.data.splits import read_splits
+    from training.run_folder import sha256
 
     contents = {row.path: row.sha256 for row in read_splits(run.splits)}
-    told = [_sha256(run.path / "model.safetensors"), *(f"{path}\0{contents.get(path)}" for path in paths)]
+    told = [sha256(run.weights), *(f"{path}\0{contents.get(path)}" for path in paths)]
     return run.path / "local" / "features.npz", hashlib.sha256("\n".join(told).encode()).hexdigest()
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 @contextmanager

@@ -6,6 +6,7 @@ The layout is a contract: see the README. Nothing below `local/` or `checkpoints
 import csv
 import dataclasses
 import errno
+import hashlib
 import json
 import os
 import re
@@ -298,6 +299,12 @@ def read_json(path: Path) -> dict[str, Any]:
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) else error
         raise UserError(f"'{path}' cannot be read ({reason}); start anew with --overwrite") from error
+
+
+def sha256(path: Path) -> str:
+    """Of a file, as 64 hexadecimal digits."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def write_skipped(skipped: list[Skipped], path: Path) -> None:

@@ -330,7 +330,7 @@ def warnings(rows: list[Row]) -> list[str]:
     found = []
     few = [f"{label} ({counts['train'][label]})" for label in labels if counts["train"][label] < 10]
     if few:
-        found.append(f"fewer than 10 images to learn from: {_some(few)}")
+        found.append(f"fewer than 10 images to learn from: {some(few)}")
     for split in ("validation", "test"):
         total = sum(counts[split].values())
         if total < 50:
@@ -338,8 +338,8 @@ def warnings(rows: list[Row]) -> list[str]:
             found.append(f"only {total} {split} images: an accuracy on them is uncertain by ± {width:.0f} points")
         absent = [label for label in labels if not counts[split][label]]
         if absent:
-            found.append(f"classes without a {split} image, on which nothing can be said: {_some(absent)}")
-    found += [f"classes that differ only in how they are written: {_some(names)}" for names in spelt_alike(labels)]
+            found.append(f"classes without a {split} image, on which nothing can be said: {some(absent)}")
+    found += [f"classes that differ only in how they are written: {some(names)}" for names in spelt_alike(labels)]
     parallel = parallel_folders(rows)
     if parallel:
         found.append(parallel)
@@ -374,7 +374,7 @@ def parallel_folders(rows: list[Row]) -> str | None:
     if len(common) < 2 or 2 * len(common) < len(either) or 10 * loose > len(rows):
         return None
     return (
-        f"the classes {_some(sorted(below))} hold folders of the same names ({_some(sorted(common), most=3)}); if "
+        f"the classes {some(sorted(below))} hold folders of the same names ({some(sorted(common), most=3)}); if "
         f"these are the classes, give one of the former alone, such as --data_dir …/{min(below)}"
     )
 
@@ -388,7 +388,7 @@ def conflict_warnings(torn: Sequence[Sequence[Example]]) -> list[str]:
         for cluster in torn
     ]
     stand = "1 image stands" if len(torn) == 1 else f"{len(torn)} images stand"
-    return [f"{stand} in two classes at once, never to be tested (delete the wrong copies): {_some(names, most=3)}"]
+    return [f"{stand} in two classes at once, never to be tested (delete the wrong copies): {some(names, most=3)}"]
 
 
 def first_of_each(cluster: Sequence[Example], side: Callable[[Example], str | None]) -> list[Example]:
@@ -396,7 +396,7 @@ def first_of_each(cluster: Sequence[Example], side: Callable[[Example], str | No
     return list({side(example): example for example in reversed(cluster)}.values())[::-1]
 
 
-def _some(names: list[str], most: int = 5) -> str:
+def some(names: list[str], most: int = 5) -> str:
     return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
 
 

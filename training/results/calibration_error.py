@@ -60,7 +60,7 @@ def calibration_error_interval(bins: list[Bin], effective: float, seed: int = 0)
     the question is put the other way round. Truths are supposed from "calibrated", where the accuracy of each bin is
     its confidence (Bröcker and Smith 2007, Weather and Forecasting 22:651), towards the accuracies seen and beyond,
     and to the other side; the same towards these with the part taken off that chance alone would make; and the
-    confidences and the accuracies seen, all shifted so that the accuracy of all images is what Wilson's interval
+    confidences, all shifted so that the accuracy of all images is what Wilson's interval
     allows, since bins that show no error would leave nothing to suppose. Right answers are drawn from each. The
     interval reaches over the errors of the truths that give the error seen neither in the lowest nor in the highest
     2.5 % of their draws.
@@ -93,10 +93,9 @@ def _supposed(
         for distance in np.linspace(-3, 3, STEPS):
             yield np.clip(confidence + distance * gap, 0, 1)
     share = float(accuracy @ images / images.sum())
-    for start in (confidence,):
-        to_limits = np.array(wilson_interval(share * effective, effective)) - start @ images / images.sum()
-        for shift in np.linspace(min(0, to_limits[0]), max(0, to_limits[1]), SHIFTS):
-            yield np.clip(start + shift, 0, 1)
+    to_limits = np.array(wilson_interval(share * effective, effective)) - confidence @ images / images.sum()
+    for shift in np.linspace(min(0, to_limits[0]), max(0, to_limits[1]), SHIFTS):
+        yield np.clip(confidence + shift, 0, 1)
 
 
 def _less_chance(counts: np.ndarray, confidence: np.ndarray, accuracy: np.ndarray) -> np.ndarray:

@@ -6,21 +6,18 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import date
-from hashlib import file_digest
-from pathlib import Path
 from tempfile import TemporaryFile
 from typing import Any
 
 import numpy as np
-from scipy.special import softmax
 from tqdm.auto import tqdm
 from transformers.utils import logging
 
 from hub_utils.card import write_card
-from hub_utils.portable.predictor import classes_of, load_classifier
+from hub_utils.portable.predictor import classes_of, load_classifier, probabilities_of
 from training.data.images import Facts
 from training.data.source import Folder, Source, load_source
-from training.data.splits import SPLITS, Row, read_splits
+from training.data.splits import SPLITS, Row, read_splits, some
 from training.data.streaming import Streamed, StreamedViews
 from training.fitting import hardware
 from training.hub import why_not_loaded
@@ -30,7 +27,7 @@ from training.results.answers import answers
 from training.results.evaluation import evaluate_split, sensitivity_threshold
 from training.results.plots import plot_results, plot_surest_mistakes
 from training.results.predictions import Predictions, write_predictions
-from training.run_folder import RunFolder, read_json, session, write_json
+from training.run_folder import RunFolder, read_json, session, sha256, write_json
 
 SLACK = 1e-5  # of a threshold; as far as probabilities in fp32 are apart from one runtime to the next
 NO_INTERVAL = "[no interval: too few images]"
@@ -151,7 +148,7 @@ def lines(results: Mapping[str, Any]) -> list[str]:
                 f"{_share(point['sensitivity'])}, specificity {_share(point['specificity'])}"
             )
     if results["missing"]:
-        said.append(f"warning    no test image of {_some(results['missing'])}: of such a class nothing is known")
+        said.append(f"warning    no test image of {some(results['missing'])}: of such a class nothing is known")
     if colour["value"] is not None and colour["interval"][1] >= metrics["accuracy"]["interval"][0]:
         how = "does better" if colour["interval"][0] > metrics["accuracy"]["interval"][1] else "does about as well"
         said.append(f"warning    colour alone {how}: the accuracy does not show that shapes were learned")
@@ -186,12 +183,6 @@ def load_run(run: RunFolder) -> Any:
         raise UserError(f"{why}; the command that trained it writes it again with --resume") from error
 
 
-def sha256(path: Path) -> str:
-    """Of a file, as 64 hexadecimal digits."""
-    with path.open("rb") as file:
-        return file_digest(file, "sha256").hexdigest()
-
-
 def _write(results: dict[str, Any], predictions: Predictions, run: RunFolder, title: str) -> None:
     """All but the sheet of mistakes, which asks the model again."""
     run.test_results.unlink(missing_ok=True)  # never an old one beside new predictions
@@ -218,7 +209,7 @@ def _check_labels(labels: Iterable[str], classes: Sequence[str], run: RunFolder)
     strange = sorted(set(labels) - set(classes))
     if strange:
         raise UserError(
-            f"the data of '{run.path}' has the class '{strange[0]}', its model answers {_some(classes)}: they do not "
+            f"the data of '{run.path}' has the class '{strange[0]}', its model answers {some(classes)}: they do not "
             "belong together; train anew with --overwrite"
         )
 
@@ -230,10 +221,6 @@ def _check_test(rows: Sequence[Row], run: RunFolder) -> None:
             f"the run in '{run.path}' has no image in its test split, so there is nothing to measure; train anew with "
             "--overwrite, with a test folder or a recipe that keeps some images for testing"
         )
-
-
-def _some(names: Sequence[str], most: int = 5) -> str:
-    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
 
 
 def _facts(source: Source, rows: Sequence[Row]) -> dict[str, Facts]:
@@ -304,7 +291,7 @@ def _predictions(classifier: Any, rows: Sequence[Row], logits: Sequence[np.ndarr
         classes,
         [row.path for row in rows],
         np.array([index[row.label] for row in rows], dtype=np.int64),
-        softmax(np.array(logits, dtype=np.float64).reshape(len(rows), len(classes)), axis=1),
+        probabilities_of(classifier, np.array(logits).reshape(len(rows), len(classes))),
         [row.group for row in rows],
         [row.split for row in rows],
     )

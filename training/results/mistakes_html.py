@@ -9,6 +9,7 @@ from html import escape
 
 import numpy as np
 
+from training.results import style
 from training.results.evidence import Evidence
 from training.results.mistakes import Question, asked, confused_pairs, confusion, label_suspects
 from training.results.predictions import Predictions
@@ -183,13 +184,8 @@ value="{",".join(map(str, chosen))}"><button type="submit">{label}</button></for
 
 
 def percent(share: float) -> str:
-    """A share as people read it, in HTML; only nothing is 0 %, only all is 100 %."""
-    rounded = f"{share:.0%}"[:-1]
-    if rounded == "0" and share > 0:
-        rounded = "&lt;1"
-    if rounded == "100" and share < 1:
-        rounded = "&gt;99"
-    return f"{rounded}&nbsp;%"
+    """As `style.percent`, in HTML, where the sign stands apart from the number."""
+    return escape(style.percent(share)).replace("%", "&nbsp;%")
 
 
 def count(number: int, what: str = "image") -> str:

@@ -6,7 +6,6 @@ Procrustes finds *some* likeness between any two clouds of points, so that no fi
 
 from __future__ import annotations
 
-import hashlib
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -21,7 +20,7 @@ from training.data.intake import check_folder, image_files
 from training.data.splits import Row
 from training.recipe import Data, UserError
 from training.results.style import BLUE, ORANGE, SKY, VERMILION, new_figure, open_axes, plain, save
-from training.run_folder import RunFolder, read_json, write_json
+from training.run_folder import RunFolder, read_json, sha256, write_json
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -305,11 +304,9 @@ def write_similarity(run: RunFolder, layer: str, found: Mapping[str, Any]) -> Pa
         UserError: the run folder cannot be written.
     """
     title = f"{read_json(run.recipe)['recipe']['title']}: layer {layer} and people's space of rocks"
-    with (run.path / "model.safetensors").open("rb") as file:
-        sha256 = hashlib.file_digest(file, "sha256").hexdigest()
     content = {
         "layer": layer,
-        "model_sha256": sha256,
+        "model_sha256": sha256(run.weights),
         "draws": DRAWS,
         "sets": found,
         "published": [asdict(each) for each in REFERENCES],

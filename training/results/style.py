@@ -84,9 +84,10 @@ def left_out(names: Sequence[str], letters: int) -> str:
 
 def percent(share: float) -> str:
     """Whole percents, where 100% and 0% are said of nothing less and nothing more."""
-    if 0.995 <= share < 1:
-        return ">99%"
-    return "<1%" if 0 < share < 0.005 else f"{share:.0%}"
+    rounded = f"{share:.0%}"
+    if rounded == "0%" and share > 0:
+        return "<1%"
+    return ">99%" if rounded == "100%" and share < 1 else rounded
 
 
 def show_picture(axes: Axes, picture: Image.Image, words: str) -> None:
