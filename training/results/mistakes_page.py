@@ -150,13 +150,15 @@ def build_page(gallery: Gallery) -> gr.Blocks:
 
         values = {split, label, prediction, mistakes, suspects, shown, ticked}
         changing = [*values, overview, notes, timer, bar, cards, more, untick]
-        # Clients may call these, people are not told; a tick that comes while another is worked on must not be lost.
+        # Clients may call these, people are not told.
         how = {"inputs": values, "outputs": changing, "api_visibility": "undocumented", "show_progress": "hidden"}
+        # A click that comes while another is worked on must not be lost.
+        in_turn = {"trigger_mode": "multiple", "concurrency_limit": 1}
         gr.on([page.load, label.input, prediction.input, mistakes.input, suspects.input], show_all, **how)
         split.input(show_split, **how)
-        overview.cell(show_cell, **how)
+        overview.cell(show_cell, **in_turn, **how)
         more.click(show_more, **how)
-        cards.tick(tick, trigger_mode="multiple", concurrency_limit=1, **how)
+        cards.tick(tick, **in_turn, **how)
         untick.click(untick_all, **how)
         timer.tick(look, **how)
     return page
