@@ -1,41 +1,17 @@
-"""What all commands share: how they are told what they should do, and how they say what went wrong."""
+"""The commands of training: `hub_utils.portable.command` with the error that recipes know."""
 
-import argparse
-import os
-import sys
 from collections.abc import Callable
 
+from hub_utils.portable import command
 from training.recipe import UserError
 
 
-class Parser(argparse.ArgumentParser):
-    """Says what is wrong with a command line in one line, as everything else is said.
+class Parser(command.Parser):
+    """See there."""
 
-    The lines of `epilog` stay as they are, and no flag can be shortened.
-    """
-
-    def __init__(self, usage: str, description: str, epilog: str):
-        how = argparse.RawDescriptionHelpFormatter
-        super().__init__(usage=usage, description=description, epilog=epilog, formatter_class=how, allow_abbrev=False)
-
-    def error(self, message: str) -> None:
-        raise UserError(f"{message}; --help shows how it goes")
+    wrong = UserError
 
 
-def run_command(command: Callable[[list[str]], int], interrupted: str) -> int:
-    """Run a command's `main` on what was typed; the exit status.
-
-    What a user can put right is one line on standard error and status 1; `interrupted` says what Ctrl-C leaves behind.
-    """
-    try:
-        return command(sys.argv[1:])
-    except UserError as error:
-        message = str(error)
-    except BrokenPipeError:  # whoever read what we print has seen enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 1
-    except KeyboardInterrupt:
-        message = f"interrupted; {interrupted}"
-    if int(os.environ.get("RANK", 0)) == 0:
-        print(f"error: {message}", file=sys.stderr)
-    return 1
+def run_command(main: Callable[[list[str]], int], interrupted: str) -> int:
+    """See there."""
+    return command.run_command(main, interrupted, UserError)

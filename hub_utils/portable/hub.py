@@ -1,0 +1,154 @@
+"""The Hub, for whoever writes to it: who we are there, what a repo is called, and what went wrong, in words."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+from hub_utils.portable.command import UserError
+
+TOKENS = "https://huggingface.co/settings/tokens"
+LOGIN = f"`hf auth login`, or HF_TOKEN=…, with a token that may write ({TOKENS})"
+
+
+@dataclass(frozen=True)
+class Account:
+    """Whose token this is, and the organisations they belong to."""
+
+    name: str
+    organisations: tuple[str, ...] = ()
+
+
+def account(wrong: type[Exception] = UserError) -> Account:
+    """Who we are on the Hub, by one request.
+
+    Raises:
+        wrong: there is no token, the Hub does not know it, or it may only read; or the Hub cannot be asked.
+    """
+    from huggingface_hub import HfApi, get_token
+
+    if not get_token():
+        raise wrong(f"no token for the Hub: {LOGIN}")
+    with in_words("your account on the Hub", wrong):
+        told = HfApi().whoami()
+    if told.get("auth", {}).get("accessToken", {}).get("role") == "read":
+        raise wrong(f"{told['name']}'s token may only read: {LOGIN}")
+    return Account(told["name"], tuple(each["name"] for each in told.get("orgs", ())))
+
+
+def full_name(repo_id: str | None, default: str, who: Account, wrong: type[Exception] = UserError) -> str:
+    """OWNER/NAME of what `--repo_id` says: OWNER is `who` if it says a name alone, NAME `default` if it says nothing.
+
+    Raises:
+        wrong: the Hub takes no such name.
+    """
+    from huggingface_hub.errors import HFValidationError
+    from huggingface_hub.utils import validate_repo_id
+
+    name = repo_id or default
+    name = name if "/" in name else f"{who.name}/{name}"
+    try:
+        validate_repo_id(name)
+        if name.count("/") != 1:
+            raise HFValidationError("more than one /")
+    except HFValidationError as error:
+        raise wrong(
+            f"'{name}' cannot be a name on the Hub: OWNER/NAME of letters, digits, '-', '_' and '.', at most 96, "
+            "without '--' or '..'; --repo_id takes one"
+        ) from error
+    return name
+
+
+@contextmanager
+def in_words(what: str, wrong: type[Exception] = UserError, state: str = "") -> Iterator[None]:
+    """Within it, whatever the Hub's client says becomes one `wrong`, and no token stands in it.
+
+    `what` is asked for or written, as in "you/flowers"; `state` ends the sentence: what is on the Hub now.
+    """
+    from huggingface_hub.errors import HFValidationError, HTTPError
+
+    try:
+        yield
+    except (HTTPError, OSError, HFValidationError, RuntimeError, ValueError) as error:
+        reason = why(error)
+        if reason is None:  # nothing that the Hub has to do with
+            raise
+        raise wrong(without_token(f"{what}: {reason}{state and f'; {state}'}")) from error
+
+
+def why(error: Exception) -> str | None:
+    """What the Hub's client met, and the next step; None for an error that is not its own."""
+    from huggingface_hub.errors import (
+        GatedRepoError,
+        HfHubHTTPError,
+        HFValidationError,
+        HTTPError,
+        LocalTokenNotFoundError,
+        OfflineModeIsEnabled,
+    )
+
+    causes: list[BaseException] = [error]
+    while (deeper := causes[-1].__cause__ or causes[-1].__context__) is not None and deeper not in causes:
+        causes.append(deeper)
+    for cause in causes:
+        match cause:
+            case LocalTokenNotFoundError():
+                return f"no token for the Hub: {LOGIN}"
+            case OfflineModeIsEnabled():
+                return "HF_HUB_OFFLINE forbids to ask the Hub; unset it"
+            case GatedRepoError():
+                return "it is gated: accept its terms on its page on the Hub"
+            case HFValidationError():
+                return f"no name on the Hub ({_first_line(cause)})"
+            case HfHubHTTPError():
+                return _of_status(cause)
+    for cause in causes:
+        if isinstance(cause, (HTTPError, ConnectionError, TimeoutError)):
+            return (
+                f"the Hub cannot be reached ({_first_line(cause)}); is the network there? The same command again, or "
+                "another Hub with HF_ENDPOINT=https://…"
+            )
+    if isinstance(error, ValueError) and "metadata in README.md" in str(error):
+        return f"the Hub refuses the card: {' '.join(str(error).split())}"
+    return None
+
+
+def _of_status(error: Exception) -> str:
+    """A refusal of the Hub, by its HTTP status."""
+    status = error.response.status_code
+    said = _first_line(error)
+    match status:
+        case 401 if "Invalid" in said:
+            return f"the Hub does not know this token (HTTP 401): {LOGIN}"
+        case 401:
+            return f"the Hub asks who you are (HTTP 401): {LOGIN}"
+        case 403:
+            return (
+                "the Hub refuses it (HTTP 403): the token may only read, or the name belongs to another; "
+                f"{LOGIN}, or --repo_id YOU/NAME"
+            )
+        case 404:
+            return "not on the Hub, or not for you (HTTP 404); is the name right? A private one needs its owner's token"
+        case 409:
+            return "something else is being done there (HTTP 409); the same command again in a minute"
+        case 412:
+            return "somebody else changed it meanwhile (HTTP 412); the same command again"
+        case 429:
+            wait = error.response.headers.get("Retry-After")
+            return (
+                f"too many requests (HTTP 429); the same command again in {wait or 'some'} {'s' if wait else 'minutes'}"
+            )
+        case _ if status >= 500:
+            return f"the Hub answers HTTP {status}; the same command again later"
+    return f"the Hub answers HTTP {status}: {said}"
+
+
+def without_token(text: str) -> str:
+    """`text` without anything that looks like a token."""
+    return re.sub(r"\b(hf|api_org|hf_oauth)_[A-Za-z0-9_\-]{8,}", "hf_…", text)
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error) or type(error).__name__).strip().splitlines()[0]
