@@ -210,7 +210,7 @@ def test_what_the_hub_would_refuse_later_is_refused_now(hub, as_alice, built, ch
 
 
 def test_a_machine_is_checked_without_the_hub_too(built):
-    with pytest.raises(UserError, match="no machine 'a10g'; --flavor is one of cpu-basic, .*a10g-small"):
+    with pytest.raises(UserError, match=r"no machine 'a10g'; --flavor is one of cpu-basic, .*a10g-small"):
         jobs.rehearse(plan(flavor="a10g"), built, {})
 
 
