@@ -309,7 +309,8 @@ def clean_machine(folder: Path) -> dict[str, str]:
             f"#!{python}\nimport sys\nfrom {script.module} import {script.attr}\nsys.exit({script.attr}())\n"
         )
         path.chmod(0o755)
-    return {"PATH": f"{python.parent}{os.pathsep}/usr/bin{os.pathsep}/bin", "HOME": str(folder), "PIP_NO_INDEX": "1"}
+    path = os.pathsep.join([str(python.parent), "/usr/bin", "/bin"])
+    return {"PATH": path, "HOME": str(folder), "TMPDIR": str(folder), "PIP_NO_INDEX": "1"}
 
 
 @pytest.mark.slow
