@@ -34,18 +34,17 @@ def ask(model: Model, folder: Path, trust_remote_code: bool) -> dict[str, Any]:
     for path, image in zip(images, golden_images().values(), strict=True):
         image.save(path)
     code = _code(model)
-    trusted = bool(code) and (trust_remote_code or _is_ours(model, code))
+    why_not = _why_not_run(model, code, trust_remote_code)
+    options = {"revision": model.commit} if model.commit else {}
     question = {
         "model": model.name,
-        "options": ({"revision": model.commit} if model.commit else {})
-        | ({"trust_remote_code": True} if trusted else {}),
+        "options": options | ({"trust_remote_code": True} if code and not why_not else {}),
         "images": [str(path) for path in images],
         "onnx": "onnx/model.onnx" in model.files,
     }
     answer = _visit(question, folder, model)
-    if "error" in answer and code and not trusted:
-        pinned = f" --revision {model.commit}" if model.commit else ""
-        answer["error"] = f"it brings code of others, which is not run; once read: --trust_remote_code{pinned}"
+    if "error" in answer and why_not:
+        answer["error"] = why_not
     return answer
 
 
@@ -56,15 +55,8 @@ def _visit(question: dict[str, Any], folder: Path, model: Model) -> dict[str, An
     asked, answered, log = folder / "questions.json", folder / "answers.json", folder / "log.txt"
     asked.write_text(json.dumps([question]), encoding="utf-8")
     (folder / "here").mkdir()
-    visitor = [
-        sys.executable,
-        "-P",
-        "-X",
-        "utf8",
-        str(Path(__file__).with_name("visitor.py")),
-        str(asked),
-        str(answered),
-    ]
+    script = str(Path(__file__).with_name("visitor.py"))
+    visitor = [sys.executable, "-P", "-X", "utf8", script, str(asked), str(answered)]
     with log.open("wb") as said:
         environment = _environment(folder / "cache", offline=model.commit is None)
         process = subprocess.Popen(
@@ -88,10 +80,11 @@ def _environment(cache: Path, offline: bool) -> dict[str, str]:
     from huggingface_hub import get_token
 
     kept = {name: value for name, value in os.environ.items() if PASSED_ON.fullmatch(name)}
-    kept |= {"HF_HOME": str(cache), "HF_TOKEN": get_token() or "", "HF_HUB_DISABLE_PROGRESS_BARS": "1"}
+    kept |= {"HF_HOME": str(cache), "HF_HUB_DISABLE_PROGRESS_BARS": "1"}
+    kept |= {"HF_HUB_OFFLINE": "1"} if offline else {"HF_TOKEN": get_token() or ""}
     kept["PYTHONUSERBASE"] = site.getuserbase()  # libraries that pip installed for this user
     kept["DISABLE_SAFETENSORS_CONVERSION"] = "1"  # of pickles: transformers would ask a Space for it
-    return kept | ({"HF_HUB_OFFLINE": "1"} if offline else {})
+    return kept
 
 
 def _is_downloaded(name: str) -> bool:
@@ -148,17 +141,25 @@ def _code(model: Model) -> list[str]:
     return found
 
 
-def _is_ours(model: Model, code: list[str]) -> bool:
-    """Whether all code that loading the model may run is this project's own modeling file, but for line ends."""
+def _why_not_run(model: Model, code: list[str], trust_remote_code: bool) -> str | None:
+    """Why the model's own code may not run; None if it may, or there is none."""
+    elsewhere = [name for name in code if "--" in name] + ["adapter_config.json"] * (
+        "adapter_config.json" in model.files
+    )
+    if code and elsewhere:
+        return f"it asks for code of another repo ({elsewhere[0]}), which no revision of this one pins: not run"
+    if code and not trust_remote_code and not _is_ours(model):
+        pinned = f" --revision {model.commit}" if model.commit else ""
+        return f"it brings code of others, which is not run; once you have read it: --trust_remote_code{pinned}"
+    return None
+
+
+def _is_ours(model: Model) -> bool:
+    """Whether all code in the repo is this project's own modeling file, but for line ends."""
 
     def lines(path: Path) -> bytes:
         return path.read_bytes().replace(b"\r\n", b"\n")
 
     ours = {path.name: lines(path) for path in (Path(__file__).parent / "portable").glob("modeling_*.py")}
     brought = [name for name in model.files if name.endswith(".py")]
-    elsewhere = [name for name in code if "--" in name]
-    return (
-        bool(brought)
-        and not elsewhere
-        and all(name in ours and lines(model.fetch(name)) == ours[name] for name in brought)
-    )
+    return bool(brought) and all(name in ours and lines(model.fetch(name)) == ours[name] for name in brought)
