@@ -40,7 +40,7 @@ SECRETS = {
     "a password": r"(?i:api_?key|secret_?key|access_?token|password|passwd)[\"']?\s?[:=]\s?[\"']?[A-Za-z0-9/+_.-]{12,}",
 }
 # Wherever a home folder is on Linux, macOS and Windows, whoever's; JSON doubles backslashes.
-HOMES = r"/home/[\w.-]+|/Users/[\w.-]+|/root(?=/)|(?<!\w)[A-Za-z]:[\\/]{1,2}Users[\\/]+[\w.-]+|file://"
+HOMES = r"(?<![\w.~-])(?:/home/[\w.-]|/Users/[\w.-]|/root/|[A-Za-z]:[\\/]{1,2}Users[\\/])|file://"
 PATH = "a path of this machine"
 IMAGE = "the name of an image of the data set"
 PERSON = "a patient or group of the data set"
@@ -123,26 +123,25 @@ def _words(path: str, text: str) -> str:
 def _own_paths(run: Path) -> Iterator[str]:
     """Patterns of where this run, its data, this project and this person are, in all the ways they are written."""
     data = run / "local" / "data.json"
-    places = {run.absolute(), run.resolve(), Path.home(), Path.cwd(), Path(__file__).resolve().parents[1]}
+    folders = (run.absolute(), run.resolve(), Path.home(), Path.cwd(), Path(__file__).resolve().parents[1])
+    places = {str(folder) for folder in folders if folder != Path(folder.anchor)}
     places |= set(_absolute(json.loads(data.read_text(encoding="utf-8")))) if data.is_file() else set()
-    for place in sorted(places, reverse=True):  # the deeper first: they are the longer
-        if place == Path(place.anchor):
-            continue
-        forms = {str(place), place.as_posix()}
-        forms |= {json.dumps(form, ensure_ascii=ascii)[1:-1] for form in forms for ascii in (True, False)}
-        for form in sorted(forms | {quote(place.as_posix())}):
-            yield rf"(?<![\w.~-])(?i:{re.escape(form)})(?![\w-])"
+    forms = {form for place in places for form in (place, place.replace("\\", "/"))}
+    forms |= {json.dumps(form, ensure_ascii=ascii)[1:-1] for form in forms for ascii in (True, False)}
+    forms |= {quote(form) for form in forms if form.startswith("/")}
+    for form in sorted(forms):
+        yield rf"(?<![\w.~-])(?i:{re.escape(form)})(?![\w-])"
 
 
-def _absolute(content: Any) -> Iterator[Path]:
-    """The absolute paths in what a JSON file says."""
+def _absolute(content: Any) -> Iterator[str]:
+    """The absolute paths in what a JSON file says, of whatever system."""
     if isinstance(content, Mapping):
         content = list(content.values())
     if isinstance(content, list):
         for each in content:
             yield from _absolute(each)
-    elif isinstance(content, str) and Path(content).is_absolute():
-        yield Path(content)
+    elif isinstance(content, str) and re.match(r"/.|[A-Za-z]:[\\/].|\\\\.", content):
+        yield content.rstrip("\\/")
 
 
 @dataclass(frozen=True)
@@ -168,7 +167,7 @@ class _DataSet:
             kinds |= {stem or name: IMAGE} if _is_identifier(stem or name) else {}
             kinds |= {group: PERSON} if _is_identifier(group) and not group.startswith("sha256:") else {}
         kinds = {_plain(name): kind for name, kind in kinds.items() if name not in own}
-        kinds |= {json.dumps(name)[1:-1]: kind for name, kind in kinds.items() if not name.isascii()}
+        kinds |= {_plain(json.dumps(name)[1:-1]): kind for name, kind in kinds.items() if not name.isascii()}
         lengths = defaultdict(set)
         for name in kinds:
             lengths[name[:3]].add(len(name))

@@ -13,11 +13,11 @@ from hub_utils.portable.hub import in_words, why, without_token
 PATIENCE = 100.0  # seconds that the Hub may be silent; left to itself the client would wait for ever
 
 
-def set_patience(seconds: float = PATIENCE) -> None:
-    """Let no request of this process wait longer than this for the Hub to go on."""
+def set_patience() -> None:
+    """Let no request of this process wait longer than `PATIENCE` for the Hub to go on."""
     from huggingface_hub import get_session
 
-    get_session().timeout = seconds
+    get_session().timeout = PATIENCE
 
 
 def head_of(repo_id: str, repo_type: str | None = None) -> str:
