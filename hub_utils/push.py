@@ -16,7 +16,7 @@ from typing import Any
 
 from hub_utils.allowlist import Contents, contents_of, may_go, read_json
 from hub_utils.portable.command import Parser, UserError, run_command
-from hub_utils.portable.commit import changed, commit, files_of, set_patience
+from hub_utils.portable.commit import changed, commit, files_of, info_of, set_patience
 from hub_utils.portable.hub import Account, account, full_name, in_words
 
 USAGE = (
@@ -160,7 +160,7 @@ def _contents(run: Path, repo_id: str | None, tag: str | None, without_results: 
             "training's own figures"
         )
     if tag is not None and (not re.fullmatch(r"\w[\w.-]*(?<!\.)(?<!\.lock)", tag, re.ASCII) or ".." in tag):
-        raise UserError(f"'{tag}' cannot be a tag: letters, digits, '_', '-' and '.', as v1.0")
+        raise UserError(f"{tag!r} cannot be a tag: letters, digits, '_', '-' and '.', as v1.0")
     if tag == "main" or re.fullmatch("[0-9a-f]{40}", tag or ""):
         raise UserError(f"a tag called '{tag}' would be taken for a branch or a commit; v1, for one")
     return contents
@@ -168,11 +168,10 @@ def _contents(run: Path, repo_id: str | None, tag: str | None, without_results: 
 
 def _info(name: str) -> Any:
     """What the Hub says of a repo; None if it has none of this name, or none for us."""
-    from huggingface_hub import HfApi
     from huggingface_hub.errors import RepositoryNotFoundError
 
     try:
-        return HfApi().model_info(name)
+        return info_of(name)
     except RepositoryNotFoundError:
         return None
 
@@ -276,7 +275,6 @@ def _card(contents: Contents, name: str | None, say: Callable[[str], None]) -> b
 
 def _warn_of_data(contents: Contents, public: bool, say: Callable[[str], None]) -> None:
     """A public card that names a data set which nobody can see."""
-    from huggingface_hub import HfApi
     from huggingface_hub.errors import RepositoryNotFoundError
 
     path = contents.run / "local" / "data.json"
@@ -285,7 +283,7 @@ def _warn_of_data(contents: Contents, public: bool, say: Callable[[str], None]) 
         return
     try:
         with in_words(f"the data set '{dataset}'"):
-            HfApi(token=False).dataset_info(dataset)
+            info_of(dataset, "dataset", token=False)
     except UserError as error:
         if not isinstance(error.__cause__, RepositoryNotFoundError):
             raise
@@ -298,7 +296,7 @@ def _create(name: str, public: bool) -> Any:
 
     with in_words(f"'{name}'", state="no file was sent, but an empty repo of this name may be there"):
         created = HfApi().create_repo(name, private=not public, exist_ok=True)
-        info = HfApi().model_info(created.repo_id)
+        info = info_of(created.repo_id)
     _check_visibility(info, public)
     return info
 

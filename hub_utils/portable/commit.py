@@ -20,11 +20,12 @@ def set_patience() -> None:
     get_session().timeout = PATIENCE
 
 
-def head_of(repo_id: str, repo_type: str | None = None) -> str:
-    """The full hash of main's last commit."""
+def info_of(repo_id: str, repo_type: str | None = None, token: bool | None = None) -> Any:
+    """What the Hub says of a repo; its `sha` is main's last commit. Anonymously if `token` is False."""
     from huggingface_hub import HfApi
 
-    return HfApi().repo_info(repo_id, repo_type=repo_type).sha
+    # These calls alone would rather wait for ever than as long as is said above.
+    return HfApi(token=token).repo_info(repo_id, repo_type=repo_type, timeout=PATIENCE)
 
 
 def files_of(repo_id: str, revision: str, repo_type: str | None = None) -> dict[str, Any]:
@@ -96,7 +97,7 @@ def _state(repo_id: str, files: Mapping[str, bytes | Path], head: str, repo_type
     unknown = "whether the commit is there could not be asked: it is there whole or not at all, and the same command "
     try:
         with in_words(repo_id):
-            now = head_of(repo_id, repo_type)
+            now = info_of(repo_id, repo_type).sha
             if now == head:
                 return None, "nothing has changed on the Hub"
             if not changed(files, files_of(repo_id, now, repo_type)):
