@@ -118,9 +118,9 @@ def _size(folder: Path) -> int:
 def why_not_run(model: Model, trust_remote_code: bool) -> str | None:
     """Why the model's own code may not run; None if it may, or there is none."""
     code = _code(model)
-    elsewhere = [name for name in code if "--" in name] + [
-        name for name in model.files if name == "adapter_config.json"
-    ]
+    elsewhere = [name for name in code if "--" in name]
+    if "adapter_config.json" in model.files:  # it names a base model, which is loaded too
+        elsewhere.append("adapter_config.json")
     if code and elsewhere:
         return f"it asks for code of another repo ({elsewhere[0]}), which no revision of this one pins: not run"
     if code and not trust_remote_code and not _is_ours(model):

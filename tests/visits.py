@@ -1,11 +1,12 @@
 """Strangers for tests: `visitor.py` in a process that cannot import this repository, about many models at once."""
 
 import json
+import os
 import shutil
 import subprocess
 import sys
 import sysconfig
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from conftest import ROOT
@@ -28,8 +29,13 @@ def bare_python(folder: Path, *first: str) -> Path:
     here = {sysconfig.get_path("purelib"), sysconfig.get_path("platlib")}
     (site / "libraries.pth").write_text("\n".join(sorted(here)) + "\n", encoding="utf-8")
     unknown = "import importlib.util as u; assert not u.find_spec('hub_utils') and not u.find_spec('training')"
-    subprocess.run([python, "-c", unknown], cwd=folder, check=True)
+    subprocess.run([python, "-c", unknown], cwd=folder, env=bare(os.environ), check=True)
     return python
+
+
+def bare(environment: Mapping[str, str]) -> dict[str, str]:
+    """Without what would tell Python of other folders."""
+    return {name: value for name, value in environment.items() if not name.startswith("PYTHON")}
 
 
 def golden_files(folder: Path) -> list[str]:
@@ -52,10 +58,9 @@ def ask(python: Path | str, questions: Sequence[dict], folder: Path, environment
     script = shutil.copy(ROOT / "hub_utils" / "visitor.py", here.parent)
     asked, answers = here.parent / "questions.json", here.parent / "answers.json"
     asked.write_text(json.dumps(list(questions)), encoding="utf-8")
-    environment = {name: value for name, value in environment.items() if not name.startswith("PYTHON")}
     command = [python, "-P", "-X", "utf8", script, asked, answers]
     done = subprocess.run(
-        command, cwd=here, env=environment, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=900
+        command, cwd=here, env=bare(environment), stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=900
     )
     assert done.returncode == 0, done.stderr[-2000:]
     assert list(here.iterdir()) == []
