@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 from hub_utils.portable.command import UserError
+
+if TYPE_CHECKING:
+    from huggingface_hub import CommitOperationAdd
 
 TOKENS = "https://huggingface.co/settings/tokens"
 LOGIN = f"`hf auth login`, or HF_TOKEN=…, with a token that may write ({TOKENS})"
@@ -61,11 +65,151 @@ def full_name(repo_id: str | None, default: str, who: Account, wrong: type[Excep
     return name
 
 
+@dataclass(frozen=True)
+class Repo:
+    """A repo to push to, as it is on the Hub now: `head` is main's commit, and `info` what the Hub says of it.
+
+    Both are None if there is none of the name yet. `kind` is "model", "dataset" or "space".
+    """
+
+    repo_id: str
+    kind: str
+    public: bool
+    head: str | None = None
+    info: Any = None
+
+    @property
+    def url(self) -> str:
+        """Its page."""
+        from huggingface_hub import constants
+
+        folder = "" if self.kind == "model" else f"{self.kind}s/"
+        return f"{constants.ENDPOINT}/{folder}{self.repo_id}"
+
+    @property
+    def files(self) -> set[str]:
+        """What somebody has put there: a new repo has one file of the Hub's own."""
+        return {each.rfilename for each in self.info.siblings or ()} - {".gitattributes"} if self.info else set()
+
+
+def find_repo(repo_id: str, kind: str, public: bool, who: Account, wrong: type[Exception] = UserError) -> Repo:
+    """The repo that will be pushed to, by one request; nothing is written.
+
+    Raises:
+        wrong: it belongs to another, its visibility is not what is asked for, or the Hub cannot be asked.
+    """
+    from huggingface_hub import HfApi
+    from huggingface_hub.errors import RepositoryNotFoundError
+
+    owner, name = repo_id.split("/")
+    if owner.lower() not in {each.lower() for each in (who.name, *who.organisations)}:
+        raise wrong(f"'{repo_id}' would belong to {owner}, the token is {who.name}'s; --repo_id {who.name}/{name}")
+    new = Repo(repo_id, kind, public)
+    with in_words(f"'{repo_id}'", wrong):
+        try:
+            info = HfApi().repo_info(repo_id, repo_type=kind)
+        except RepositoryNotFoundError:
+            return new
+    if info.private and public:
+        raise wrong(
+            f"'{repo_id}' is private, and --public is for all to see; make it public yourself at {new.url}/settings, "
+            "leave --public out, or choose another --repo_id"
+        )
+    if not info.private and not public:
+        raise wrong(
+            f"'{repo_id}' is public: everybody would see what is pushed; add --public if they may, or choose another "
+            "--repo_id"
+        )
+    return Repo(repo_id, kind, public, info.sha, info)
+
+
+def commit(
+    repo: Repo, operations: Sequence[CommitOperationAdd], message: str, wrong: type[Exception] = UserError
+) -> str:
+    """All files in one commit on `repo.head`, in a repo that is made if need be; the commit's sha.
+
+    Files that have not changed are not sent; if none has, the answer is `repo.head`, and there is no new commit.
+
+    Raises:
+        wrong: it did not go well; the message ends with the state in which main is.
+    """
+    from huggingface_hub import HfApi
+
+    api, head, what = HfApi(), repo.head, f"'{repo.repo_id}'"
+    if head is None:
+        with in_words(what, wrong, "no file of this push is on the Hub"):
+            api.create_repo(repo.repo_id, repo_type=repo.kind, private=not repo.public)
+            head = api.repo_info(repo.repo_id, repo_type=repo.kind).sha
+    with in_words(what, wrong, lambda: _state(repo, head, operations)):
+        done = api.create_commit(
+            repo.repo_id, operations, commit_message=message, repo_type=repo.kind, parent_commit=head
+        )
+    return done.oid
+
+
+def check_tag(repo: Repo, tag: str, wrong: type[Exception] = UserError) -> None:
+    """Raise `wrong` if a commit before main's head has this tag, for a tag stays where it is."""
+    from huggingface_hub import HfApi
+
+    if repo.head is None:
+        return
+    with in_words(f"the tags of '{repo.repo_id}'", wrong):
+        tags = {
+            each.name: each.target_commit for each in HfApi().list_repo_refs(repo.repo_id, repo_type=repo.kind).tags
+        }
+    if tags.get(tag, repo.head) != repo.head:
+        raise wrong(f"'{repo.repo_id}' has a tag '{tag}' already, on {tags[tag]}; choose another --tag")
+
+
+def set_tag(repo: Repo, tag: str, revision: str, wrong: type[Exception] = UserError) -> None:
+    """Give a commit, which is there, a tag, unless it has it already.
+
+    Raises:
+        wrong: another commit has it, or the Hub does not take it.
+    """
+    from huggingface_hub import HfApi
+
+    api, there = HfApi(), f"the files are on the Hub (revision {revision}), the tag is not"
+    with in_words(f"tag '{tag}'", wrong, there):
+        tags = {each.name: each.target_commit for each in api.list_repo_refs(repo.repo_id, repo_type=repo.kind).tags}
+        if tag not in tags:
+            api.create_tag(repo.repo_id, tag=tag, revision=revision, repo_type=repo.kind)
+    if tags.get(tag, revision) != revision:
+        raise wrong(f"'{repo.repo_id}' has a tag '{tag}' already, on {tags[tag]}; {there}: choose another --tag")
+
+
+def _state(repo: Repo, head: str, operations: Sequence[CommitOperationAdd]) -> str:
+    """What main has after a push that failed. The Hub is asked, for an answer may be lost once the work is done."""
+    from huggingface_hub import HfApi
+    from huggingface_hub.errors import HTTPError
+    from huggingface_hub.utils.sha import git_hash
+
+    try:
+        info = HfApi().repo_info(repo.repo_id, repo_type=repo.kind, files_metadata=True)
+    except (HTTPError, OSError, RuntimeError, ValueError):
+        return "the Hub has the old state or the new one, whole, and cannot be asked which"
+    if info.sha == head:
+        return f"the Hub has the old state ({f'revision {head}' if repo.head else 'an empty repo'})"
+    there = {each.rfilename: each.lfs.sha256 if each.lfs else each.blob_id for each in info.siblings}
+
+    def arrived(operation: CommitOperationAdd) -> bool:
+        oid = there.get(operation.path_in_repo, "")
+        if len(oid) == 64:  # in LFS, a file is known by its own sha256; else by git's sha1
+            return oid == operation.upload_info.sha256.hex()
+        with operation.as_file() as file:
+            return oid == git_hash(file.read())
+
+    if all(map(arrived, operations)):
+        return f"the Hub has the new state (revision {info.sha})"
+    return f"the Hub has what somebody else committed (revision {info.sha}), and nothing of this push"
+
+
 @contextmanager
-def in_words(what: str, wrong: type[Exception] = UserError, state: str = "") -> Iterator[None]:
+def in_words(what: str, wrong: type[Exception] = UserError, state: str | Callable[[], str] = "") -> Iterator[None]:
     """Within it, whatever the Hub's client says becomes one `wrong`, and no token stands in it.
 
-    `what` is asked for or written, as in "you/flowers"; `state` ends the sentence: what is on the Hub now.
+    `what` is asked for or written, as in "you/flowers"; `state` ends the sentence, or finds its end: what is on the Hub
+    now.
     """
     from huggingface_hub.errors import HFValidationError, HTTPError
 
@@ -75,7 +219,8 @@ def in_words(what: str, wrong: type[Exception] = UserError, state: str = "") -> 
         reason = why(error)
         if reason is None:  # nothing that the Hub has to do with
             raise
-        raise wrong(without_token(f"{what}: {reason}{state and f'; {state}'}")) from error
+        told = state() if callable(state) else state
+        raise wrong(without_token(f"{what}: {reason}{told and f'; {told}'}")) from error
 
 
 def why(error: Exception) -> str | None:
