@@ -3,9 +3,10 @@
 JPEG and PNG lose segments and chunks: what is left is byte for byte as it was, and so is every pixel. Kept is what the
 picture is made of: coefficients, palette, transparency, gamma, the colour profile, resolution, and JPEG's JFIF and
 Adobe headers, of which only the fields that decoders need. A JPEG that EXIF turns is turned for good, which means to
-encode it anew: with its own quantisation tables, turned as well, so that little is lost (a level or so of 255); a
-picture that loses more becomes PNG. Every other format, and CMYK that is to be turned, becomes a PNG of exactly what
-`open_rgb` sees: the first frame, 8-bit RGB.
+encode it anew: with its own quantisation tables, turned as well, so that little is lost, a level of 255 or less, where
+the sides are multiples of 8 or 16, as cameras have them. Elsewhere the blocks of 8 × 8 pixels fall in other places, two
+to six levels would go, and the picture becomes PNG. Every other format, and CMYK that is to be turned, becomes a PNG of
+exactly what `open_rgb` sees: the first frame, 8-bit RGB.
 
 No way is trusted: the result is decoded and compared, and Pillow, which reads metadata by code of its own, is asked
 for any that is left. What fails becomes PNG from its pixels alone.
