@@ -50,7 +50,15 @@ PLOTS = {
 
 
 def write_card(run: Path, repo_id: str | None = None) -> Path:
-    """Write README.md into the run folder `run` and return its path; `repo_id` is where the model will be on the Hub.
+    """Write README.md into the run folder `run` and return its path; otherwise as `card_text`."""
+    partial = run / ".README.md"
+    partial.write_text(card_text(run, repo_id), encoding="utf-8", newline="\n")
+    os.replace(partial, run / "README.md")
+    return run / "README.md"
+
+
+def card_text(run: Path, repo_id: str | None = None) -> str:
+    """The card of the run folder `run`, which is not touched; `repo_id` is where the model will be on the Hub.
 
     Raises:
         ValueError: the folder holds no trained run, a file of it is broken, or `repo_id` is none.
@@ -58,10 +66,7 @@ def write_card(run: Path, repo_id: str | None = None) -> Path:
     facts = read_run(run, repo_id)
     card = ModelCard.from_template(_card_data(facts), template_path=str(TEMPLATE), **_places(facts))
     card.text = card.text.rstrip() + "\n"
-    partial = run / ".README.md"
-    card.save(partial)
-    os.replace(partial, run / "README.md")
-    return run / "README.md"
+    return str(card)
 
 
 def _card_data(facts: Facts) -> ModelCardData:

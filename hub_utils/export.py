@@ -2,7 +2,8 @@
 
 At inference BatchNorm is affine and Dropout is nothing, so a head folds into Linear layers with a ReLU between. One
 Linear deploys as the architecture's own class, which plain `pipeline` loads; more need `modeling_backbone_with_head`.
-The deployable's ONNX form carries every head, and class activation maps beside the logits.
+The deployable's ONNX form carries every head, and class activation maps beside the logits. serving.json says what it
+answers about the golden images, so that whoever loads it elsewhere can see that it answers as here.
 """
 
 from __future__ import annotations
@@ -16,16 +17,18 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from safetensors.torch import save_file
 from torch import nn
 
 from hub_utils.portable.activation_maps import ActivationMaps
+from hub_utils.portable.golden import FORMULA, golden_images, weights_sha256
 from hub_utils.portable.modeling_backbone_with_head import (
     BackboneWithHeadConfig,
     BackboneWithHeadForImageClassification,
 )
-from hub_utils.portable.predictor import load_classifier
+from hub_utils.portable.predictor import load_classifier, logits_of, probabilities_of
 
 # Where the architecture's own class keeps its body.
 NATIVE_BODY = {"resnet": "resnet"}
@@ -109,7 +112,8 @@ def save_deployable(
         for path in (*folder.glob("modeling_*.py"), *folder.glob("preprocessor_config.json")):
             if not (partial / path.name).exists():
                 path.unlink()
-        (folder / "onnx" / "model.onnx").unlink(missing_ok=True)  # the earlier model's
+        for name in ("onnx/model.onnx", "serving.json"):
+            (folder / name).unlink(missing_ok=True)  # the earlier model's
 
 
 @contextmanager
@@ -202,6 +206,36 @@ def _save_timm(network: nn.Module, linear: nn.Linear, folder: Path) -> None:
     if values.get("model_args"):
         config["model_args"] = values["model_args"]
     (folder / "config.json").write_text(json.dumps(config, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def save_serving(folder: Path) -> None:
+    """Write `folder`/serving.json: which weights these are, and what the deployable in `folder` says of golden images.
+
+    The answers are of the deployable as loaded again, in fp32 on the CPU: a probability per class, in the order of the
+    classes. What else the file says of the same weights stays in it.
+
+    Raises:
+        ValueError: an answer is no finite number.
+    """
+    weights, path = weights_sha256(folder), folder / "serving.json"
+    try:
+        there = json.loads(path.read_text(encoding="utf-8"))
+        there = there if there["weights_sha256"] == weights else {}
+    except (OSError, ValueError, KeyError, TypeError):  # none, or broken
+        there = {}
+    images, classifier = golden_images(), load_classifier(folder)
+    answers = probabilities_of(classifier, np.stack(list(logits_of(classifier, images.values()))))
+    golden = {
+        "formula": FORMULA,
+        "images": [
+            {"name": name, "size": list(image.size), "probabilities": [float(f"{each:.9g}") for each in answer]}
+            for (name, image), answer in zip(images.items(), answers, strict=True)
+        ],
+    }
+    partial = folder / ".serving.json"
+    facts = {**there, "weights_sha256": weights, "golden": golden}
+    partial.write_text(json.dumps(facts, indent=2, ensure_ascii=False, allow_nan=False) + "\n", encoding="utf-8")
+    os.replace(partial, path)
 
 
 class _Logits(nn.Module):

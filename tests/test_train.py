@@ -51,7 +51,7 @@ def test_a_run_folder_holds_what_its_contract_says(photos, tiny_resnet, tmp_path
     assert json.loads((run / "all_results.json").read_text()) == results
     found = {path.relative_to(run).as_posix() for path in run.rglob("*") if path.is_file()}
     deployable = {"config.json", "model.safetensors", "preprocessor_config.json", "modeling_backbone_with_head.py"}
-    deployable |= {"onnx/model.onnx"}
+    deployable |= {"onnx/model.onnx", "serving.json"}
     facts = {"recipe.json", "log_history.csv", "all_results.json", "plots/curves.png"}
     local = {"local/splits.csv", "local/skipped.csv", "local/data.json"}
     assert {path for path in found if not path.startswith("checkpoints/")} == deployable | facts | local

@@ -12,7 +12,7 @@ from scipy.special import softmax
 from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
 
-from hub_utils.export import save_deployable, save_onnx
+from hub_utils.export import save_deployable, save_onnx, save_serving
 from hub_utils.portable.modeling_backbone_with_head import BackboneWithHeadForImageClassification
 from hub_utils.portable.predictor import load_classifier
 from training.data.streaming import StreamedSplit, views
@@ -84,6 +84,7 @@ def deploy(
     if temperature is not None:
         told = f"logits divided by {temperature:.2f}; on the test split {_gain(**results['calibration']['test'])}"
         say("calibrated " + (told if temperature != 1 else "nothing to do: the validation split asks for no scaling"))
+    save_serving(folder)
     return results
 
 

@@ -1,0 +1,381 @@
+"""Put a run's model on the Hub: one commit of what may leave this machine, and then a look at what came out.
+
+python -m hub_utils.push RUN [--repo_id NS/NAME] [--public]
+"""
+
+from __future__ import annotations
+
+import re
+import shlex
+import sys
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import Any
+
+from hub_utils.allowlist import Contents, contents_of, may_go, read_json
+from hub_utils.portable.command import Parser, UserError, run_command
+from hub_utils.portable.commit import changed, commit, files_of, set_patience
+from hub_utils.portable.hub import Account, account, full_name, in_words
+
+USAGE = (
+    "python -m hub_utils.push RUN [--repo_id NS/NAME] [--public] [--tag NAME] [--message TEXT]\n"
+    "                                [--without_results] [--no_verify] [--dry_run]"
+)
+EPILOG = """\
+examples:
+  python -m hub_utils.push runs/flowers --dry_run                     what would go, and what stays here; asks nobody
+  python -m hub_utils.push runs/flowers                               to YOU/flowers, which only you can see
+  python -m hub_utils.push runs/flowers --repo_id acme/tulips --public --tag v1
+
+what goes: model and preprocessing, ONNX, the card, recipe, results, and plots of them. Never: the images, their paths
+and whose they are, and the state of training. Files are searched for tokens, paths and names before anything is sent.
+Pushed again, only what changed is sent. Nothing is ever deleted on the Hub.
+The token is that of `hf auth login`, or HF_TOKEN.
+"""
+MESSAGE = "Push the model, its card and its results"
+# What a model is loaded from, whoever made it.
+MODEL = ("config.json", "*.safetensors", "*.bin", "*.pt", "*.pth", "*.onnx", "*.h5", "*.keras", "*.ckpt")
+MADE = ("serving.json", "README.md")  # by push itself, where a run has none
+LARGE = ("model.safetensors", "onnx/model.onnx")
+
+
+def parser() -> Parser:
+    result = Parser(usage=USAGE, description="Put a run's model on the Hub, in one commit.", epilog=EPILOG)
+    result.add_argument("run", metavar="RUN", help="the folder that train.py wrote")
+    result.add_argument(
+        "--repo_id", metavar="NS/NAME", help="where to; NS is you and NAME the run's if nothing is said"
+    )
+    result.add_argument("--public", action="store_true", help="a new repo is for all to see, not for you alone")
+    result.add_argument("--tag", metavar="NAME", help="a name for this revision, as v1")
+    result.add_argument("--message", metavar="TEXT", default=MESSAGE, help="of the commit")
+    result.add_argument("--without_results", action="store_true", help="push a run that eval.py has not measured")
+    result.add_argument("--no_verify", action="store_true", help="do not download it and try it out afterwards")
+    result.add_argument("--dry_run", action="store_true", help="say what would go, and send nothing")
+    return result
+
+
+def main(tokens: list[str]) -> int:
+    """Run the command; the exit status."""
+    known = vars(parser().parse_args(tokens))
+    run, dry_run, verify = Path(known.pop("run")), known.pop("dry_run"), not known.pop("no_verify")
+    if dry_run:
+        rehearse(run, **known)
+    else:
+        push(run, verify=verify, **known)
+    return 0
+
+
+def push(
+    run: Path,
+    repo_id: str | None = None,
+    public: bool = False,
+    tag: str | None = None,
+    message: str = MESSAGE,
+    without_results: bool = False,
+    verify: bool = True,
+    say: Callable[[str], None] = print,
+) -> str:
+    """Push the model of the folder `run` and return the full hash of the commit that holds it.
+
+    The folder is not touched, but for a serving.json that is missing or of other weights.
+
+    Raises:
+        UserError: something forbids it, or fails; it says what is on the Hub now.
+    """
+    contents = _contents(run, repo_id, tag, without_results)
+    set_patience()
+    who = account()
+    name = full_name(repo_id, default_name(run), who)
+    owner = name.partition("/")[0]
+    if owner not in (who.name, *who.organisations):
+        raise UserError(f"'{name}' belongs to {owner}, and this token to {who.name}; --repo_id {who.name}/NAME")
+    with in_words(f"'{name}'", state="nothing has changed on the Hub"):
+        info = _info(name)
+        there = _look(info, public, contents) if info else {}
+        tagged = _tagged(info.id, tag) if info and tag else None
+    _complete_serving(contents, say)
+    files = _to_send(contents, name, message, say)
+    _warn_of_data(contents, public, say)
+    new = changed(files, there)
+    if tagged and (new or tagged != info.sha):
+        raise UserError(f"'{name}' has a tag {tag} already, and no tag is ever moved; another --tag")
+    if info is None:
+        info = _create(name, public)
+    name, sha = info.id, info.sha
+    if new:
+        say(f"pushing    {len(new)} files, {_size(sum(map(_length, new.values())))}, to {_address(name)}")
+        sha = commit(name, new, info.sha, message)
+    if tag and not tagged:
+        _tag(name, tag, sha)
+    _tell(contents, name, sha, new, tag, public, say)
+    if verify:
+        _verify(name, sha, say)
+    return sha
+
+
+def rehearse(
+    run: Path,
+    repo_id: str | None = None,
+    public: bool = False,
+    tag: str | None = None,
+    message: str = MESSAGE,
+    without_results: bool = False,
+    say: Callable[[str], None] = print,
+) -> None:
+    """Say what `push` would send, what would stay and why; nobody is asked, and nothing is written.
+
+    Raises:
+        UserError: the run is such that it would not be pushed.
+    """
+    contents = _contents(run, repo_id, tag, without_results)
+    name = repo_id or default_name(run)
+    name = name if "/" in name else f"<you>/{name}"
+    files = _to_send(contents, None if "<" in name else name, message, say)
+    for path in sorted({*files, "serving.json"}):
+        told = "made when it is pushed" if _needs_serving(contents) and path == "serving.json" else None
+        say(f"goes       {path} ({told or _size(_length(files[path]))})")
+    for path, reason in contents.stays.items():
+        say(f"stays      {path}: {reason}")
+    say(
+        f"to         {_address(name)}, {'for all to see' if public else 'for you alone'}{f', tagged {tag}' * bool(tag)}"
+    )
+    say("next       the same command without --dry_run; nothing was sent")
+
+
+def default_name(run: Path) -> str:
+    """What a run's repo is called if nothing is said."""
+    return run.resolve().name
+
+
+def _contents(run: Path, repo_id: str | None, tag: str | None, without_results: bool) -> Contents:
+    """What of the run may go, if the command is one that can be carried out at all."""
+    full_name(repo_id, default_name(run), Account("you"))  # before the Hub is asked anything
+    contents = contents_of(run)
+    if contents.unmeasured and not without_results:
+        measure = shlex.join(["python", "training/eval.py", str(run)])
+        raise UserError(
+            f"'{run}' has not been measured ({contents.unmeasured}): {measure}; or --without_results, and the card has "
+            "training's own figures"
+        )
+    if tag is not None and (not re.fullmatch(r"\w[\w.-]*(?<!\.)(?<!\.lock)", tag, re.ASCII) or ".." in tag):
+        raise UserError(f"'{tag}' cannot be a tag: letters, digits, '_', '-' and '.', as v1.0")
+    if tag == "main" or re.fullmatch("[0-9a-f]{40}", tag or ""):
+        raise UserError(f"a tag called '{tag}' would be taken for a branch or a commit; v1, for one")
+    return contents
+
+
+def _info(name: str) -> Any:
+    """What the Hub says of a repo; None if it has none of this name, or none for us."""
+    from huggingface_hub import HfApi
+    from huggingface_hub.errors import RepositoryNotFoundError
+
+    try:
+        return HfApi().model_info(name)
+    except RepositoryNotFoundError:
+        return None
+
+
+def _look(info: Any, public: bool, contents: Contents) -> dict[str, Any]:
+    """The files of a repo that is there, if it is one to push to."""
+    _check_visibility(info, public)
+    there = files_of(info.id, info.sha)
+    elsewhere = f"--repo_id OWNER/NAME for another repo; its page is {_address(info.id)}"
+    if "recipe.json" not in there and any(fnmatchcase(path, name) for path in there for name in MODEL):
+        raise UserError(f"'{info.id}' holds a model that was not pushed from a run; {elsewhere}")
+    stale = sorted(path for path in there if may_go(path) and path not in {*contents.files, *MADE})
+    if stale:
+        raise UserError(
+            f"'{info.id}' holds {', '.join(stale)} of an earlier push, which this run has not, and which would tell of "
+            f"another model; nothing is ever deleted from here: delete them on {_address(info.id)}/tree/main, or "
+            "--repo_id OWNER/NAME for another repo"
+        )
+    return there
+
+
+def _check_visibility(info: Any, public: bool) -> None:
+    if not info.private and not public:
+        raise UserError(f"'{info.id}' is public; --public says that you mean it, --repo_id names another")
+    if info.private and public:
+        raise UserError(f"'{info.id}' is private; {_address(info.id)}/settings makes it public, and nothing here does")
+
+
+def _tagged(name: str, tag: str) -> str | None:
+    """The commit that bears a tag."""
+    from huggingface_hub import HfApi
+
+    return next((each.target_commit for each in HfApi().list_repo_refs(name).tags if each.name == tag), None)
+
+
+def _needs_serving(contents: Contents) -> bool:
+    path = contents.run / "serving.json"
+    return not path.is_file() or read_json(path).get("weights_sha256") != contents.weights_sha256
+
+
+def _complete_serving(contents: Contents, say: Callable[[str], None]) -> None:
+    if not _needs_serving(contents):
+        return
+    from hub_utils.export import save_serving
+
+    path = contents.run / "serving.json"
+    try:
+        save_serving(contents.run)
+    except (OSError, RuntimeError, ValueError, KeyError) as error:
+        raise UserError(
+            f"'{path}' cannot be made: the model of this run does not load ({' '.join(str(error).split())}); the "
+            "command that began the run, with --resume, writes it again"
+        ) from error
+    say(f"wrote      {path}, which was missing or of other weights")
+
+
+def _to_send(contents: Contents, name: str | None, message: str, say: Callable[[str], None]) -> dict[str, bytes | Path]:
+    """What goes, by its path in the repo: the very bytes that were searched, but for files of many megabytes.
+
+    Raises:
+        UserError: there is something in it that must stay here.
+    """
+    from huggingface_hub import get_token
+
+    from hub_utils.scan import scan
+
+    run = contents.run
+    paths = contents.files | ({"serving.json": run / "serving.json"} if (run / "serving.json").is_file() else {})
+    files = {name: path if name in LARGE else path.read_bytes() for name, path in paths.items()}
+    files["README.md"] = _card(contents, name, say)
+    found = scan(files | {"--message": message.encode()}, run, get_token())
+    if found:
+        more = f" and {len(found) - 3} more" if len(found) > 3 else ""
+        raise UserError(
+            f"nothing was sent, for what must stay here was found in {'; '.join(map(str, found[:3]))}{more}. Take it "
+            f"out of '{run}', and the same command again"
+        )
+    return files
+
+
+def _card(contents: Contents, name: str | None, say: Callable[[str], None]) -> bytes:
+    """The card as the Hub shall have it: eval.py's with the repo's name in it, or the user's own."""
+    from hub_utils.card import card_text
+
+    path = contents.run / "README.md"
+    mine = path.read_text(encoding="utf-8") if path.is_file() else None
+    try:
+        if mine is None or mine == card_text(contents.run):
+            return card_text(contents.run, name).encode()
+    except (KeyError, TypeError, ValueError) as error:
+        raise UserError(f"no card can be written of '{contents.run}': {error}") from error
+    weights = re.search(r"SHA-256 of the weights \| `([0-9a-f]{64})`", mine)
+    if weights and weights[1] != contents.weights_sha256:
+        raise UserError(
+            f"'{path}' tells of other weights; {shlex.join(['python', 'training/eval.py', str(contents.run)])} writes "
+            "it anew"
+        )
+    say(f"card       {path} is not as eval.py would write it now: it goes as it is")
+    return path.read_bytes()
+
+
+def _warn_of_data(contents: Contents, public: bool, say: Callable[[str], None]) -> None:
+    """A public card that names a data set which nobody can see."""
+    from huggingface_hub import HfApi
+    from huggingface_hub.errors import RepositoryNotFoundError
+
+    path = contents.run / "local" / "data.json"
+    dataset = read_json(path).get("dataset") if public and path.is_file() else None
+    if not dataset:
+        return
+    try:
+        with in_words(f"the data set '{dataset}'"):
+            HfApi(token=False).dataset_info(dataset)
+    except UserError as error:
+        if not isinstance(error.__cause__, RepositoryNotFoundError):
+            raise
+        say(f"warning    the card will name the data set '{dataset}', which is private or not on the Hub")
+
+
+def _create(name: str, public: bool) -> Any:
+    """What the Hub says of a new repo of this name."""
+    from huggingface_hub import HfApi
+
+    with in_words(f"'{name}'", state="no file was sent, but an empty repo of this name may be there"):
+        created = HfApi().create_repo(name, private=not public, exist_ok=True)
+        info = HfApi().model_info(created.repo_id)
+    _check_visibility(info, public)
+    return info
+
+
+def _tag(name: str, tag: str, sha: str) -> None:
+    from huggingface_hub import HfApi
+
+    state = f"all files are there, as {sha}, and the same command again makes the tag"
+    try:
+        with in_words(f"the tag {tag} of '{name}'", state=state):
+            HfApi().create_tag(name, tag=tag, revision=sha)
+    except UserError as error:
+        with suppress(UserError), in_words(name):
+            if _tagged(name, tag) == sha:  # it was only the answer that was lost
+                return
+        raise error
+    except KeyboardInterrupt as error:
+        raise UserError(f"interrupted; {state}") from error
+
+
+def _tell(
+    contents: Contents,
+    name: str,
+    sha: str,
+    new: Mapping[str, bytes | Path],
+    tag: str | None,
+    public: bool,
+    say: Callable[[str], None],
+) -> None:
+    """What came of it, and how to use it."""
+    sizes = ", ".join(f"{path} ({_size(_length(content))})" for path, content in new.items())
+    say(f"changed    {sizes or 'nothing: the Hub has all of this already, and no commit was made'}")
+    say(f"model      {_address(name)}, {'for all to see' if public else 'for you alone'}")
+    say(f"revision   {sha}{f', tagged {tag}' if tag else ''}")
+    custom = ", trust_remote_code=True" if "auto_map" in contents.config else ""
+    say("use        from transformers import pipeline")
+    say(f'           pipeline("image-classification", model="{name}", revision="{sha}"{custom})("photo.jpg")')
+
+
+def _verify(name: str, sha: str, say: Callable[[str], None]) -> None:
+    from hub_utils.verify import verify
+
+    again = f"python -m hub_utils.verify {name} tries it again"
+    try:
+        passed = verify(name, sha, say)
+    except UserError as error:
+        raise UserError(f"all files are on the Hub, as {sha}, but could not be tried out: {error}; {again}") from error
+    if not passed:
+        raise UserError(
+            f"all files are on the Hub, as {sha}, but not all that is asked of them holds: see above; {again}, and "
+            f"{_address(name)}/commits/main has the revisions before"
+        )
+
+
+def _address(name: str) -> str:
+    from huggingface_hub import constants
+
+    return f"{constants.ENDPOINT}/{name}"
+
+
+def _length(content: bytes | Path) -> int:
+    return len(content) if isinstance(content, bytes) else content.stat().st_size
+
+
+def _size(count: float) -> str:
+    """Bytes in words, as the Hub shows them."""
+    for unit in ("bytes", "kB", "MB"):
+        if count < 1000:
+            return f"{count:.3g} {unit}"
+        count /= 1000
+    return f"{count:.3g} GB"
+
+
+if __name__ == "__main__":
+    sys.exit(
+        run_command(
+            main,
+            "a commit is on the Hub whole or not at all, and the same command makes sure that it is there",
+        )
+    )
