@@ -118,11 +118,13 @@ def main(tokens: list[str]) -> int:
 def _repo(known: argparse.Namespace) -> Repo:
     """Where it will be, once it is sure that it may be there; in a dry run nobody is asked."""
     from hub_utils.portable import hub
+    from hub_utils.portable.commit import set_patience
     from training.data.dataset_card import MARK
 
     if known.dry_run:
         repo_id = hub.full_name(known.repo_id, "NAME", hub.Account("OWNER"), UserError)
         return hub.Repo(repo_id, "dataset", known.public)
+    set_patience()
     who = hub.account(UserError)
     repo = hub.find_repo(hub.full_name(known.repo_id, "", who, UserError), "dataset", known.public, who, UserError)
     card = repo.info.card_data if repo.info else None
@@ -203,21 +205,22 @@ def _eyes(public: bool) -> str:
 
 
 def _push(repo: Repo, survey: Survey, written: Written, folder: Path, tag: str | None) -> None:
-    """Send it, in one commit, and say what is there now."""
-    from huggingface_hub import CommitOperationAdd
-
+    """Send what has changed, in one commit, and say what is there now."""
     from hub_utils.portable import hub
+    from hub_utils.portable.commit import changed, commit, files_of
 
-    paths = [name for names in written.files.values() for name in names]
-    operations = [CommitOperationAdd(name, folder / name) for name in [*paths, "README.md"]]
+    names = ["README.md", *(name for names in written.files.values() for name in names)]
+    repo = hub.make_repo(repo, UserError)
+    with hub.in_words(f"'{repo.repo_id}'", UserError, "nothing has changed there"):
+        new = changed({name: folder / name for name in names}, files_of(repo.repo_id, repo.head, repo.kind))
     message = f"{len(survey.rows):,} images in {len(written.names)} classes"
-    revision = hub.commit(repo, operations, message, UserError)
+    revision = commit(repo.repo_id, new, repo.head, message, UserError, repo.kind) if new else repo.head
     if tag:
         hub.set_tag(repo, tag, revision, UserError)
-    same = " (as it was: nothing had changed)" if revision == repo.head else ""
     print(f"wrote      {repo.url} ({'public' if repo.public else 'private'})")
-    print(f"revision   {revision}{same}{f', tag {tag}' if tag else ''}")
-    old = {name for name in repo.files if name.startswith("data/")} - set(paths)
+    print(f"           {len(new)} of {len(names)} files had changed and were sent")
+    print(f"revision   {revision}{f', tag {tag}' if tag else ''}")
+    old = {name for name in repo.files if name.startswith("data/")} - set(names)
     if old:
         print(f"note       {len(old)} files of an earlier push are there still, and are not read: {repo.url}/tree/main")
 

@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass, replace
+from typing import Any
 
 from hub_utils.portable.command import UserError
-
-if TYPE_CHECKING:
-    from huggingface_hub import CommitOperationAdd
 
 TOKENS = "https://huggingface.co/settings/tokens"
 LOGIN = f"`hf auth login`, or HF_TOKEN=…, with a token that may write ({TOKENS})"
@@ -123,28 +120,23 @@ def find_repo(repo_id: str, kind: str, public: bool, who: Account, wrong: type[E
     return Repo(repo_id, kind, public, info.sha, info)
 
 
-def commit(
-    repo: Repo, operations: Sequence[CommitOperationAdd], message: str, wrong: type[Exception] = UserError
-) -> str:
-    """All files in one commit on `repo.head`, in a repo that is made if need be; the commit's sha.
-
-    Files that have not changed are not sent; if none has, the answer is `repo.head`, and there is no new commit.
+def make_repo(repo: Repo, wrong: type[Exception] = UserError) -> Repo:
+    """The repo, which is made if there is none yet.
 
     Raises:
-        wrong: it did not go well; the message ends with the state in which main is.
+        wrong: the Hub does not make it.
     """
     from huggingface_hub import HfApi
 
-    api, head, what = HfApi(), repo.head, f"'{repo.repo_id}'"
-    if head is None:
-        with in_words(what, wrong, "no file of this push is on the Hub"):
-            api.create_repo(repo.repo_id, repo_type=repo.kind, private=not repo.public)
-            head = api.repo_info(repo.repo_id, repo_type=repo.kind).sha
-    with in_words(what, wrong, lambda: _state(repo, head, operations)):
-        done = api.create_commit(
-            repo.repo_id, operations, commit_message=message, repo_type=repo.kind, parent_commit=head
-        )
-    return done.oid
+    if repo.head:
+        return repo
+    api, none = HfApi(), "nothing is on the Hub, or a repo with nothing in it"
+    with in_words(f"'{repo.repo_id}'", wrong, none):
+        api.create_repo(repo.repo_id, repo_type=repo.kind, private=not repo.public)
+        info = api.repo_info(repo.repo_id, repo_type=repo.kind)
+    if info.private == repo.public:
+        raise wrong(f"'{repo.repo_id}' was made by somebody else meanwhile; the same command again")
+    return replace(repo, head=info.sha, info=info)
 
 
 def check_tag(repo: Repo, tag: str, wrong: type[Exception] = UserError) -> None:
@@ -178,38 +170,11 @@ def set_tag(repo: Repo, tag: str, revision: str, wrong: type[Exception] = UserEr
         raise wrong(f"'{repo.repo_id}' has a tag '{tag}' already, on {tags[tag]}; {there}: choose another --tag")
 
 
-def _state(repo: Repo, head: str, operations: Sequence[CommitOperationAdd]) -> str:
-    """What main has after a push that failed. The Hub is asked, for an answer may be lost once the work is done."""
-    from huggingface_hub import HfApi
-    from huggingface_hub.errors import HTTPError
-    from huggingface_hub.utils.sha import git_hash
-
-    try:
-        info = HfApi().repo_info(repo.repo_id, repo_type=repo.kind, files_metadata=True)
-    except (HTTPError, OSError, RuntimeError, ValueError):
-        return "the Hub has the old state or the new one, whole, and cannot be asked which"
-    if info.sha == head:
-        return f"the Hub has the old state ({f'revision {head}' if repo.head else 'an empty repo'})"
-    there = {each.rfilename: each.lfs.sha256 if each.lfs else each.blob_id for each in info.siblings}
-
-    def arrived(operation: CommitOperationAdd) -> bool:
-        oid = there.get(operation.path_in_repo, "")
-        if len(oid) == 64:  # in LFS, a file is known by its own sha256; else by git's sha1
-            return oid == operation.upload_info.sha256.hex()
-        with operation.as_file() as file:
-            return oid == git_hash(file.read())
-
-    if all(map(arrived, operations)):
-        return f"the Hub has the new state (revision {info.sha})"
-    return f"the Hub has what somebody else committed (revision {info.sha}), and nothing of this push"
-
-
 @contextmanager
-def in_words(what: str, wrong: type[Exception] = UserError, state: str | Callable[[], str] = "") -> Iterator[None]:
+def in_words(what: str, wrong: type[Exception] = UserError, state: str = "") -> Iterator[None]:
     """Within it, whatever the Hub's client says becomes one `wrong`, and no token stands in it.
 
-    `what` is asked for or written, as in "you/flowers"; `state` ends the sentence, or finds its end: what is on the Hub
-    now.
+    `what` is asked for or written, as in "you/flowers"; `state` ends the sentence: what is on the Hub now.
     """
     from huggingface_hub.errors import HFValidationError, HTTPError
 
@@ -219,8 +184,7 @@ def in_words(what: str, wrong: type[Exception] = UserError, state: str | Callabl
         reason = why(error)
         if reason is None:  # nothing that the Hub has to do with
             raise
-        told = state() if callable(state) else state
-        raise wrong(without_token(f"{what}: {reason}{told and f'; {told}'}")) from error
+        raise wrong(without_token(f"{what}: {reason}{state and f'; {state}'}")) from error
 
 
 def why(error: Exception) -> str | None:
