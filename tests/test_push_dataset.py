@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import yaml
-from conftest import ROOT, help_of, scene, write_photo, write_photos
+from conftest import ROOT, scene, write_photo, write_photos
 from huggingface_hub import constants
 from loopback_hub import LoopbackHub
 from PIL import Image
@@ -465,11 +465,6 @@ def test_a_dry_run_asks_nobody_and_says_what_would_go(hub, patients, tmp_path, m
         assert words in said
     photos = write_photos(tmp_path / "photos", {"red": 8, "blue": 8})
     assert "without --dry_run this is refused: --public shows" in tell(photos, "--dry_run", "--public")
-
-
-def test_help_comes_without_the_libraries():
-    said = help_of("push_dataset.py", "torch", "datasets", "transformers", "huggingface_hub", "PIL", "numpy")
-    assert "--i_have_the_right" in said and "--dry_run" in said
 
 
 def test_what_is_published_is_what_a_network_sees(tmp_path):
