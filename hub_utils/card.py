@@ -26,7 +26,18 @@ from hub_utils.card_results import (
     training_section,
 )
 from hub_utils.card_training import stage_table, value_table
-from hub_utils.markdown import MOST, as_code, as_link, as_list, as_prose, as_table, as_text, counted, folded, one_line
+from hub_utils.portable.markdown import (
+    MOST,
+    as_code,
+    as_link,
+    as_list,
+    as_prose,
+    as_table,
+    as_text,
+    counted,
+    folded,
+    one_line,
+)
 
 TEMPLATE = Path(__file__).with_name("card_template.md")
 PLOTS = {

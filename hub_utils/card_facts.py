@@ -15,7 +15,7 @@ from typing import Any
 from huggingface_hub.errors import HFValidationError
 from huggingface_hub.utils import validate_repo_id
 
-from hub_utils.markdown import one_line
+from hub_utils.portable.markdown import one_line
 
 SPLITS = ("train", "validation", "test")
 SPLIT_WORDS = {"validation": {"val", "valid", "validation", "dev"}, "test": {"test", "testing"}}  # as data are read

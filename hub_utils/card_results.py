@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from hub_utils.card_facts import Facts
-from hub_utils.markdown import MOST, as_code, as_list, as_table, as_text, folded, names_of
+from hub_utils.portable.markdown import MOST, as_code, as_list, as_table, as_text, folded, names_of
 
 
 def as_percent(share: float) -> str:

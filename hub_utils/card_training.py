@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from hub_utils.card_facts import Facts
-from hub_utils.markdown import as_code, as_table, as_text
+from hub_utils.portable.markdown import as_code, as_table, as_text
 
 
 def stage_table(facts: Facts) -> str:

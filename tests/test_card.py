@@ -17,7 +17,7 @@ from huggingface_hub import ModelCard
 from markdown_it import MarkdownIt
 
 from hub_utils.card import write_card
-from hub_utils.markdown import as_code, as_text
+from hub_utils.portable.markdown import as_code, as_text
 from training.fitting.network import base_model_facts
 from training.recipe import Card, Recipe, load_recipe, recipe_names
 from training.results.evaluation import evaluate_split

@@ -19,7 +19,7 @@ recipe = Recipe(
     stages=(Stage(name="all", batch_size=8, arguments={{"num_train_epochs": 2, "learning_rate": 1e-2}}),),
 )
 """
-COMMANDS = {"train", "eval", "predict", "browse", "rocks_similarity", "data_report", "download"}
+COMMANDS = {"train", "eval", "predict", "browse", "rocks_similarity", "data_report", "download", "push_dataset"}
 ACCELERATE = [sys.executable, "-m", "accelerate.commands.launch", "-q"]
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2"]
 

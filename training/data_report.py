@@ -8,14 +8,13 @@ The report holds images of the data set and must not be uploaded.
 
 from __future__ import annotations
 
-import argparse
 import shlex
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from training.command import Parser, run_command
-from training.recipe import Recipe, UserError, load_recipe, recipe_names
+from training.command import Parser, recipe_or_images, run_command
+from training.recipe import Recipe, UserError, recipe_names
 
 if TYPE_CHECKING:
     from training.data.source import Folder
@@ -79,7 +78,7 @@ def main(tokens: list[str]) -> int:
         raise UserError("--window goes with --convert COPY")
     if known.window and not known.window[0] < known.window[1]:
         raise UserError(f"--window {known.window[0]:g} {known.window[1]:g}: LOW must be less than HIGH")
-    recipe, name, paths = _understand(known)
+    recipe, name, paths = recipe_or_images(known.recipe, known.data_dir)
 
     # Only now, with the command understood, the libraries that take time to import.
     from training.data.source import open_images
@@ -92,30 +91,6 @@ def main(tokens: list[str]) -> int:
     else:
         _report(recipe, source, words, Path(known.output or f"reports/{name}"), known.thorough)
     return 0
-
-
-def _understand(known: argparse.Namespace) -> tuple[Recipe, str, list[str] | None]:
-    """The recipe, a name for the report, and where the images lie; RECIPE_OR_DIR is one or the other.
-
-    Raises:
-        UserError: it is neither.
-    """
-    word = known.recipe
-    if word in recipe_names() or word.endswith(".py"):
-        if Path(word).is_dir() and known.data_dir != [word]:
-            print(f"note       '{word}' is a recipe and a folder here; the recipe is meant, {Path('.', word)}/ is not")
-        recipe = load_recipe(word)
-        return recipe, recipe.name, known.data_dir
-    if Path(word).exists():
-        if known.data_dir:
-            more = " ".join(known.data_dir)
-            raise UserError(f"'{word}' is where images lie, so --data_dir {more} is one too many; give one of them")
-        return load_recipe("folder"), Path(word).resolve().stem or "data", [word]
-    try:
-        load_recipe(word)
-    except UserError as error:
-        raise UserError(f"no folder '{word}', and {error}") from None
-    raise UserError(f"no folder '{word}'")
 
 
 def _report(recipe: Recipe, source: Folder, words: str, output: Path, thorough: bool) -> None:
