@@ -20,8 +20,9 @@ os.environ.update(
     HF_ENDPOINT="http://127.0.0.1:9",  # the discard port: refused at once
     HF_HUB_DISABLE_TELEMETRY="1",
     HF_HUB_DISABLE_PROGRESS_BARS="1",
+    HF_HUB_DISABLE_XET="1",
     MPLCONFIGDIR=os.path.join(CACHE.name, "matplotlib"),
-    no_proxy="127.0.0.1",
+    no_proxy="127.0.0.1,localhost",
 )
 
 import colorsys  # noqa: E402
