@@ -64,9 +64,7 @@ def full_name(
 
 
 @contextmanager
-def in_words(
-    what: str, wrong: type[Exception] = UserError, state: str = "", flag: str = "--repo_id"
-) -> Iterator[None]:
+def in_words(what: str, wrong: type[Exception] = UserError, state: str = "", flag: str = "--repo_id") -> Iterator[None]:
     """Within it, whatever the Hub's client says becomes one `wrong`, and no token stands in it.
 
     `what` is asked for or written, as in "you/flowers"; `state` ends the sentence: what is on the Hub now; `flag` is

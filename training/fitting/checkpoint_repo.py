@@ -24,7 +24,7 @@ import tempfile
 import threading
 import uuid
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -55,13 +55,17 @@ ASIDE = ".saving-"
 
 @dataclass(frozen=True)
 class CheckpointRepo:
-    """A private repo of checkpoints as it was at `commit`, and the number of the run that may write to it."""
+    """A private repo of checkpoints as it was at `commit`, and the number of the run that may write to it.
+
+    `begun`: what lies there is of this run already.
+    """
 
     repo_id: str
     url: str
-    run: str
     commit: str
     files: Mapping[str, RepoFile] = field(repr=False)
+    run: str = ""
+    begun: bool = False
 
     @property
     def saved(self) -> set[str]:
@@ -75,11 +79,13 @@ class CheckpointRepo:
         return max(((int(each["number"]), int(each["step"])) for each in found if each), default=(0, 0))
 
     def begin(self, run: RunFolder) -> None:
-        """Commit what a run begins with; that proves, before training, that checkpoints will be taken.
+        """Commit what a run begins with, once; that proves, before training, that checkpoints will be taken.
 
         Raises:
             UserError: the Hub does not take it.
         """
+        if self.begun:
+            return
         files: dict[str, Path | bytes] = {RUN: _json({"run": self.run}), RECIPE: run.recipe}
         if "data_dir" in read_json(run.data):
             files[SPLITS] = _contents(run)
@@ -116,8 +122,11 @@ def open_repo(asked: str, run: RunFolder, goes_on: bool) -> CheckpointRepo:
     repo_id = _repo_id(asked or own.get("repo_id", ""), run)
     with in_words(repo_id, UserError, flag=FLAG):
         HfApi().create_repo(repo_id, private=True, exist_ok=True)
-    repo = _look(repo_id, own.get("run") or uuid.uuid4().hex)
-    if repo.saved and _run_of(repo) != repo.run:
+    repo = _look(repo_id)
+    there = _run_of(repo)
+    repo = replace(repo, run=own.get("run") or uuid.uuid4().hex)
+    repo = replace(repo, begun=there == repo.run)
+    if repo.saved and not repo.begun:
         raise UserError(
             f"'{repo_id}' holds the checkpoints of another run: --resume {repo_id} goes on with that one, {FLAG} with "
             "another NAME keeps both"
@@ -133,10 +142,10 @@ def find_repo(asked: str, run: RunFolder, goes_on: bool) -> CheckpointRepo:
         UserError: there is none, or the run folder holds another run, or this one less far.
     """
     repo_id = _repo_id(asked, run, "--resume")
-    repo = _look(repo_id, "")
+    repo = _look(repo_id)
     if RUN not in repo.files:
         raise UserError(f"'{repo_id}' holds no checkpoints of a run; --resume takes what {FLAG} named when it began")
-    repo = CheckpointRepo(repo.repo_id, repo.url, _run_of(repo), repo.commit, repo.files)
+    repo = replace(repo, run=_run_of(repo), begun=True)
     if goes_on:
         if _own(run).get("run") != repo.run:
             raise UserError(
@@ -153,7 +162,7 @@ def _repo_id(asked: str, run: RunFolder, flag: str = FLAG) -> str:
     return full_name(asked.removesuffix(SUFFIX) + SUFFIX, "", account(UserError), UserError, flag)
 
 
-def _look(repo_id: str, run: str) -> CheckpointRepo:
+def _look(repo_id: str) -> CheckpointRepo:
     """What is there now.
 
     Raises:
@@ -173,13 +182,19 @@ def _look(repo_id: str, run: str) -> CheckpointRepo:
         )
     if RUN not in files and files.keys() - {".gitattributes", "README.md"}:
         raise UserError(f"'{repo_id}' is there already and holds no checkpoints; choose another NAME with {FLAG}")
-    return CheckpointRepo(repo_id, f"{HfApi().endpoint}/{repo_id}", run, info.sha, files)
+    return CheckpointRepo(repo_id, f"{HfApi().endpoint}/{repo_id}", info.sha, files)
 
 
 def _run_of(repo: CheckpointRepo) -> str:
-    """The number of the run whose checkpoints are there."""
+    """The number of the run whose checkpoints are there; nothing if none has begun.
+
+    Raises:
+        UserError: it cannot be read.
+    """
     from huggingface_hub import HfApi
 
+    if RUN not in repo.files:
+        return ""
     with in_words(repo.repo_id, UserError, flag=FLAG):
         path = HfApi().hf_hub_download(repo.repo_id, RUN, revision=repo.commit)
     try:
@@ -205,7 +220,7 @@ def _check_not_behind(repo: CheckpointRepo, run: RunFolder) -> None:
     if here < repo.furthest:
         raise UserError(
             f"'{repo.repo_id}' is further than '{run.path}': stage {repo.furthest[0]}, step {repo.furthest[1]} there, "
-            f"stage {here[0]}, step {here[1]} here; --resume {repo.repo_id} with another --output_dir goes on from there"
+            f"stage {here[0]}, step {here[1]} here; --resume {repo.repo_id} goes on from there in another --output_dir"
         )
 
 

@@ -152,13 +152,13 @@ def _download(repo: CheckpointRepo, names: Collection[str], folder: Path) -> Non
     Raises:
         UserError: the Hub cannot be reached, or a file came damaged.
     """
-    from huggingface_hub import snapshot_download
+    from huggingface_hub import HfApi
 
     wanted = sorted(name for name in names if name in repo.files and not (folder / name).exists())
     if not wanted:
         return
     with in_words(repo.repo_id, UserError, "nothing was written", FLAG):
-        snapshot_download(repo.repo_id, revision=repo.commit, allow_patterns=wanted, local_dir=folder)
+        HfApi().snapshot_download(repo.repo_id, revision=repo.commit, allow_patterns=wanted, local_dir=folder)
     for name in wanted:
         stored, path = repo.files[name], folder / name
         if not path.is_file() or path.is_symlink():
