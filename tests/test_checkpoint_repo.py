@@ -535,6 +535,8 @@ def test_a_run_comes_back_only_as_itself_and_only_harmless(here, on_the_hub, rec
     capsys.readouterr()
     assert main([*map(str, words), "--resume", "flowers", "--use_cpu"]) == 0
     assert "finished before" in capsys.readouterr().out
+    assert main([*map(str, words), "--resume", "--use_cpu"]) == 0
+    assert f"checkpoints stay on this machine now: {REPO} takes them by --checkpoint_repo" in capsys.readouterr().out
     shutil.rmtree(run / "checkpoints" / "2-all")
     assert "is further than" in refusal(*words, "--resume", "flowers")
     assert "is further than" in refusal(*words, "--resume", "--checkpoint_repo")

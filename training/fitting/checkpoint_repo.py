@@ -118,13 +118,13 @@ def open_repo(asked: str, run: RunFolder, goes_on: bool) -> CheckpointRepo:
     """
     from huggingface_hub import HfApi
 
-    own = _own(run) if goes_on else {}
-    repo_id = _repo_id(asked or own.get("repo_id", ""), run)
+    mine = own(run) if goes_on else {}
+    repo_id = _repo_id(asked or mine.get("repo_id", ""), run)
     with in_words(repo_id, UserError, flag=FLAG):
         HfApi().create_repo(repo_id, private=True, exist_ok=True)
     repo = _look(repo_id)
     there = _run_of(repo)
-    repo = replace(repo, run=own.get("run") or uuid.uuid4().hex)
+    repo = replace(repo, run=mine.get("run") or uuid.uuid4().hex)
     repo = replace(repo, begun=there == repo.run)
     if repo.saved and not repo.begun:
         raise UserError(
@@ -147,7 +147,7 @@ def find_repo(asked: str, run: RunFolder, goes_on: bool) -> CheckpointRepo:
         raise UserError(f"'{repo_id}' holds no checkpoints of a run; --resume takes what {FLAG} named when it began")
     repo = replace(repo, run=_run_of(repo), begun=True)
     if goes_on:
-        if _own(run).get("run") != repo.run:
+        if own(run).get("run") != repo.run:
             raise UserError(
                 f"'{run.path}' holds another run than '{repo_id}'; choose another --output_dir, or --resume without a "
                 "name goes on with the one that is there"
@@ -203,7 +203,7 @@ def _run_of(repo: CheckpointRepo) -> str:
         raise UserError(f"'{repo.repo_id}': its {RUN} is none of ours; choose another NAME with {FLAG}") from error
 
 
-def _own(run: RunFolder) -> dict[str, Any]:
+def own(run: RunFolder) -> dict[str, Any]:
     """What the run folder remembers of its repo."""
     return read_json(run.checkpoint_repo) if run.checkpoint_repo.is_file() else {}
 

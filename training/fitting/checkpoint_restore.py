@@ -9,7 +9,6 @@ from __future__ import annotations
 import csv
 import hashlib
 import json
-import pickle
 import shutil
 from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
@@ -67,8 +66,8 @@ def restore(
     with whole_folder(run.path) as folder:
         copy, down = RunFolder(folder), folder / "down"
         _download(repo, {RUN, RECIPE, HISTORY, *HUB_DATA}, down)
-        if not (down / RECIPE).is_file():
-            raise UserError(f"'{repo.repo_id}' has no {RECIPE}; it is not whole, {ANEW}")
+        if not RunFolder(down).exists():
+            raise UserError(f"'{repo.repo_id}' has no {RECIPE} of a run; it is not whole, {ANEW}")
         check_same(down / RECIPE, facts, repo.repo_id, ANEW)
         copy.splits.parent.mkdir()
         _place_images(repo, copy, down, source, read_again)
@@ -186,7 +185,7 @@ def _check_checkpoints(repo: CheckpointRepo, folder: Path) -> None:
         try:
             with safe_globals():
                 torch.load(path, map_location="cpu", weights_only=True)
-        except (pickle.UnpicklingError, RuntimeError, ValueError, EOFError, LookupError, TypeError) as error:
+        except Exception as error:  # torch knows many kinds
             raise UserError(
                 f"'{repo.repo_id}': {path.relative_to(folder.parent).as_posix()} holds something else than numbers, or "
                 f"is damaged, and was not opened; who can write to this repo? {ANEW[0].upper()}{ANEW[1:]}"

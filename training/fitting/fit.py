@@ -242,6 +242,11 @@ def _place(plan: Plan, source: Source, run: RunFolder, options: Options) -> tupl
     if goes_on:
         check_same(run.recipe, plan.facts)
     if options.checkpoint_repo is None:
+        mine = checkpoint_repo.own(run) if goes_on else {}
+        if mine:
+            plan.say(
+                f"warning    checkpoints stay on this machine now: {mine['repo_id']} takes them by --checkpoint_repo"
+            )
         return goes_on, None
     repo = checkpoint_repo.open_repo(options.checkpoint_repo, run, goes_on)
     plan.say(f"checkpoints go to {repo.url} (private); on any machine --resume {repo.repo_id} goes on")
