@@ -99,9 +99,9 @@ def test_a_recipe_of_one_stage_says_so():
 @pytest.mark.parametrize(
     ("line", "instead"),
     [
-        ("--push_to_hub", "upload the run folder"),
-        ("--hub_model_id me/mine", "upload the run folder"),
-        ("--stage1.hub_token secret", "upload the run folder"),
+        ("--push_to_hub", "--checkpoint_repo keeps checkpoints"),
+        ("--hub_model_id me/mine", "python -m hub_utils.push RUN"),
+        ("--stage1.hub_token secret", "--checkpoint_repo keeps checkpoints"),
         ("--resume_from_checkpoint x", "use --resume"),
         ("--remove_unused_columns false", "the image column"),
         ("--no_remove_unused_columns", "the image column"),

@@ -15,6 +15,7 @@ from training.data.splits import (
     RANK,
     SPLITS,
     Row,
+    as_before,
     conflict_warnings,
     conflicts,
     connected_groups,
@@ -687,3 +688,47 @@ def test_a_file_that_is_not_ours_is_refused_with_the_way_out(content: bytes | No
     assert str(refused.value).startswith(f"'{path}' cannot be read (")
     assert str(refused.value).endswith("); start anew with --overwrite")
     assert "\n" not in str(refused.value)
+
+
+# A run that comes back on another machine, where only content, label and split are known of its images
+
+
+def forgotten(rows: list[Row]) -> list[Row]:
+    return [replace(row, path="", group="") for row in rows]
+
+
+def test_images_come_back_to_the_places_that_they_had():
+    found = examples({"a": 30, "b": 30}, group="patient-") + examples({"c": 20})
+    found = [replace(each, group=each.path[:-5]) if each.label == "a" else each for each in found]
+    copies = [replace(found[0], path="a/copy.png"), replace(found[65], path="c/copy.png")]
+    torn = replace(found[70], path="a/torn.png", label="a")
+    found, pairs = [*found, *copies, torn], [duplicate(found[3], found[4])]
+    rows, left_out = make_splits(found, USUAL, pairs)
+    assert as_before(found, pairs, forgotten(rows)) == (rows, left_out)
+
+
+def test_what_the_data_left_out_is_left_out_again_with_its_reason():
+    found = examples({"a": 30, "b": 30}, "train") + examples({"a": 9, "b": 9}, "test")
+    found.append(replace(found[-1], path="b/again.png", split="train"))
+    rows, left_out = make_splits(found, USUAL)
+    assert [each.path for each in left_out] == ["b/again.png"]
+    assert as_before(found, (), forgotten(rows)) == (rows, left_out)
+
+
+def test_neither_names_nor_order_nor_new_images_move_anything():
+    found = examples({"a": 30, "b": 30})
+    rows = split(found)
+    moved = [replace(each, path=f"z/{each.path[::-1]}") for each in found[::-1]]
+    new = examples({"a": 3}, group="new")
+    back, left_out = as_before([*new, *moved], (), forgotten(rows))
+    assert [(row.sha256, row.label, row.split) for row in back] == [(row.sha256, row.label, row.split) for row in rows]
+    assert [each.path for each in left_out] == [each.path for each in new]
+    assert {each.reason for each in left_out} == {"not among the images that the run began with"}
+
+
+def test_what_is_missing_or_of_another_class_is_counted():
+    found = examples({"a": 30, "b": 30})
+    rows = forgotten(split(found))
+    changed = [replace(found[0], sha256="other"), replace(found[1], label="b"), *found[3:]]
+    with pytest.raises(UserError, match=r"3 of the run's 60 images are not among the 59 here.*--data_dir"):
+        as_before(changed, (), rows)

@@ -102,6 +102,10 @@ class RunFolder:
     def data(self) -> Path:
         return self.path / "local" / "data.json"
 
+    @property
+    def checkpoint_repo(self) -> Path:
+        return self.path / "local" / "checkpoint_repo.json"
+
     def stage(self, number: int, name: str) -> Path:
         """Folder of Trainer's checkpoints of a stage, counted from 1."""
         return self.path / "checkpoints" / f"{number}-{name}"
@@ -330,8 +334,12 @@ def session() -> dict[str, Any]:
     return {"git_commit": _git_commit(), "versions": {name: _version(name) for name in PACKAGES}}
 
 
-def check_same(stored: Path, facts: dict[str, Any]) -> None:
+def check_same(
+    stored: Path, facts: dict[str, Any], where: str | None = None, anew: str = "--overwrite starts anew"
+) -> None:
     """Refuse to go on with a run under another recipe or other flags than it began with.
+
+    `where` names the run if it is not the folder of `stored`; `anew` ends the sentence.
 
     Raises:
         UserError: they differ; says in what.
@@ -349,8 +357,8 @@ def check_same(stored: Path, facts: dict[str, Any]) -> None:
             f"{name}: {_short(was)} then, {_short(now_is)} now" for name, was, now_is in (recipe + flags)[:3]
         )
         raise UserError(
-            f"the run in '{stored.parent}' began with {what} ({told}); --resume wants the command that began it, "
-            "--overwrite starts anew"
+            f"the run in '{where or stored.parent}' began with {what} ({told}); --resume wants the command that began "
+            f"it, {anew}"
         )
 
 

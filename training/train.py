@@ -49,6 +49,8 @@ examples:
   accelerate launch -q training/train.py folder --data_dir my_photos --folds 5 --output_dir runs/folds
   accelerate launch -q training/train.py folder --data_dir labels.csv
   accelerate launch -q training/train.py flowers --data_dir flower_photos --resume
+  accelerate launch -q training/train.py flowers --data_dir flower_photos --checkpoint_repo
+  accelerate launch -q training/train.py flowers --data_dir flower_photos --resume you/flowers-checkpoints
   torchrun --nproc_per_node 2 training/train.py digits --use_cpu
 """
 
@@ -89,8 +91,22 @@ def parser() -> Parser:
         "--folds", type=int, metavar="K", help="cross-validate: K runs, each tested on another K-th of the images"
     )
     existing = result.add_mutually_exclusive_group()
-    existing.add_argument("--resume", action="store_true", help="go on with a run that was interrupted")
+    existing.add_argument(
+        "--resume",
+        nargs="?",
+        const=True,
+        default=False,
+        metavar="REPO_ID",
+        help="go on with a run that was interrupted; with REPO_ID on any machine, from --checkpoint_repo",
+    )
     existing.add_argument("--overwrite", action="store_true", help="replace the run that is in the folder")
+    result.add_argument(
+        "--checkpoint_repo",
+        nargs="?",
+        const="",
+        metavar="NAME",
+        help="also keep checkpoints in a private repo on the Hub, NAME-checkpoints (default: as the run folder)",
+    )
     result.add_argument("--class_weights", choices=["balanced"], help="weigh rare classes more")
     result.add_argument(
         "--no_calibrate", action="store_true", help="leave probabilities as training made them, mostly too sure"
@@ -111,6 +127,11 @@ def main(tokens: list[str]) -> int:
         raise UserError("--thorough with --streaming: in a stream nothing is compared; leave out one of them")
     if known.folds is not None and known.streaming:
         raise UserError("--folds with --streaming: a streamed data set keeps the Hub's splits; leave out one of them")
+    resume_from = known.resume if isinstance(known.resume, str) else None
+    if known.folds is not None and (resume_from, known.checkpoint_repo) != (None, None):
+        raise UserError("--folds keeps its checkpoints on this machine; leave out --checkpoint_repo, and REPO_ID")
+    if resume_from is not None and known.checkpoint_repo is not None:
+        raise UserError(f"--resume {resume_from} saves checkpoints there as well; leave out --checkpoint_repo")
     recipe = load_recipe(known.recipe)
     changes = {"base_model": known.base_model, "class_weights": known.class_weights}
     recipe = dataclasses.replace(recipe, **{name: value for name, value in changes.items() if value is not None})
@@ -122,7 +143,14 @@ def main(tokens: list[str]) -> int:
     from training.run_folder import FoldsFolder, RunFolder
 
     options = Options(
-        known.resume, known.overwrite, known.threads, known.channels_last, known.thorough, not known.no_calibrate
+        resume=known.resume is not False,
+        resume_from=resume_from,
+        checkpoint_repo=known.checkpoint_repo,
+        overwrite=known.overwrite,
+        threads=known.threads,
+        channels_last=known.channels_last,
+        thorough=known.thorough,
+        calibrate=not known.no_calibrate,
     )
     one = RunFolder(run) if known.folds is None else FoldsFolder(run).fold(1)
     source = _source(known, recipe, one)
@@ -155,6 +183,10 @@ def _source(known: argparse.Namespace, recipe: Recipe, run: RunFolder) -> Source
     stored = None
     if known.resume and known.data_dir is None and run.data.is_file():
         stored = load_source(run.data)
+    elif isinstance(known.resume, str) and known.data_dir is None:
+        from training.fitting.checkpoint_restore import stored_source
+
+        stored = stored_source(known.resume, run)
     if known.streaming and not getattr(stored, "survey", None):
         raise UserError("--streaming reads a data set of the Hub: say which one with --dataset REPO_ID")
     return stored or open_images(recipe, known.data_dir, progress=int(os.environ.get("RANK", 0)) == 0)

@@ -39,8 +39,10 @@ def account(wrong: type[Exception] = UserError) -> Account:
     return Account(told["name"], tuple(each["name"] for each in told.get("orgs", ())))
 
 
-def full_name(repo_id: str | None, default: str, who: Account, wrong: type[Exception] = UserError) -> str:
-    """OWNER/NAME of what `--repo_id` says: OWNER is `who` if it says a name alone, NAME `default` if it says nothing.
+def full_name(
+    repo_id: str | None, default: str, who: Account, wrong: type[Exception] = UserError, flag: str = "--repo_id"
+) -> str:
+    """OWNER/NAME of what `flag` says: OWNER is `who` if it says a name alone, NAME `default` if it says nothing.
 
     Raises:
         wrong: the Hub takes no such name.
@@ -57,7 +59,7 @@ def full_name(repo_id: str | None, default: str, who: Account, wrong: type[Excep
     except HFValidationError as error:
         raise wrong(
             f"'{name}' cannot be a name on the Hub: OWNER/NAME of letters, digits, '-', '_' and '.', at most 96, "
-            "without '--' or '..'; --repo_id takes one"
+            f"without '--' or '..'; {flag} takes one"
         ) from error
     return name
 
@@ -171,23 +173,24 @@ def set_tag(repo: Repo, tag: str, revision: str, wrong: type[Exception] = UserEr
 
 
 @contextmanager
-def in_words(what: str, wrong: type[Exception] = UserError, state: str = "") -> Iterator[None]:
+def in_words(what: str, wrong: type[Exception] = UserError, state: str = "", flag: str = "--repo_id") -> Iterator[None]:
     """Within it, whatever the Hub's client says becomes one `wrong`, and no token stands in it.
 
-    `what` is asked for or written, as in "you/flowers"; `state` ends the sentence: what is on the Hub now.
+    `what` is asked for or written, as in "you/flowers"; `state` ends the sentence: what is on the Hub now; `flag` is
+    what takes another name.
     """
     from huggingface_hub.errors import HFValidationError, HTTPError
 
     try:
         yield
     except (HTTPError, OSError, HFValidationError, RuntimeError, ValueError) as error:
-        reason = why(error)
+        reason = why(error, flag)
         if reason is None:  # nothing that the Hub has to do with
             raise
         raise wrong(without_token(f"{what}: {reason}{state and f'; {state}'}")) from error
 
 
-def why(error: Exception) -> str | None:
+def why(error: Exception, flag: str = "--repo_id") -> str | None:
     """What the Hub's client met, and the next step; None for an error that is not its own."""
     from huggingface_hub.errors import (
         GatedRepoError,
@@ -215,7 +218,7 @@ def why(error: Exception) -> str | None:
             case HFValidationError():
                 return f"no name on the Hub ({_first_line(cause)})"
             case HfHubHTTPError():
-                return _of_status(cause)
+                return _of_status(cause, flag)
     for cause in causes:
         if isinstance(cause, (HTTPError, ConnectionError, TimeoutError)):
             return (
@@ -227,7 +230,7 @@ def why(error: Exception) -> str | None:
     return None
 
 
-def _of_status(error: Exception) -> str:
+def _of_status(error: Exception, flag: str) -> str:
     """A refusal of the Hub, by its HTTP status."""
     status = error.response.status_code
     said = _first_line(error)
@@ -239,7 +242,7 @@ def _of_status(error: Exception) -> str:
         case 403:
             return (
                 "the Hub refuses it (HTTP 403): the token may only read, or the name belongs to another; "
-                f"{LOGIN}, or --repo_id YOU/NAME"
+                f"{LOGIN}, or {flag} YOU/NAME"
             )
         case 404:
             return "not on the Hub, or not for you (HTTP 404); is the name right? A private one needs its owner's token"

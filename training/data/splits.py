@@ -56,6 +56,33 @@ def make_splits(
     return _rows(kept, assigned), skipped
 
 
+def as_before(
+    examples: Sequence[Example], duplicates: Sequence[Duplicate], before: Sequence[Row]
+) -> tuple[list[Row], list[Skipped]]:
+    """Rows of the images that a run began with, in their order and splits, wherever they lie now; and all others.
+
+    Of `before` only content, label and split count; files that are alike in both can stand for each other.
+
+    Raises:
+        UserError: some are not there.
+    """
+    groups = dict(zip((example.path for example in examples), connected_groups(examples, duplicates), strict=True))
+    reasons = {each.path: each.reason for each in _sort_out(examples, duplicates)[1]}
+    there: dict[tuple[str, str], list[Example]] = defaultdict(list)
+    for example in sorted(examples, key=lambda each: each.path in reasons):  # those that are used first
+        there[example.sha256, example.label].append(example)
+    found = [there[row.sha256, row.label].pop(0) for row in before if there[row.sha256, row.label]]
+    if len(found) < len(before):
+        raise UserError(
+            f"{len(before) - len(found)} of the run's {len(before)} images are not among the {len(examples)} here, by "
+            "content and class; give all that it began with, by --data_dir"
+        )
+    rows = _rows([_Member(each, groups[each.path], False) for each in found], [row.split for row in before])
+    used = {row.path for row in rows}
+    rest = [each.path for each in examples if each.path not in used]
+    return rows, [Skipped(path, reasons.get(path, "not among the images that the run began with")) for path in rest]
+
+
 def make_folds(
     examples: Sequence[Example], folds: int, splits: Splits, duplicates: Sequence[Duplicate] = ()
 ) -> tuple[list[list[Row]], list[Skipped]]:

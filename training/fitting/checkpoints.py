@@ -15,9 +15,9 @@ STATE = "trainer_state.json"
 
 def newest_checkpoint(folder: Path) -> tuple[Path | None, dict[Path, str]]:
     """The newest complete checkpoint below `folder`, and what is wrong with each newer one."""
-    found = [path for path in folder.glob(f"{PREFIX}*") if path.is_dir() and _step(path) is not None]
+    found = [path for path in folder.glob(f"{PREFIX}*") if path.is_dir() and step_of(path) is not None]
     broken = {}
-    for path in sorted(found, key=_step, reverse=True):
+    for path in sorted(found, key=step_of, reverse=True):
         reason = _what_is_broken(path) or _is_best_broken(path)
         if reason is None:
             return path, broken
@@ -44,7 +44,7 @@ def result_of(checkpoint: Path, restore_best: bool) -> Path:
     return best if restore_best and best.is_dir() else checkpoint
 
 
-def _step(path: Path) -> int | None:
+def step_of(path: Path) -> int | None:
     number = path.name.removeprefix(PREFIX)
     return int(number) if number.isdigit() else None
 

@@ -8,7 +8,9 @@ import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -26,7 +28,9 @@ from training.data.splits import SPLITS, Row
 from training.data.streaming import Streamed, StreamedSplit, read_skipped, views
 from training.data.suspects import suspects
 from training.data.transforms import Preprocessing
-from training.fitting import checkpoints, hardware
+from training.fitting import checkpoint_repo, checkpoints, hardware
+from training.fitting.checkpoint_repo import CheckpointRepo, Saver
+from training.fitting.checkpoint_restore import restore
 from training.fitting.deploy import deploy
 from training.fitting.flags import check_arguments, make_arguments, parse_flags
 from training.fitting.network import base_model_facts, build_network, describe, set_trainable
@@ -45,6 +49,8 @@ class Options:
     """What the command line says beside the recipe and `TrainingArguments`."""
 
     resume: bool = False
+    resume_from: str | None = None  # a checkpoint repo
+    checkpoint_repo: str | None = None  # where to keep checkpoints; "" for a repo called as the run folder
     overwrite: bool = False
     threads: int | None = None
     channels_last: bool | None = None
@@ -96,6 +102,7 @@ class Job:
     datasets: DatasetDict | dict[str, StreamedSplit]
     preprocessing: Preprocessing
     say: Callable[[str], None]
+    saver: Saver | None = None
 
 
 def fit(
@@ -114,12 +121,7 @@ def fit(
     recipe, stage_arguments, process, say = plan.recipe, plan.stage_arguments, plan.process, plan.say
 
     check_apart(source, run.path)
-    goes_on = run.check_free(options.resume, options.overwrite)
-    if options.resume and not goes_on:
-        say(f"nothing to resume in {run.path}: starting afresh")
-    if goes_on:
-        check_same(run.recipe, plan.facts)
-
+    goes_on, repo = on_main(process, lambda: _place(plan, source, run, options))
     say(f"{recipe.title} ({recipe.name})")
     reading = on_main(process, lambda: _read_data(recipe, source, run if goes_on else None, options.thorough))
     source = reading.source
@@ -132,19 +134,20 @@ def fit(
     say(f"network\n{describe(network, recipe)}")
     say(f"hardware   {plan.machine}")
     datasets = source.splits(run.skipped) if streamed else source.as_datasets(reading.rows)
-    job = Job(recipe, run, plan.machine, datasets, Preprocessing(processor), say)
-    if process.is_main_process and not goes_on:
-        check_space(network, recipe, run.path)
-        begin(run, plan, reading)
+    if not goes_on:
+        on_main(process, lambda: check_space(network, recipe, run.path, aside=0 if repo is None else 2))
+    on_main(process, lambda: _begin(run, plan, reading, repo, goes_on))
     process.wait_for_everyone()
 
     history: list[dict[str, Any]] = []
     weights: Path | None = None
-    for stage, args in zip(recipe.stages, stage_arguments, strict=True):
-        if weights is not None:
-            network = _load_checkpoint(config, weights)
-        weights = _run_stage(job, network, stage, args, history, goes_on)
-        history += history_rows(stage.name, checkpoints.state_of(_last(args))["log_history"])
+    with checkpoint_repo.saving(repo, run, say) as saver:
+        job = Job(recipe, run, plan.machine, datasets, Preprocessing(processor), say, saver)
+        for stage, args in zip(recipe.stages, stage_arguments, strict=True):
+            if weights is not None:
+                network = _load_checkpoint(config, weights)
+            weights = _run_stage(job, network, stage, args, history, goes_on)
+            history += history_rows(stage.name, checkpoints.state_of(_last(args))["log_history"])
     if not process.is_main_process:
         return {}
 
@@ -204,12 +207,72 @@ def check_apart(source: Source, folder: Path) -> None:
 def begin(run: RunFolder, plan: Plan, reading: Reading) -> None:
     """Write what a run begins with, and from which it can go on."""
     run.begin(plan.facts)
+    _write_reading(run, reading)
+
+
+def _write_reading(run: RunFolder, reading: Reading) -> None:
+    """Write which images the run learns from."""
     if reading.rows:  # a stream has none: what it has seen is not kept
         splitting.write_splits(reading.rows, run.splits)
     write_skipped(reading.skipped, run.skipped)
     if reading.conflicts:
         splitting.write_conflicts(reading.conflicts, run.conflicts)
     write_json(reading.source.to_dict(), run.data)
+
+
+def _place(plan: Plan, source: Source, run: RunFolder, options: Options) -> tuple[bool, CheckpointRepo | None]:
+    """Whether there is a run to go on with, here or brought here from the Hub, and where its checkpoints go.
+
+    Raises:
+        UserError: neither the folder nor the Hub has a place for this run.
+    """
+    goes_on = run.check_free(options.resume, options.overwrite)
+    if options.resume_from is not None:
+        repo = checkpoint_repo.find_repo(options.resume_from, run, goes_on)
+        if goes_on:
+            check_same(run.recipe, plan.facts)
+            return True, repo
+        plan.say(f"resuming   from {repo.url}")
+        stages = [Path(args.output_dir).name for args in plan.stage_arguments]
+        read_again = partial(_read_again, plan.recipe, source, options.thorough)
+        restore(repo, run, plan.facts, stages, source, read_again)
+        return True, repo
+    if options.resume and not goes_on:
+        plan.say(f"nothing to resume in {run.path}: starting afresh")
+    if goes_on:
+        check_same(run.recipe, plan.facts)
+    if options.checkpoint_repo is None:
+        mine = checkpoint_repo.own(run) if goes_on else {}
+        if mine:
+            plan.say(
+                f"warning    checkpoints stay on this machine now: {mine['repo_id']} takes them by --checkpoint_repo"
+            )
+        return goes_on, None
+    repo = checkpoint_repo.open_repo(options.checkpoint_repo, run, goes_on)
+    plan.say(f"checkpoints go to {repo.url} (private); on any machine --resume {repo.repo_id} goes on")
+    return goes_on, repo
+
+
+def _read_again(recipe: Recipe, source: Source, thorough: bool, copy: RunFolder, before: Sequence[Row]) -> None:
+    """Find the images that a run began with, and write which they are, as `begin` did."""
+    found = find(recipe, source, thorough)
+    rows, left_out = splitting.as_before(found.examples, found.duplicates, before)
+    torn = splitting.conflicts(found.examples, found.duplicates)
+    _write_reading(copy, Reading(found.source, rows, [*found.skipped, *left_out], torn))
+
+
+def _begin(run: RunFolder, plan: Plan, reading: Reading, repo: CheckpointRepo | None, goes_on: bool) -> None:
+    """As `begin`, unless the run goes on; on the Hub first, which may still refuse."""
+    with TemporaryDirectory() as folder:
+        if repo is not None:
+            first = run if goes_on else RunFolder(Path(folder))
+            if not goes_on:
+                begin(first, plan, reading)
+            repo.begin(first)
+    if not goes_on:
+        begin(run, plan, reading)
+    if repo is not None:
+        repo.claim(run)
 
 
 def _silent(_: str) -> None:
@@ -385,8 +448,9 @@ def left_out_lines(reading: Reading) -> list[str]:
     return lines + [f"warning    {warning}; all in local/conflicts.csv" for warning in torn]
 
 
-def check_space(network: torch.nn.Module, recipe: Recipe, folder: Path, runs: int = 1) -> None:
-    """Refuse to begin what cannot be finished: two checkpoints a stage, one being written, and the model, for each run.
+def check_space(network: torch.nn.Module, recipe: Recipe, folder: Path, runs: int = 1, aside: int = 0) -> None:
+    """Refuse to begin what cannot be finished: two checkpoints a stage, one being written, and the model, for each run;
+    and those `aside` that wait to be uploaded.
 
     A checkpoint holds the weights and, of what is trained, Adam's two moments, all of 4 bytes.
 
@@ -397,7 +461,7 @@ def check_space(network: torch.nn.Module, recipe: Recipe, folder: Path, runs: in
     head = sum(parameter.numel() for parameter in network.head.parameters())
     trained = [total if stage.trainable == "all" else head for stage in recipe.stages]
     kept = sum(2 * (total + 2 * moving) for moving in trained) + total
-    need = 4 * (runs * kept + (total + 2 * trained[-1]))
+    need = 4 * (runs * kept + (1 + aside) * (total + 2 * trained[-1]))
     there = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
     free = shutil.disk_usage(there).free
     if free < need:
@@ -449,6 +513,8 @@ def _run_stage(
         ),
         eval_dataset=views(job.datasets["validation"], job.preprocessing, args.eval_batch_size, process=process),
     )
+    if job.saver is not None:
+        trainer.add_callback(job.saver)
     if newest is not None:
         job.say(f"  going on after step {checkpoints.state_of(newest)['global_step']}")
     trainer.train(resume_from_checkpoint=None if newest is None else str(newest))

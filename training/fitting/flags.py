@@ -14,7 +14,8 @@ from training.recipe import Recipe, UserError
 # Trainer's own ways of doing what this project does otherwise, and what to use instead.
 INSTEAD = {
     "resume_from_checkpoint": "use --resume",
-    "push_to_hub": "Trainer would upload weights and a pickle, publicly; train first, then upload the run folder",
+    "push_to_hub": "Trainer would upload weights and a pickle, publicly; --checkpoint_repo keeps checkpoints in a "
+    "private repo, and python -m hub_utils.push RUN uploads the finished model",
     "remove_unused_columns": "the image column is needed until the last moment",
     "label_names": "classes come from the data",
     "data_seed": "--seed is for weights, order and augmentation alike",
@@ -38,6 +39,7 @@ OWN = (
     "output_dir",
     "folds",
     "resume",
+    "checkpoint_repo",
     "overwrite",
     "class_weights",
     "threads",
