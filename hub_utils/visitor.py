@@ -53,7 +53,7 @@ def ask(model: str, options: dict, images: list[str], onnx: bool) -> dict:
         "std": values.get("std") or values.get("image_std"),
         "image_size": getattr(config, "image_size", None) or values.get("input_size", [None])[-1],
         "shapes": [list(each.shape[1:]) for each in pixels],
-        "probabilities": [in_order(classifier(image, top_k=None), labels) for image in images],
+        "probabilities": [in_order(classifier(image, top_k=len(labels)), labels) for image in images],
     }
     if onnx:
         several = getattr(config, "problem_type", None) == "multi_label_classification" or len(labels) == 1
