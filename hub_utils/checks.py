@@ -66,10 +66,17 @@ def files(model: Model) -> str:
     return f"{len(model.files)}, the weights {' and '.join(safe[:2])}"
 
 
+def pipeline(answer: dict[str, Any]) -> str:
+    """Plain `pipeline` loads it."""
+    if "error" in answer:
+        raise Failed(answer["error"])
+    return answer["class"]
+
+
 def loaded(answer: dict[str, Any]) -> dict[str, Any]:
     """The visitor's answer, if there is one."""
     if "error" in answer:
-        raise Failed(answer["error"])
+        raise Failed("not asked, for it does not load")
     return answer
 
 
@@ -91,10 +98,12 @@ def labels(model: Model, answer: dict[str, Any]) -> str:
         raise Failed(f"no names, but {_some(names)}; `id2label` of config.json has them")
     if len(names) != answer["logits"]:
         raise Failed(f"{len(names)} names for {answer['logits']} answers")
-    if "serving.json" in model.files:
-        for image in _stored(model):
-            if len(image["probabilities"]) != len(names):
-                raise Failed(f"{len(names)} names, and serving.json has {len(image['probabilities'])} probabilities")
+    try:
+        stored = {len(image["probabilities"]) for image in _stored(model)}
+    except Failed:  # which is told of serving.json
+        stored = {len(names)}
+    if stored != {len(names)}:
+        raise Failed(f"{len(names)} names, and serving.json has {_some(map(str, stored))} probabilities")
     return f"{len(names)}: {_some(names)}"
 
 

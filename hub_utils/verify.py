@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 from hub_utils import checks
 from hub_utils.checks import Failed, Model
@@ -74,8 +75,10 @@ def main(tokens: list[str]) -> int:
     else:
         passed = verify_folder(folder, trust_remote_code=known.trust_remote_code)
     if passed:
-        pinned = ["--revision", known.revision] if known.revision else []
-        print(f"next       {shlex.join(['python', 'training/predict.py', known.model, 'photo.jpg', *pinned])}")
+        words = ["python", "training/predict.py", known.model, "photo.jpg"]
+        words += ["--revision", known.revision] if known.revision else []
+        words += ["--trust_remote_code"] * known.trust_remote_code
+        print(f"next       {shlex.join(words)}")
     return 0 if passed else 1
 
 
@@ -90,7 +93,9 @@ def verify(
         UserError: there is no such repo or revision, or not for this user, or the Hub cannot be asked.
     """
     from huggingface_hub import HfApi, hf_hub_download
+    from huggingface_hub.utils import disable_progress_bars
 
+    disable_progress_bars()  # of a few small files; the visitor has one of its own
     with in_words(f"'{repo_id}'"):
         info = HfApi().model_info(repo_id, revision=revision, files_metadata=True)
     files = {each.rfilename: each.size or 0 for each in info.siblings}
@@ -104,7 +109,10 @@ def verify(
             weights=lambda: Path(download("model.safetensors", cache_dir=folder / "cache" / "hub")).parent,
         )
         say(f"verifying  {repo_id} at {info.sha}, from an empty cache")
-        return _check(model, folder, say, trust_remote_code)
+        answer = ask(model, folder, trust_remote_code)
+        if "error" in answer:
+            HfApi().model_info(repo_id, revision=info.sha)  # the Hub may be what went away
+        return _tell(model, answer, say)
 
 
 def verify_folder(folder: Path, say: Callable[[str], None] = print, trust_remote_code: bool = False) -> bool:
@@ -118,7 +126,7 @@ def verify_folder(folder: Path, say: Callable[[str], None] = print, trust_remote
     model = Model(str(folder), None, files, fetch=lambda name: folder / name, weights=lambda: folder)
     with _empty_folder() as empty:
         say(f"verifying  {folder}")
-        return _check(model, empty, say, trust_remote_code)
+        return _tell(model, ask(model, empty, trust_remote_code), say)
 
 
 @contextmanager
@@ -127,12 +135,11 @@ def _empty_folder() -> Iterator[Path]:
         yield Path(folder)
 
 
-def _check(model: Model, folder: Path, say: Callable[[str], None], trust_remote_code: bool) -> bool:
+def _tell(model: Model, answer: dict[str, Any], say: Callable[[str], None]) -> bool:
     """Say each check's line; whether all passed."""
-    answer = ask(model, folder, trust_remote_code)
     every: dict[str, Callable[[], str]] = {
         "files": lambda: checks.files(model),
-        "pipeline": lambda: checks.loaded(answer)["class"],
+        "pipeline": lambda: checks.pipeline(answer),
         "weights": lambda: checks.weights(checks.loaded(answer)),
         "labels": lambda: checks.labels(model, checks.loaded(answer)),
         "preprocessing": lambda: checks.preprocessing(checks.loaded(answer)),

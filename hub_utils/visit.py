@@ -8,6 +8,8 @@ import re
 import site
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -15,7 +17,7 @@ from hub_utils.checks import Failed, Model
 
 # All that a visitor gets of the environment, beside the token: what Python, the network and the Hub's client need.
 PASSED_ON = re.compile(
-    r"PATH|HOME|USERPROFILE|LOCALAPPDATA|APPDATA|SYSTEMROOT|SYSTEMDRIVE|WINDIR|COMSPEC|PATHEXT|TE?MP|TMPDIR|LANG|LC_.*"
+    r"PATH|HOME|USERPROFILE|LOCALAPPDATA|APPDATA|SYSTEMROOT|SYSTEMDRIVE|WINDIR|COMSPEC|PATHEXT|LANG|LC_.*"
     r"|LD_LIBRARY_PATH|DYLD_.*|OMP_NUM_THREADS|(HTTPS?|ALL|NO)_PROXY|SSL_CERT_(FILE|DIR)|(REQUESTS|CURL)_CA_BUNDLE"
     r"|HF_ENDPOINT|HF_HUB_(OFFLINE|DISABLE_XET|DISABLE_TELEMETRY|ETAG_TIMEOUT|DOWNLOAD_TIMEOUT)",
     re.IGNORECASE,
@@ -33,19 +35,17 @@ def ask(model: Model, folder: Path, trust_remote_code: bool) -> dict[str, Any]:
     images = [folder / "images" / f"{name}.png" for name in golden_images()]
     for path, image in zip(images, golden_images().values(), strict=True):
         image.save(path)
-    code = _code(model)
-    trusted = bool(code) and (trust_remote_code or _is_ours(model, code))
+    why_not = why_not_run(model, trust_remote_code)
+    options = {"revision": model.commit} if model.commit else {}
     question = {
         "model": model.name,
-        "options": ({"revision": model.commit} if model.commit else {})
-        | ({"trust_remote_code": True} if trusted else {}),
+        "options": options | ({"trust_remote_code": True} if _code(model) and not why_not else {}),
         "images": [str(path) for path in images],
         "onnx": "onnx/model.onnx" in model.files,
     }
     answer = _visit(question, folder, model)
-    if "error" in answer and code and not trusted:
-        pinned = f" --revision {model.commit}" if model.commit else ""
-        answer["error"] = f"it brings code of others, which is not run; once read: --trust_remote_code{pinned}"
+    if "error" in answer and why_not:
+        answer["error"] = why_not
     return answer
 
 
@@ -55,18 +55,12 @@ def _visit(question: dict[str, Any], folder: Path, model: Model) -> dict[str, An
 
     asked, answered, log = folder / "questions.json", folder / "answers.json", folder / "log.txt"
     asked.write_text(json.dumps([question]), encoding="utf-8")
-    (folder / "here").mkdir()
-    visitor = [
-        sys.executable,
-        "-P",
-        "-X",
-        "utf8",
-        str(Path(__file__).with_name("visitor.py")),
-        str(asked),
-        str(answered),
-    ]
+    for name in ("here", "temporary"):
+        (folder / name).mkdir()
+    script = str(Path(__file__).with_name("visitor.py"))
+    visitor = [sys.executable, "-P", "-X", "utf8", script, str(asked), str(answered)]
     with log.open("wb") as said:
-        environment = _environment(folder / "cache", offline=model.commit is None)
+        environment = _environment(folder, offline=model.commit is None)
         process = subprocess.Popen(
             visitor, cwd=folder / "here", env=environment, stdin=subprocess.DEVNULL, stdout=said, stderr=said
         )
@@ -84,14 +78,17 @@ def _visit(question: dict[str, Any], folder: Path, model: Model) -> dict[str, An
     return {"error": f"the process that asked ended with status {process.returncode}: {last}"}
 
 
-def _environment(cache: Path, offline: bool) -> dict[str, str]:
+def _environment(folder: Path, offline: bool) -> dict[str, str]:
     from huggingface_hub import get_token
 
     kept = {name: value for name, value in os.environ.items() if PASSED_ON.fullmatch(name)}
-    kept |= {"HF_HOME": str(cache), "HF_TOKEN": get_token() or "", "HF_HUB_DISABLE_PROGRESS_BARS": "1"}
+    kept |= {"HF_HOME": str(folder / "cache"), "HF_HUB_DISABLE_PROGRESS_BARS": "1"}
+    # torch and others leave something in it.
+    kept |= dict.fromkeys(("TMPDIR", "TEMP", "TMP"), str(folder / "temporary"))
+    kept |= {"HF_HUB_OFFLINE": "1"} if offline else {"HF_TOKEN": get_token() or ""}
     kept["PYTHONUSERBASE"] = site.getuserbase()  # libraries that pip installed for this user
     kept["DISABLE_SAFETENSORS_CONVERSION"] = "1"  # of pickles: transformers would ask a Space for it
-    return kept | ({"HF_HUB_OFFLINE": "1"} if offline else {})
+    return kept
 
 
 def _is_downloaded(name: str) -> bool:
@@ -118,47 +115,49 @@ def _size(folder: Path) -> int:
     return total
 
 
+def why_not_run(model: Model, trust_remote_code: bool) -> str | None:
+    """Why the model's own code may not run; None if it may, or there is none."""
+    code = _code(model)
+    elsewhere = [name for name in code if "--" in name]
+    if "adapter_config.json" in model.files:  # it names a base model, which is loaded too
+        elsewhere.append("adapter_config.json")
+    if code and elsewhere:
+        return f"it asks for code of another repo ({elsewhere[0]}), which no revision of this one pins: not run"
+    if code and not trust_remote_code and not _is_ours(model):
+        pinned = f" --revision {model.commit}" if model.commit else ""
+        return f"it brings code of others, which is not run; once you have read it: --trust_remote_code{pinned}"
+    return None
+
+
 def _code(model: Model) -> list[str]:
     """What the model's files name as classes of their own: "file.Class", or "owner/repo--file.Class"."""
-
-    def named(values: Any) -> list[str]:
-        if isinstance(values, str):
-            return [values]
-        inside = values.values() if isinstance(values, dict) else values if isinstance(values, list) else ()
-        return [name for each in inside for name in named(each)]
-
-    def walk(values: Any) -> list[str]:
-        if isinstance(values, list):
-            return [name for each in values for name in walk(each)]
-        if not isinstance(values, dict):
-            return []
-        return [
-            name
-            for key, each in values.items()
-            for name in (named(each) if key in ("auto_map", "custom_pipelines") else walk(each))
-        ]
-
     found = []
     for name in model.files:
         if name.endswith("config.json") and "/" not in name:
-            try:
-                found += walk(model.json(name))
-            except Failed:  # told elsewhere, if it matters
-                continue
+            with suppress(Failed):  # told elsewhere, if it matters
+                found += _classes(model.json(name))
     return found
 
 
-def _is_ours(model: Model, code: list[str]) -> bool:
-    """Whether all code that loading the model may run is this project's own modeling file, but for line ends."""
+def _classes(values: Any, named: bool = False) -> Iterator[str]:
+    """The text below `auto_map` and `custom_pipelines`, at any depth."""
+    match values:
+        case str() if named:
+            yield values
+        case dict():
+            for key, each in values.items():
+                yield from _classes(each, named or key in ("auto_map", "custom_pipelines"))
+        case list():
+            for each in values:
+                yield from _classes(each, named)
+
+
+def _is_ours(model: Model) -> bool:
+    """Whether all code in the repo is this project's own modeling file, but for line ends."""
 
     def lines(path: Path) -> bytes:
         return path.read_bytes().replace(b"\r\n", b"\n")
 
     ours = {path.name: lines(path) for path in (Path(__file__).parent / "portable").glob("modeling_*.py")}
     brought = [name for name in model.files if name.endswith(".py")]
-    elsewhere = [name for name in code if "--" in name]
-    return (
-        bool(brought)
-        and not elsewhere
-        and all(name in ours and lines(model.fetch(name)) == ours[name] for name in brought)
-    )
+    return bool(brought) and all(name in ours and lines(model.fetch(name)) == ours[name] for name in brought)

@@ -87,6 +87,7 @@ def why(error: Exception) -> str | None:
         HTTPError,
         LocalTokenNotFoundError,
         OfflineModeIsEnabled,
+        RevisionNotFoundError,
     )
 
     if isinstance(error, ValueError) and "metadata in README.md" in str(error):
@@ -102,6 +103,8 @@ def why(error: Exception) -> str | None:
                 return "HF_HUB_OFFLINE forbids to ask the Hub; unset it"
             case GatedRepoError():
                 return "it is gated: accept its terms on its page on the Hub"
+            case RevisionNotFoundError():
+                return "it is on the Hub, and has no such revision: its page lists commits, tags and branches"
             case HFValidationError():
                 return f"no name on the Hub ({_first_line(cause)})"
             case HfHubHTTPError():
