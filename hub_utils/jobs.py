@@ -153,10 +153,12 @@ def main(tokens: list[str]) -> int:
     _check(known, flags)
     secrets = {name: os.environ[name] for name in known.secret}
     check_checkout()
-    plan = _understood(known, flags)
     with tempfile.TemporaryDirectory() as folder:
-        with tqdm(total=1, desc="Building the wheel", bar_format="{desc} {elapsed}", leave=False, disable=None):
+        with tqdm(total=2, desc="Preparing", unit=" steps", leave=False, disable=None) as bar:
+            plan = _understood(known, flags)
+            bar.update()
             wheel = build_wheel(Path(folder))
+            bar.update()
         if known.dry_run:
             rehearse(plan, wheel, secrets)
         else:

@@ -103,7 +103,7 @@ class LoopbackHub:
     ) -> None:
         """Let requests go wrong: after `skip`, the next `times` of those whose "METHOD /path" has `pattern` in it.
 
-        `how` is what happens to them. A fault that comes later in the list of those planned waits for the earlier.
+        `how` is what happens to them. Of several faults that are meant for a request, it meets the one planned first.
 
         - "refuse": the connection is closed, and nothing is done;
         - "lose": all is done, and the connection closed without an answer;

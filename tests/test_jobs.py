@@ -289,27 +289,28 @@ def test_what_pip_cannot_build_is_one_line(monkeypatch, tmp_path):
 
 def clean_machine(folder: Path) -> dict[str, str]:
     """The environment of a machine that has the libraries and nothing of ours; pip needs no network for them."""
-    libraries, installed = folder / "libraries", Path(sysconfig.get_path("purelib"))
-    libraries.mkdir()
+    libraries, installed = folder / "libraries" / "site-packages", Path(sysconfig.get_path("purelib"))
+    libraries.mkdir(parents=True)  # a path by which dill, too, knows a library from somebody's script
     ours = ("image_folder_to_demo", "__editable__", "distutils-precedence", "pip")
     for path in installed.iterdir():
         if not path.name.startswith(ours):
             (libraries / path.name).symlink_to(path)
     venv.create(folder / "venv", with_pip=True)
     python = folder / "venv" / "bin" / "python"
-    packages = subprocess.check_output(
-        [python, "-c", "import sysconfig; print(sysconfig.get_path('purelib'))"], text=True
-    )
+    # Python 3.11 brings an old one along, in front of that of the libraries.
+    subprocess.run([python, "-m", "pip", "uninstall", "-y", "-q", "setuptools"], check=True)
+    where = "import sysconfig; print(sysconfig.get_path('purelib'))"
+    packages = subprocess.check_output([python, "-c", where], text=True)
     Path(packages.strip(), "libraries.pth").write_text(f"{libraries}\n")
-    for script in importlib.metadata.entry_points(group="console_scripts", name="hf") + importlib.metadata.entry_points(
-        group="console_scripts", name="accelerate"
-    ):
+    scripts = importlib.metadata.entry_points(group="console_scripts")
+    for script in (scripts["hf"], scripts["accelerate"]):
         path = folder / "venv" / "bin" / script.name
         path.write_text(
             f"#!{python}\nimport sys\nfrom {script.module} import {script.attr}\nsys.exit({script.attr}())\n"
         )
         path.chmod(0o755)
-    return {"PATH": f"{python.parent}{os.pathsep}/usr/bin{os.pathsep}/bin", "HOME": str(folder), "PIP_NO_INDEX": "1"}
+    path = os.pathsep.join([str(python.parent), "/usr/bin", "/bin"])
+    return {"PATH": path, "HOME": str(folder), "TMPDIR": str(folder), "PIP_NO_INDEX": "1"}
 
 
 @pytest.mark.slow
