@@ -86,7 +86,10 @@ def push(
     """
     contents = _contents(run, repo_id, tag, without_results)
     set_patience()
-    who = account()
+    try:
+        who = account()
+    except UserError as error:
+        raise UserError(f"{error}; nothing has changed on the Hub") from error
     name = full_name(repo_id, default_name(run), who)
     owner = name.partition("/")[0]
     if owner not in (who.name, *who.organisations):
@@ -179,7 +182,7 @@ def _info(name: str) -> Any:
 def _look(info: Any, public: bool, contents: Contents) -> dict[str, Any]:
     """The files of a repo that is there, if it is one to push to."""
     _check_visibility(info, public)
-    there = files_of(info.id, info.sha)
+    there = files_of(info)
     elsewhere = f"--repo_id OWNER/NAME for another repo; its page is {_address(info.id)}"
     if "recipe.json" not in there and any(fnmatchcase(path, name) for path in there for name in MODEL):
         raise UserError(f"'{info.id}' holds a model that was not pushed from a run; {elsewhere}")

@@ -438,6 +438,17 @@ def test_help_is_quick_and_says_how_it_goes():
     assert not [name for name in ("torch", "transformers", "huggingface_hub") if f" {name}\n" in said.stderr]
 
 
+def test_large_files_go_through_xet_where_the_hub_has_it(run, tmp_path):
+    with LoopbackHub(tokens={ALICE: "alice"}) as hub:
+        environment = hub.environment(tmp_path / "home", ALICE, xet=True) | {"PYTHONPATH": str(ROOT)}
+        command = [sys.executable, "-m", "hub_utils.push", str(run), "--no_verify"]
+        for changed in ("README.md (", "nothing: the Hub has all of this already"):
+            finished = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
+            assert finished.returncode == 0 and f"changed    {changed}" in finished.stdout, finished.stderr
+        assert [path for path in asked(hub, "GET") if "xet-write-token" in path] and asked(hub, "PUT") == []
+        assert hub.files("alice/colours")["model.safetensors"] == (run / "model.safetensors").read_bytes()
+
+
 def test_the_command_pushes_and_tries_out_what_came_out_in_an_empty_cache(run, tmp_path):
     with LoopbackHub(tokens={ALICE: "alice"}) as hub:
         environment = hub.environment(tmp_path / "home", ALICE) | {"PYTHONPATH": str(ROOT)}

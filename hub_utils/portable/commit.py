@@ -21,20 +21,18 @@ def set_patience() -> None:
 
 
 def info_of(repo_id: str, repo_type: str | None = None, token: bool | None = None) -> Any:
-    """What the Hub says of a repo; its `sha` is main's last commit. Anonymously if `token` is False."""
+    """What the Hub says of a repo, its files and main's last commit, `sha`, included; anonymously if `token` is False.
+
+    One request for all of it, so that no commit comes between; and it can be told how long to wait, as a tree cannot.
+    """
     from huggingface_hub import HfApi
 
-    # These calls alone would rather wait for ever than as long as is said above.
-    return HfApi(token=token).repo_info(repo_id, repo_type=repo_type, timeout=PATIENCE)
+    return HfApi(token=token).repo_info(repo_id, repo_type=repo_type, files_metadata=True, timeout=PATIENCE)
 
 
-def files_of(repo_id: str, revision: str, repo_type: str | None = None) -> dict[str, Any]:
-    """What a revision holds: a `RepoFile` by path."""
-    from huggingface_hub import HfApi
-    from huggingface_hub.hf_api import RepoFile
-
-    tree = HfApi().list_repo_tree(repo_id, recursive=True, revision=revision, repo_type=repo_type)
-    return {entry.path: entry for entry in tree if isinstance(entry, RepoFile)}
+def files_of(info: Any) -> dict[str, Any]:
+    """What main holds, as `info_of` has it: a `RepoSibling` by path."""
+    return {file.rfilename: file for file in info.siblings or ()}
 
 
 def changed(files: Mapping[str, bytes | Path], there: Mapping[str, Any]) -> dict[str, bytes | Path]:
@@ -97,11 +95,11 @@ def _state(repo_id: str, files: Mapping[str, bytes | Path], head: str, repo_type
     unknown = "whether the commit is there could not be asked: it is there whole or not at all, and the same command "
     try:
         with in_words(repo_id):
-            now = info_of(repo_id, repo_type).sha
-            if now == head:
+            now = info_of(repo_id, repo_type)
+            if now.sha == head:
                 return None, "nothing has changed on the Hub"
-            if not changed(files, files_of(repo_id, now, repo_type)):
-                return now, f"all of it is on the Hub, as {now}"
+            if not changed(files, files_of(now)):
+                return now.sha, f"all of it is on the Hub, as {now.sha}"
     except (UserError, KeyboardInterrupt):
         return None, unknown + "makes sure"
-    return None, f"somebody else's commit {now} is on the Hub, and nothing of this one"
+    return None, f"somebody else's commit {now.sha} is on the Hub, and nothing of this one"

@@ -202,6 +202,8 @@ def why(error: Exception, flag: str = "--repo_id") -> str | None:
         RevisionNotFoundError,
     )
 
+    if isinstance(error, ValueError) and "metadata in README.md" in str(error):
+        return f"the Hub refuses the card: {' '.join(str(error).split())}"  # it says more than the status behind it
     causes: list[BaseException] = [error]
     while (deeper := causes[-1].__cause__ or causes[-1].__context__) is not None and deeper not in causes:
         causes.append(deeper)
@@ -225,8 +227,6 @@ def why(error: Exception, flag: str = "--repo_id") -> str | None:
                 f"the Hub cannot be reached ({_first_line(cause)}); is the network there? The same command again, or "
                 "another Hub with HF_ENDPOINT=https://…"
             )
-    if isinstance(error, ValueError) and "metadata in README.md" in str(error):
-        return f"the Hub refuses the card: {' '.join(str(error).split())}"
     return None
 
 
