@@ -15,7 +15,8 @@ import subprocess
 import sys
 import tempfile
 import zipfile
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from textwrap import indent
@@ -25,6 +26,7 @@ from tqdm import tqdm
 
 from hub_utils.portable.command import Parser, UserError, run_command
 from hub_utils.portable.hub import Account, account, full_name, in_words, without_token
+from hub_utils.portable.repo import Repo, changed, commit, find_repo, make_repo, set_patience
 from hub_utils.wheel import ROOT, build_wheel, check_checkout, requirement, requirements
 
 if TYPE_CHECKING:
@@ -201,24 +203,26 @@ def submit(plan: Plan, wheel: Path, secrets: Mapping[str, str], say: Callable[[s
     from huggingface_hub import HfApi, get_token
 
     nothing = "nothing was started"
-    who = account()
+    set_patience()
+    who = account(state=nothing)
     repo_id, code = full_name(plan.repo_id, plan.name, who), f"{who.name}/{CODE}"
-    owner = repo_id.partition("/")[0]
-    if owner not in (who.name, *who.organisations):
-        raise UserError(f"'{repo_id}' belongs to {owner}, and this token to {who.name}; --repo_id {who.name}/NAME")
+    with _nothing_started():
+        find_repo(repo_id, who, public=plan.public)  # or the run could not be pushed there in the end
+        code_repo = find_repo(code, who, flag="")
     with in_words("the machines for jobs", state=nothing):
         machines = {each.name: each for each in HfApi().list_jobs_hardware()}
     _check_flavor(plan.flavor, machines)
     _check_readable(plan)
     files = plan.files(wheel)
-    commit = _send(files, code, plan.name)
-    script = plan.script(files, code, commit, repo_id)
+    with _nothing_started():
+        sha = _send(files, code_repo, plan.name)
+    script = plan.script(files, code, sha, repo_id)
     job = _start(plan, script, who.name, {"HF_TOKEN": get_token(), **secrets})
     machine = machines[plan.flavor]
     price = f"{machine.unit_cost_usd:.4f} USD a {machine.unit_label}"
     say(f"started    job {job.id} on {plan.flavor}, {price}, for {plan.timeout} at most")
     say(f"page       {job.url}")
-    say(f"code       {code} at {commit[:8]}, private")
+    say(f"code       {code} at {sha[:8]}, private")
     say(f"writes     {plan.writes(repo_id)}")
     say(f"stop       hf jobs cancel {job.id}")
     if plan.saves:
@@ -295,19 +299,20 @@ def _check_readable(plan: Plan) -> None:
             HfApi().model_info(plan.resume)
 
 
-def _send(files: Mapping[str, bytes | Path], code: str, name: str) -> str:
-    """Commit the code to its private repo, if it is not there already; the commit's hash."""
-    from huggingface_hub import CommitOperationAdd, HfApi
+@contextmanager
+def _nothing_started() -> Iterator[None]:
+    """Whatever is refused within it, no job runs and costs money."""
+    try:
+        yield
+    except UserError as error:
+        raise UserError(f"{error}; nothing was started") from error
 
-    with in_words(f"'{code}'", state="nothing was started"):
-        HfApi().create_repo(code, private=True, exist_ok=True)
-        if not HfApi().model_info(code).private:
-            raise UserError(
-                f"'{code}' is public, and the code would be, too: make it private in its settings, "
-                f"https://huggingface.co/{code}/settings, then the same command again"
-            )
-        operations = [CommitOperationAdd(path, content) for path, content in files.items()]
-        return HfApi().create_commit(code, operations, commit_message=f"Code of a job: {name}").oid
+
+def _send(files: Mapping[str, bytes | Path], code: Repo, name: str) -> str:
+    """Commit the code to its private repo, if it is not there already; the commit's hash."""
+    code = make_repo(code)
+    new = changed(files, code)
+    return commit(code, new, f"Code of a job: {name}") if new else code.head
 
 
 def _start(plan: Plan, script: str, namespace: str, secrets: Mapping[str, str]) -> JobInfo:

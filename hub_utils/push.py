@@ -9,15 +9,24 @@ import re
 import shlex
 import sys
 from collections.abc import Callable, Mapping
-from contextlib import suppress
 from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import Any
 
 from hub_utils.allowlist import Contents, contents_of, may_go, read_json
 from hub_utils.portable.command import Parser, UserError, run_command
-from hub_utils.portable.commit import changed, commit, files_of, info_of, set_patience
 from hub_utils.portable.hub import Account, account, full_name, in_words
+from hub_utils.portable.repo import (
+    Repo,
+    changed,
+    check_tag,
+    check_tag_free,
+    commit,
+    find_repo,
+    info_of,
+    make_repo,
+    set_patience,
+    set_tag,
+)
 
 USAGE = (
     "python -m hub_utils.push RUN [--repo_id NS/NAME] [--public] [--tag NAME] [--message TEXT]\n"
@@ -86,35 +95,24 @@ def push(
     """
     contents = _contents(run, repo_id, tag, without_results)
     set_patience()
-    try:
-        who = account()
-    except UserError as error:
-        raise UserError(f"{error}; nothing has changed on the Hub") from error
-    name = full_name(repo_id, default_name(run), who)
-    owner = name.partition("/")[0]
-    if owner not in (who.name, *who.organisations):
-        raise UserError(f"'{name}' belongs to {owner}, and this token to {who.name}; --repo_id {who.name}/NAME")
-    with in_words(f"'{name}'", state="nothing has changed on the Hub"):
-        info = _info(name)
-        there = _look(info, public, contents) if info else {}
-        tagged = _tagged(info.id, tag) if info and tag else None
+    who = account(state="nothing has changed on the Hub")
+    repo = find_repo(full_name(repo_id, default_name(run), who), who, public=public)
+    _look(repo, contents)
     _complete_serving(contents, say)
-    files = _to_send(contents, name, message, say)
+    files = _to_send(contents, repo.repo_id, message, say)
     _warn_of_data(contents, public, say)
-    new = changed(files, there)
-    if tagged and (new or tagged != info.sha):
-        raise UserError(f"'{name}' has a tag {tag} already, and no tag is ever moved; another --tag")
-    if info is None:
-        info = _create(name, public)
-    name, sha = info.id, info.sha
+    new = changed(files, repo)
+    has_tag = check_tag_free(repo, tag, new)
+    repo = make_repo(repo)
+    sha = repo.head
     if new:
-        say(f"pushing    {len(new)} files, {_size(sum(map(_length, new.values())))}, to {_address(name)}")
-        sha = commit(name, new, info.sha, message)
-    if tag and not tagged:
-        _tag(name, tag, sha)
-    _tell(contents, name, sha, new, tag, public, say)
+        say(f"pushing    {len(new)} files, {_size(sum(map(_length, new.values())))}, to {repo.url}")
+        sha = commit(repo, new, message)
+    if tag and not has_tag:
+        set_tag(repo, tag, sha)
+    _tell(contents, repo, sha, new, tag, say)
     if verify:
-        _verify(name, sha, say)
+        _verify(repo, sha, say)
     return sha
 
 
@@ -141,9 +139,7 @@ def rehearse(
         say(f"goes       {path} ({told or _size(_length(files[path]))})")
     for path, reason in contents.stays.items():
         say(f"stays      {path}: {reason}")
-    say(
-        f"to         {_address(name)}, {'for all to see' if public else 'for you alone'}{f', tagged {tag}' * bool(tag)}"
-    )
+    say(f"to         {Repo(name).url}, {_eyes(public)}{f', tagged {tag}' * bool(tag)}")
     say("next       the same command without --dry_run; nothing was sent")
 
 
@@ -155,6 +151,7 @@ def default_name(run: Path) -> str:
 def _contents(run: Path, repo_id: str | None, tag: str | None, without_results: bool) -> Contents:
     """What of the run may go, if the command is one that can be carried out at all."""
     full_name(repo_id, default_name(run), Account("you"))  # before the Hub is asked anything
+    check_tag(tag)
     contents = contents_of(run)
     if contents.unmeasured and not without_results:
         measure = shlex.join(["python", "training/eval.py", str(run)])
@@ -162,52 +159,21 @@ def _contents(run: Path, repo_id: str | None, tag: str | None, without_results: 
             f"'{run}' has not been measured ({contents.unmeasured}): {measure}; or --without_results, and the card has "
             "training's own figures"
         )
-    if tag is not None and (not re.fullmatch(r"\w[\w.-]*(?<!\.)(?<!\.lock)", tag, re.ASCII) or ".." in tag):
-        raise UserError(f"{tag!r} cannot be a tag: letters, digits, '_', '-' and '.', as v1.0")
-    if tag == "main" or re.fullmatch("[0-9a-f]{40}", tag or ""):
-        raise UserError(f"a tag called '{tag}' would be taken for a branch or a commit; v1, for one")
     return contents
 
 
-def _info(name: str) -> Any:
-    """What the Hub says of a repo; None if it has none of this name, or none for us."""
-    from huggingface_hub.errors import RepositoryNotFoundError
-
-    try:
-        return info_of(name)
-    except RepositoryNotFoundError:
-        return None
-
-
-def _look(info: Any, public: bool, contents: Contents) -> dict[str, Any]:
-    """The files of a repo that is there, if it is one to push to."""
-    _check_visibility(info, public)
-    there = files_of(info)
-    elsewhere = f"--repo_id OWNER/NAME for another repo; its page is {_address(info.id)}"
-    if "recipe.json" not in there and any(fnmatchcase(path, name) for path in there for name in MODEL):
-        raise UserError(f"'{info.id}' holds a model that was not pushed from a run; {elsewhere}")
-    stale = sorted(path for path in there if may_go(path) and path not in {*contents.files, *MADE})
+def _look(repo: Repo, contents: Contents) -> None:
+    """Refuse a repo in which something stands that this run would replace, or that would go on telling of another."""
+    elsewhere = f"--repo_id OWNER/NAME for another repo; its page is {repo.url}"
+    if "recipe.json" not in repo.files and any(fnmatchcase(path, name) for path in repo.files for name in MODEL):
+        raise UserError(f"'{repo.repo_id}' holds a model that was not pushed from a run; {elsewhere}")
+    stale = sorted(path for path in repo.files if may_go(path) and path not in {*contents.files, *MADE})
     if stale:
         raise UserError(
-            f"'{info.id}' holds {', '.join(stale)} of an earlier push, which this run has not, and which would tell of "
-            f"another model; nothing is ever deleted from here: delete them on {_address(info.id)}/tree/main, or "
+            f"'{repo.repo_id}' holds {', '.join(stale)} of an earlier push, which this run has not, and which would "
+            f"tell of another model; nothing is ever deleted from here: delete them on {repo.url}/tree/main, or "
             "--repo_id OWNER/NAME for another repo"
         )
-    return there
-
-
-def _check_visibility(info: Any, public: bool) -> None:
-    if not info.private and not public:
-        raise UserError(f"'{info.id}' is public; --public says that you mean it, --repo_id names another")
-    if info.private and public:
-        raise UserError(f"'{info.id}' is private; {_address(info.id)}/settings makes it public, and nothing here does")
-
-
-def _tagged(name: str, tag: str) -> str | None:
-    """The commit that bears a tag."""
-    from huggingface_hub import HfApi
-
-    return next((each.target_commit for each in HfApi().list_repo_refs(name).tags if each.name == tag), None)
 
 
 def _needs_serving(contents: Contents) -> bool:
@@ -293,71 +259,41 @@ def _warn_of_data(contents: Contents, public: bool, say: Callable[[str], None]) 
         say(f"warning    the card will name the data set '{dataset}', which is private or not on the Hub")
 
 
-def _create(name: str, public: bool) -> Any:
-    """What the Hub says of a new repo of this name."""
-    from huggingface_hub import HfApi
-
-    with in_words(f"'{name}'", state="no file was sent, but an empty repo of this name may be there"):
-        created = HfApi().create_repo(name, private=not public, exist_ok=True)
-        info = info_of(created.repo_id)
-    _check_visibility(info, public)
-    return info
-
-
-def _tag(name: str, tag: str, sha: str) -> None:
-    from huggingface_hub import HfApi
-
-    state = f"all files are there, as {sha}, and the same command again makes the tag"
-    try:
-        with in_words(f"the tag {tag} of '{name}'", state=state):
-            HfApi().create_tag(name, tag=tag, revision=sha)
-    except UserError as error:
-        with suppress(UserError), in_words(name):
-            if _tagged(name, tag) == sha:  # it was only the answer that was lost
-                return
-        raise error
-    except KeyboardInterrupt as error:
-        raise UserError(f"interrupted; {state}") from error
-
-
 def _tell(
     contents: Contents,
-    name: str,
+    repo: Repo,
     sha: str,
     new: Mapping[str, bytes | Path],
     tag: str | None,
-    public: bool,
     say: Callable[[str], None],
 ) -> None:
     """What came of it, and how to use it."""
     sizes = ", ".join(f"{path} ({_size(_length(content))})" for path, content in new.items())
     say(f"changed    {sizes or 'nothing: the Hub has all of this already, and no commit was made'}")
-    say(f"model      {_address(name)}, {'for all to see' if public else 'for you alone'}")
+    say(f"model      {repo.url}, {_eyes(repo.public)}")
     say(f"revision   {sha}{f', tagged {tag}' if tag else ''}")
     custom = ", trust_remote_code=True" if "auto_map" in contents.config else ""
     say("use        from transformers import pipeline")
-    say(f'           pipeline("image-classification", model="{name}", revision="{sha}"{custom})("photo.jpg")')
+    say(f'           pipeline("image-classification", model="{repo.repo_id}", revision="{sha}"{custom})("photo.jpg")')
 
 
-def _verify(name: str, sha: str, say: Callable[[str], None]) -> None:
+def _eyes(public: bool) -> str:
+    return "for all to see" if public else "for you alone"
+
+
+def _verify(repo: Repo, sha: str, say: Callable[[str], None]) -> None:
     from hub_utils.verify import verify
 
-    again = f"python -m hub_utils.verify {name} tries it again"
+    again = f"python -m hub_utils.verify {repo.repo_id} tries it again"
     try:
-        passed = verify(name, sha, say)
+        passed = verify(repo.repo_id, sha, say)
     except UserError as error:
         raise UserError(f"all files are on the Hub, as {sha}, but could not be tried out: {error}; {again}") from error
     if not passed:
         raise UserError(
             f"all files are on the Hub, as {sha}, but not all that is asked of them holds: see above; {again}, and "
-            f"{_address(name)}/commits/main has the revisions before"
+            f"{repo.url}/commits/main has the revisions before"
         )
-
-
-def _address(name: str) -> str:
-    from huggingface_hub import constants
-
-    return f"{constants.ENDPOINT}/{name}"
 
 
 def _length(content: bytes | Path) -> int:

@@ -231,7 +231,7 @@ def test_who_may_not_write_starts_nothing(hub, as_alice, built, monkeypatch, tok
 
 def test_code_is_not_put_where_everybody_sees_it(hub, as_alice, built):
     hub.add(CODE, {"README.md": b"mine"})
-    with pytest.raises(UserError, match=rf"'{CODE}' is public, .*/settings"):
+    with pytest.raises(UserError, match=rf"'{CODE}' is public; .*/settings makes it private; nothing was started"):
         jobs.submit(plan(), built, {})
     assert hub.jobs == [] and hub.files(CODE) == {"README.md": b"mine"}
 

@@ -329,7 +329,7 @@ def test_whoever_may_not_write_is_told_how_to(hub, run, monkeypatch, token, expe
 def test_another_ones_name_is_refused(hub, run):
     hub.add("bob/colours", {"README.md": b"mine"})
     said = refusal(run, "--repo_id", "bob/colours")
-    assert "belongs to bob" in said and "--repo_id alice/NAME" in said
+    assert "belongs to bob" in said and "--repo_id alice/" in said
     assert hub.files("bob/colours") == {"README.md": b"mine"}
 
 
@@ -339,7 +339,7 @@ def test_a_hub_that_is_down(hub, run):
 
 
 def test_a_hub_that_says_nothing_is_not_waited_for_for_ever(hub, run, monkeypatch):
-    monkeypatch.setattr("hub_utils.portable.commit.PATIENCE", 0.3)
+    monkeypatch.setattr("hub_utils.portable.repo.PATIENCE", 0.3)
     hub.fail("GET /api/models", "hang", seconds=60)
     assert "the Hub cannot be reached" in refusal(run)
 

@@ -354,7 +354,7 @@ def test_pushing_again_sends_what_has_changed_and_old_files_stay_without_being_r
     second = hub.commits("alice/mine", "dataset")[-1]
     assert "files of an earlier push are there still, and are not read" in said
     assert set(hub.files("alice/mine", "dataset", first)) <= set(second.files)
-    assert "tag 'v1' already" in refusal(photos, "--repo_id", "mine", "--tag", "v1")
+    assert "a tag v1 already" in refusal(photos, "--repo_id", "mine", "--tag", "v1")
     code = """
 import json
 from datasets import load_dataset
@@ -421,14 +421,14 @@ def test_what_is_wrong_is_one_line_with_the_next_step(hub, tmp_path, monkeypatch
     assert "no images in" in refusal(tmp_path / "empty", "--repo_id", "mine")
     assert "only one class" in refusal(one, "--repo_id", "mine")
     assert "cannot be a name on the Hub" in refusal(photos, "--repo_id", "a b")
-    assert "would belong to bob, the token is alice's; --repo_id alice/mine" in refusal(photos, "--repo_id", "bob/mine")
+    assert "belongs to bob, and this token to alice; --repo_id alice/NAME" in refusal(photos, "--repo_id", "bob/mine")
     hub.add("alice/other", {"notes.txt": b"mine"}, "dataset", private=True)
     assert "holds something else (1 files, such as notes.txt): choose another --repo_id" in refusal(
         photos, "--repo_id", "other"
     )
     assert hub.files("alice/other", "dataset") == {"notes.txt": b"mine"}
     hub.add("alice/seen", {}, "dataset")
-    assert "is public: everybody would see" in refusal(photos, "--repo_id", "seen")
+    assert "is public; --public says that you mean it" in refusal(photos, "--repo_id", "seen")
     tell(photos, "--repo_id", "mine")
     settings = f"{hub.url}/datasets/alice/mine/settings"
     assert settings in refusal(photos, "--repo_id", "mine", "--public", "--i_have_the_right")

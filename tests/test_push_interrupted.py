@@ -101,7 +101,7 @@ def test_whatever_goes_wrong_wherever(run, monkeypatch, before, fault):
         with hub_with(before) as hub:
             plan(hub, number, request, fault)
             with monkeypatch.context() as patch:
-                patch.setattr("hub_utils.portable.commit.PATIENCE", 0.4 if fault == "hang" else 60)
+                patch.setattr("hub_utils.portable.repo.PATIENCE", 0.4 if fault == "hang" else 60)
                 said, where = told(run), f"{fault} at {request}"
             left = state(hub)
             assert left in (before, after), where

@@ -20,7 +20,7 @@ from training.command import Parser, recipe_or_images, run_command
 from training.recipe import Recipe, UserError, recipe_names
 
 if TYPE_CHECKING:
-    from hub_utils.portable.hub import Repo
+    from hub_utils.portable.repo import Repo
     from training.data.shards import Written
     from training.data.survey import Survey
 
@@ -117,24 +117,23 @@ def main(tokens: list[str]) -> int:
 
 def _repo(known: argparse.Namespace) -> Repo:
     """Where it will be, once it is sure that it may be there; in a dry run nobody is asked."""
-    from hub_utils.portable import hub
-    from hub_utils.portable.commit import set_patience
+    from hub_utils.portable.hub import Account, account, full_name
+    from hub_utils.portable.repo import Repo, check_tag, find_repo, set_patience
     from training.data.dataset_card import MARK
 
+    check_tag(known.tag, UserError)
     if known.dry_run:
-        repo_id = hub.full_name(known.repo_id, "NAME", hub.Account("OWNER"), UserError)
-        return hub.Repo(repo_id, "dataset", known.public)
+        repo_id = full_name(known.repo_id, "NAME", Account("OWNER"), UserError)
+        return Repo(repo_id, "dataset", known.public)
     set_patience()
-    who = hub.account(UserError)
-    repo = hub.find_repo(hub.full_name(known.repo_id, "", who, UserError), "dataset", known.public, who, UserError)
+    who = account(UserError)
+    repo = find_repo(full_name(known.repo_id, "", who, UserError), who, "dataset", known.public, UserError)
     card = repo.info.card_data if repo.info else None
     if repo.files and MARK not in ((card and card.get("tags")) or ()):
         raise UserError(
             f"'{repo.repo_id}' is there and holds something else ({len(repo.files)} files, such as "
             f"{min(repo.files)}): choose another --repo_id"
         )
-    if known.tag:
-        hub.check_tag(repo, known.tag, UserError)
     return repo
 
 
@@ -206,21 +205,20 @@ def _eyes(public: bool) -> str:
 
 def _push(repo: Repo, survey: Survey, written: Written, folder: Path, tag: str | None) -> None:
     """Send what has changed, in one commit, and say what is there now."""
-    from hub_utils.portable import hub
-    from hub_utils.portable.commit import changed, commit, files_of
+    from hub_utils.portable.repo import changed, check_tag_free, commit, make_repo, set_tag
 
     names = ["README.md", *(name for names in written.files.values() for name in names)]
-    repo = hub.make_repo(repo, UserError)
-    with hub.in_words(f"'{repo.repo_id}'", UserError, "nothing has changed there"):
-        new = changed({name: folder / name for name in names}, files_of(repo.repo_id, repo.head, repo.kind))
+    new = changed({name: folder / name for name in names}, repo)
+    has_tag = check_tag_free(repo, tag, new, UserError)
+    repo = make_repo(repo, UserError)
     message = f"{len(survey.rows):,} images in {len(written.names)} classes"
-    revision = commit(repo.repo_id, new, repo.head, message, UserError, repo.kind) if new else repo.head
-    if tag:
-        hub.set_tag(repo, tag, revision, UserError)
+    revision = commit(repo, new, message, UserError) if new else repo.head
+    if tag and not has_tag:
+        set_tag(repo, tag, revision, UserError)
     print(f"wrote      {repo.url} ({'public' if repo.public else 'private'})")
     print(f"           {len(new)} of {len(names)} files had changed and were sent")
     print(f"revision   {revision}{f', tag {tag}' if tag else ''}")
-    old = {name for name in repo.files if name.startswith("data/")} - set(names)
+    old = {name for name in repo.files if name.startswith("data/")} - {*names}
     if old:
         print(f"note       {len(old)} files of an earlier push are there still, and are not read: {repo.url}/tree/main")
 

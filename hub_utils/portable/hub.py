@@ -1,12 +1,12 @@
-"""The Hub, for whoever writes to it: who we are there, what a repo is called, and what went wrong, in words."""
+"""The Hub, for whoever reads or writes there: who we are, what a repo is called, and what went wrong, in words."""
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
-from typing import Any
+from dataclasses import dataclass
 
 from hub_utils.portable.command import UserError
 
@@ -22,8 +22,8 @@ class Account:
     organisations: tuple[str, ...] = ()
 
 
-def account(wrong: type[Exception] = UserError) -> Account:
-    """Who we are on the Hub, by one request.
+def account(wrong: type[Exception] = UserError, state: str = "") -> Account:
+    """Who we are on the Hub, by one request; `state` as in `in_words`.
 
     Raises:
         wrong: there is no token, the Hub does not know it, or it may only read; or the Hub cannot be asked.
@@ -32,7 +32,7 @@ def account(wrong: type[Exception] = UserError) -> Account:
 
     if not get_token():
         raise wrong(f"no token for the Hub: {LOGIN}")
-    with in_words("your account on the Hub", wrong):
+    with in_words("your account on the Hub", wrong, state):
         told = HfApi().whoami()
     if told.get("auth", {}).get("accessToken", {}).get("role") == "read":
         raise wrong(f"{told['name']}'s token may only read: {LOGIN}")
@@ -62,114 +62,6 @@ def full_name(
             f"without '--' or '..'; {flag} takes one"
         ) from error
     return name
-
-
-@dataclass(frozen=True)
-class Repo:
-    """A repo to push to, as it is on the Hub now: `head` is main's commit, and `info` what the Hub says of it.
-
-    Both are None if there is none of the name yet. `kind` is "model", "dataset" or "space".
-    """
-
-    repo_id: str
-    kind: str
-    public: bool
-    head: str | None = None
-    info: Any = None
-
-    @property
-    def url(self) -> str:
-        """Its page."""
-        from huggingface_hub import constants
-
-        folder = "" if self.kind == "model" else f"{self.kind}s/"
-        return f"{constants.ENDPOINT}/{folder}{self.repo_id}"
-
-    @property
-    def files(self) -> set[str]:
-        """What somebody has put there: a new repo has one file of the Hub's own."""
-        return {each.rfilename for each in self.info.siblings or ()} - {".gitattributes"} if self.info else set()
-
-
-def find_repo(repo_id: str, kind: str, public: bool, who: Account, wrong: type[Exception] = UserError) -> Repo:
-    """The repo that will be pushed to, by one request; nothing is written.
-
-    Raises:
-        wrong: it belongs to another, its visibility is not what is asked for, or the Hub cannot be asked.
-    """
-    from huggingface_hub import HfApi
-    from huggingface_hub.errors import RepositoryNotFoundError
-
-    owner, name = repo_id.split("/")
-    if owner.lower() not in {each.lower() for each in (who.name, *who.organisations)}:
-        raise wrong(f"'{repo_id}' would belong to {owner}, the token is {who.name}'s; --repo_id {who.name}/{name}")
-    new = Repo(repo_id, kind, public)
-    with in_words(f"'{repo_id}'", wrong):
-        try:
-            info = HfApi().repo_info(repo_id, repo_type=kind)
-        except RepositoryNotFoundError:
-            return new
-    if info.private and public:
-        raise wrong(
-            f"'{repo_id}' is private, and --public is for all to see; make it public yourself at {new.url}/settings, "
-            "leave --public out, or choose another --repo_id"
-        )
-    if not info.private and not public:
-        raise wrong(
-            f"'{repo_id}' is public: everybody would see what is pushed; add --public if they may, or choose another "
-            "--repo_id"
-        )
-    return Repo(repo_id, kind, public, info.sha, info)
-
-
-def make_repo(repo: Repo, wrong: type[Exception] = UserError) -> Repo:
-    """The repo, which is made if there is none yet.
-
-    Raises:
-        wrong: the Hub does not make it.
-    """
-    from huggingface_hub import HfApi
-
-    if repo.head:
-        return repo
-    api, none = HfApi(), "nothing is on the Hub, or a repo with nothing in it"
-    with in_words(f"'{repo.repo_id}'", wrong, none):
-        api.create_repo(repo.repo_id, repo_type=repo.kind, private=not repo.public)
-        info = api.repo_info(repo.repo_id, repo_type=repo.kind)
-    if info.private == repo.public:
-        raise wrong(f"'{repo.repo_id}' was made by somebody else meanwhile; the same command again")
-    return replace(repo, head=info.sha, info=info)
-
-
-def check_tag(repo: Repo, tag: str, wrong: type[Exception] = UserError) -> None:
-    """Raise `wrong` if a commit before main's head has this tag, for a tag stays where it is."""
-    from huggingface_hub import HfApi
-
-    if repo.head is None:
-        return
-    with in_words(f"the tags of '{repo.repo_id}'", wrong):
-        tags = {
-            each.name: each.target_commit for each in HfApi().list_repo_refs(repo.repo_id, repo_type=repo.kind).tags
-        }
-    if tags.get(tag, repo.head) != repo.head:
-        raise wrong(f"'{repo.repo_id}' has a tag '{tag}' already, on {tags[tag]}; choose another --tag")
-
-
-def set_tag(repo: Repo, tag: str, revision: str, wrong: type[Exception] = UserError) -> None:
-    """Give a commit, which is there, a tag, unless it has it already.
-
-    Raises:
-        wrong: another commit has it, or the Hub does not take it.
-    """
-    from huggingface_hub import HfApi
-
-    api, there = HfApi(), f"the files are on the Hub (revision {revision}), the tag is not"
-    with in_words(f"tag '{tag}'", wrong, there):
-        tags = {each.name: each.target_commit for each in api.list_repo_refs(repo.repo_id, repo_type=repo.kind).tags}
-        if tag not in tags:
-            api.create_tag(repo.repo_id, tag=tag, revision=revision, repo_type=repo.kind)
-    if tags.get(tag, revision) != revision:
-        raise wrong(f"'{repo.repo_id}' has a tag '{tag}' already, on {tags[tag]}; {there}: choose another --tag")
 
 
 @contextmanager
@@ -222,6 +114,8 @@ def why(error: Exception, flag: str = "--repo_id") -> str | None:
             case HfHubHTTPError():
                 return _of_status(cause, flag)
     for cause in causes:
+        if isinstance(cause, json.JSONDecodeError):
+            return "what answered is no Hub; does the network want you to log in? Is HF_ENDPOINT right?"
         if isinstance(cause, (HTTPError, ConnectionError, TimeoutError)):
             return (
                 f"the Hub cannot be reached ({_first_line(cause)}); is the network there? The same command again, or "
