@@ -25,7 +25,7 @@ from visits import ask, bare, bare_python, golden_files, largest_difference, que
 from hub_utils.export import NATIVE_BODY
 from hub_utils.portable.predictor import load_classifier, logits_of, probabilities_of
 from training.data.source import Folder
-from training.fitting.fit import fit
+from training.fitting.fit import Options, fit
 from training.recipe import FromConfig, Recipe, ReLU, Stage, load_recipe, recipe_names
 from training.run_folder import RunFolder
 
@@ -72,7 +72,8 @@ def train(names: list[str], bases: Mapping[str, str], size: int | None, folder: 
             sized = {"image_size": recipe.image_size and (size or recipe.image_size)}
             recipe = replace(recipe, base_model=bases[recipe.base_model], **sized)
         runs[name] = RunFolder(folder / "runs" / name)
-        fit(recipe, Folder(folder / "photos"), runs[name], flags=["--bf16", "false", "--use_cpu"])
+        one_core = Options(threads=1)  # two that wait for each other are slower where other tests run
+        fit(recipe, Folder(folder / "photos"), runs[name], one_core, ["--bf16", "false", "--use_cpu"])
     return runs
 
 
