@@ -21,7 +21,7 @@ from huggingface_hub.errors import RepositoryNotFoundError
 from loopback_hub import LoopbackHub
 from safetensors.torch import load_file, save_file
 
-from training.fitting.checkpoint_repo import Saver, open_repo
+from training.fitting.checkpoint_repo import Saver, find_repo, open_repo
 from training.recipe import UserError
 from training.run_folder import RunFolder
 from training.train import main, parser
@@ -352,6 +352,17 @@ def test_a_checkpoint_that_failed_goes_with_the_next(how, here, begun, capsys):
     assert capsys.readouterr().out.count("warning") == 1
 
 
+def test_a_repo_in_which_no_checkpoint_was_saved_is_free_for_another_run(here, begun):
+    before = {"run.json": b'{"run": "another", "images": ["data.json", "splits.csv"]}', "data.json": b"{}"}
+    here.add(REPO, before, private=True)
+    write_checkpoint(begun, "1-head", 5)
+    saver(begun, []).finish()
+    told = json.loads(here.files(REPO)["run.json"])
+    assert told["run"] == json.loads(begun.checkpoint_repo.read_text())["run"] and told["images"] == ["splits.csv"]
+    assert here.files(REPO)["splits.csv"] == b"sha256,label,split\r\naa,red,train\r\n"
+    assert find_repo(REPO, begun, goes_on=True).images == ("splits.csv",)
+
+
 def test_what_is_half_written_is_not_uploaded(here, begun):
     write_checkpoint(begun, "1-head", 5)
     (write_checkpoint(begun, "1-head", 10) / "trainer_state.json").unlink()
@@ -389,7 +400,10 @@ def test_what_the_hub_refuses_is_told_before_anything_is_written(here, recipe, p
 
     here.add("alice/open-checkpoints", {"README.md": b"hello"})
     here.add("alice/model-checkpoints", {"model.safetensors": b"weights"}, private=True)
-    other = {"run.json": b'{"run": "another"}', "checkpoints/1-head/checkpoint-6/trainer_state.json": b"{}"}
+    other = {
+        "run.json": b'{"run": "another", "images": []}',
+        "checkpoints/1-head/checkpoint-6/trainer_state.json": b"{}",
+    }
     here.add("alice/other-checkpoints", other, private=True)
     for flags, token, words in (
         (["--checkpoint_repo"], "", ["no token", "hf auth login"]),

@@ -2,7 +2,7 @@
 
 What lies there, called as in the run folder:
 
-    run.json                       which run this is, by a number that it drew when it began
+    run.json                       the number that the run drew when it began, and which files tell its images
     recipe.json  log_history.csv   as they are
     checkpoints/STAGE/checkpoint-STEP/…    what a run goes on from, and nothing else; no pickle that could run code
     data.json  splits.csv  skipped.csv  conflicts.csv    of a data set on the Hub, as they are below `local/`
@@ -57,7 +57,7 @@ ASIDE = ".saving-"
 class CheckpointRepo:
     """A private repo of checkpoints as it was at `commit`, and the number of the run that may write to it.
 
-    `begun`: what lies there is of this run already.
+    `begun`: what lies there is of this run already; `images` are the files that tell which images it learns from.
     """
 
     repo_id: str
@@ -66,6 +66,7 @@ class CheckpointRepo:
     files: Mapping[str, RepoFile] = field(repr=False)
     run: str = ""
     begun: bool = False
+    images: tuple[str, ...] = ()
 
     @property
     def saved(self) -> set[str]:
@@ -86,12 +87,13 @@ class CheckpointRepo:
         """
         if self.begun:
             return
-        files: dict[str, Path | bytes] = {RUN: _json({"run": self.run}), RECIPE: run.recipe}
-        if "data_dir" in read_json(run.data):
-            files[SPLITS] = _contents(run)
-        else:
-            there = {name: run.data.with_name(name) for name in HUB_DATA}
-            files |= {name: path for name, path in there.items() if path.is_file()}
+        images: dict[str, Path | bytes] = (
+            {SPLITS: _contents(run)}
+            if "data_dir" in read_json(run.data)
+            else {path.name: path for name in HUB_DATA if (path := run.data.with_name(name)).is_file()}
+        )
+        # The names as well: of a run that never saved a checkpoint other files may lie there.
+        files = {RUN: _json({"run": self.run, "images": [*images]}), RECIPE: run.recipe, **images}
         with in_words(self.repo_id, UserError, "no checkpoint could be saved there", FLAG):
             self.add(files, "The run begins")
 
@@ -123,9 +125,8 @@ def open_repo(asked: str, run: RunFolder, goes_on: bool) -> CheckpointRepo:
     with in_words(repo_id, UserError, flag=FLAG):
         HfApi().create_repo(repo_id, private=True, exist_ok=True)
     repo = _look(repo_id)
-    there = _run_of(repo)
-    repo = replace(repo, run=mine.get("run") or uuid.uuid4().hex)
-    repo = replace(repo, begun=there == repo.run)
+    number = mine.get("run") or uuid.uuid4().hex
+    repo = replace(repo, run=number, begun=repo.run == number)
     if repo.saved and not repo.begun:
         raise UserError(
             f"'{repo_id}' holds the checkpoints of another run: --resume {repo_id} goes on with that one, {FLAG} with "
@@ -143,9 +144,8 @@ def find_repo(asked: str, run: RunFolder, goes_on: bool) -> CheckpointRepo:
     """
     repo_id = _repo_id(asked, run, "--resume")
     repo = _look(repo_id)
-    if RUN not in repo.files:
+    if not repo.run:
         raise UserError(f"'{repo_id}' holds no checkpoints of a run; --resume takes what {FLAG} named when it began")
-    repo = replace(repo, run=_run_of(repo), begun=True)
     if goes_on:
         if own(run).get("run") != repo.run:
             raise UserError(
@@ -182,23 +182,24 @@ def _look(repo_id: str) -> CheckpointRepo:
         )
     if RUN not in files and files.keys() - {".gitattributes", "README.md"}:
         raise UserError(f"'{repo_id}' is there already and holds no checkpoints; choose another NAME with {FLAG}")
-    return CheckpointRepo(repo_id, f"{HfApi().endpoint}/{repo_id}", info.sha, files)
+    repo = CheckpointRepo(repo_id, f"{HfApi().endpoint}/{repo_id}", info.sha, files)
+    return _with_run(repo) if RUN in files else repo
 
 
-def _run_of(repo: CheckpointRepo) -> str:
-    """The number of the run whose checkpoints are there; nothing if none has begun.
+def _with_run(repo: CheckpointRepo) -> CheckpointRepo:
+    """With what the repo says of the run that has begun there.
 
     Raises:
         UserError: it cannot be read.
     """
     from huggingface_hub import HfApi
 
-    if RUN not in repo.files:
-        return ""
     with in_words(repo.repo_id, UserError, flag=FLAG):
         path = HfApi().hf_hub_download(repo.repo_id, RUN, revision=repo.commit)
     try:
-        return str(json.loads(Path(path).read_text(encoding="utf-8"))["run"])
+        told = json.loads(Path(path).read_text(encoding="utf-8"))
+        images = tuple(name for name in HUB_DATA if name in told["images"] and name in repo.files)
+        return replace(repo, run=str(told["run"]), begun=True, images=images)
     except (ValueError, LookupError, TypeError) as error:
         raise UserError(f"'{repo.repo_id}': its {RUN} is none of ours; choose another NAME with {FLAG}") from error
 

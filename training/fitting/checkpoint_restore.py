@@ -21,7 +21,7 @@ from hub_utils.portable.hub import in_words
 from training.data.source import Folder, HubDataset, Source, load_source
 from training.data.splits import SPLITS, Row
 from training.fitting import checkpoint_repo, checkpoints
-from training.fitting.checkpoint_repo import DATA, FLAG, HISTORY, HUB_DATA, RECIPE, RUN, STATE, CheckpointRepo
+from training.fitting.checkpoint_repo import DATA, FLAG, HISTORY, RECIPE, RUN, STATE, CheckpointRepo
 from training.recipe import UserError, first_line
 from training.run_folder import RunFolder, check_same, write_json
 from training.whole import whole_folder
@@ -38,7 +38,7 @@ def stored_source(asked: str, run: RunFolder) -> Source | None:
     from huggingface_hub import HfApi
 
     repo = checkpoint_repo.find_repo(asked, run, goes_on=False)
-    if DATA not in repo.files:
+    if DATA not in repo.images:
         return None
     with in_words(repo.repo_id, UserError, flag=FLAG):
         return _on_the_hub(Path(HfApi().hf_hub_download(repo.repo_id, DATA, revision=repo.commit)), repo)
@@ -65,7 +65,7 @@ def restore(
         raise UserError(f"'{run.path}' is not empty; --resume {repo.repo_id} needs another --output_dir")
     with whole_folder(run.path) as folder:
         copy, down = RunFolder(folder), folder / "down"
-        _download(repo, {RUN, RECIPE, HISTORY, *HUB_DATA}, down)
+        _download(repo, {RUN, RECIPE, HISTORY, *repo.images}, down)
         if not RunFolder(down).exists():
             raise UserError(f"'{repo.repo_id}' has no {RECIPE} of a run; it is not whole, {ANEW}")
         check_same(down / RECIPE, facts, repo.repo_id, ANEW)
@@ -90,7 +90,7 @@ def _place_images(
     read_again: Callable[[RunFolder, Sequence[Row]], None],
 ) -> None:
     """Write what is below `local/`: as it was, of a data set on the Hub; of local images by looking at them again."""
-    if DATA not in repo.files:
+    if DATA not in repo.images:
         if not isinstance(source, Folder):
             raise UserError(f"the run in '{repo.repo_id}' began with a folder of images; give it with --data_dir")
         read_again(copy, _rows(repo, down))
@@ -100,9 +100,8 @@ def _place_images(
         raise UserError(
             f"the run in '{repo.repo_id}' began with data set '{stored.repo_id}'; leave out --data_dir and --dataset"
         )
-    for name in HUB_DATA:
-        if (down / name).is_file():
-            (down / name).rename(copy.data.with_name(name))
+    for name in repo.images:
+        (down / name).rename(copy.data.with_name(name))
 
 
 def _on_the_hub(path: Path, repo: CheckpointRepo) -> HubDataset:
