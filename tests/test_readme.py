@@ -5,7 +5,8 @@ import shlex
 
 from conftest import ROOT
 
-from training import browse, data_report, download, predict, rocks_similarity, train
+from hub_utils import jobs, push, verify
+from training import browse, data_report, download, predict, push_dataset, rocks_similarity, train
 from training import eval as evaluation
 from training.fitting.flags import parse_flags
 from training.recipe import load_recipe, recipe_names
@@ -24,7 +25,7 @@ def commands_of(script: str) -> list[list[str]]:
 
 def test_every_training_command_can_be_typed():
     commands = commands_of("training/train.py ")
-    assert len(commands) == 27
+    assert len(commands) == 30
     for words in commands:
         known, flags = train.parser().parse_known_args(words)
         recipe = load_recipe("folder" if known.recipe == "my_recipe.py" else known.recipe)
@@ -45,6 +46,16 @@ def test_every_command_about_a_run_can_be_typed():
     assert {name: len(found) for name, found in commands.items()} == {
         "eval": 2, "browse": 1, "predict": 1, "rocks_similarity": 1,
     }  # fmt: skip
+    for name, found in commands.items():
+        for words in found:
+            scripts[name].parser().parse_args(words)
+
+
+def test_every_command_about_the_hub_can_be_typed():
+    scripts = {"hub_utils.push ": push, "hub_utils.verify ": verify, "training/push_dataset.py ": push_dataset}
+    scripts["hub_utils.jobs "] = jobs
+    commands = {name: commands_of(name) for name in scripts}
+    assert [len(found) for found in commands.values()] == [2, 1, 2, 2]
     for name, found in commands.items():
         for words in found:
             scripts[name].parser().parse_args(words)
