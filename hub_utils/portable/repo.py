@@ -124,11 +124,14 @@ def _check_visibility(repo: Repo, wrong: type[Exception], flag: str) -> None:
 def changed(files: Mapping[str, bytes | Path], repo: Repo) -> dict[str, bytes | Path]:
     """Those of `files`, by their path in the repo, that are new, or other than what is there."""
     there = repo.files
-    return {path: content for path, content in files.items() if not _is_there(content, there.get(path))}
+    return {path: content for path, content in files.items() if not is_same(content, there.get(path))}
 
 
-def _is_there(content: bytes | Path, file: Any) -> bool:
-    """A large file goes by its SHA-256, any other by its hash in git: SHA-1 of a header and the content."""
+def is_same(content: bytes | Path, file: Any) -> bool:
+    """Whether it is what the Hub has as `file`, a `RepoSibling`, or None where the Hub has nothing.
+
+    A large file goes by its SHA-256, any other by its hash in git: SHA-1 of a header and the content.
+    """
     size = len(content) if isinstance(content, bytes) else content.stat().st_size
     if file is None or file.size != size:
         return False

@@ -26,20 +26,18 @@ import uuid
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from accelerate import PartialState
 from tqdm.auto import tqdm
 from transformers import TrainerCallback
 
 from hub_utils.portable.hub import account, full_name, in_words, why, without_token
+from hub_utils.portable.repo import Repo, info_of, set_patience
 from training.data.splits import read_splits
 from training.fitting import checkpoints
 from training.recipe import UserError, first_line
 from training.run_folder import RunFolder, read_json, write_json
-
-if TYPE_CHECKING:
-    from huggingface_hub.hf_api import RepoFile
 
 FLAG = "--checkpoint_repo"
 SUFFIX = "-checkpoints"
@@ -63,7 +61,7 @@ class CheckpointRepo:
     repo_id: str
     url: str
     commit: str
-    files: Mapping[str, RepoFile] = field(repr=False)
+    files: Mapping[str, Any] = field(repr=False)  # a `RepoSibling` by path
     run: str = ""
     begun: bool = False
     images: tuple[str, ...] = ()
@@ -158,6 +156,7 @@ def find_repo(asked: str, run: RunFolder, goes_on: bool) -> CheckpointRepo:
 
 def _repo_id(asked: str, run: RunFolder, flag: str = FLAG) -> str:
     """OWNER/NAME-checkpoints."""
+    set_patience()
     asked = asked or run.path.resolve().name
     return full_name(asked.removesuffix(SUFFIX) + SUFFIX, "", account(UserError), UserError, flag)
 
@@ -168,22 +167,17 @@ def _look(repo_id: str) -> CheckpointRepo:
     Raises:
         UserError: it cannot be seen, or by everybody, or is something else.
     """
-    from huggingface_hub import HfApi
-    from huggingface_hub.hf_api import RepoFile
-
     with in_words(repo_id, UserError, flag=FLAG):
-        info = HfApi().repo_info(repo_id)
-        listed = HfApi().list_repo_tree(repo_id, recursive=True, revision=info.sha)
-        files = {each.path: each for each in listed if isinstance(each, RepoFile)}
-    if not info.private:
+        found = Repo(repo_id, info=info_of(repo_id))
+    if not found.info.private:
         raise UserError(
-            f"'{repo_id}' is public, and checkpoints are not for everybody: make it private in its settings on the "
-            f"Hub, or choose another NAME with {FLAG}"
+            f"'{repo_id}' is public, and checkpoints are not for everybody: make it private at {found.url}/settings, "
+            f"or choose another NAME with {FLAG}"
         )
-    if RUN not in files and files.keys() - {".gitattributes", "README.md"}:
+    if RUN not in found.files and found.files.keys() - {"README.md"}:
         raise UserError(f"'{repo_id}' is there already and holds no checkpoints; choose another NAME with {FLAG}")
-    repo = CheckpointRepo(repo_id, f"{HfApi().endpoint}/{repo_id}", info.sha, files)
-    return _with_run(repo) if RUN in files else repo
+    repo = CheckpointRepo(repo_id, found.url, found.head, found.files)
+    return _with_run(repo) if RUN in repo.files else repo
 
 
 def _with_run(repo: CheckpointRepo) -> CheckpointRepo:

@@ -7,7 +7,6 @@ that the Hub gives, and every state is read once with `weights_only` before Trai
 from __future__ import annotations
 
 import csv
-import hashlib
 import json
 import shutil
 from collections.abc import Callable, Collection, Sequence
@@ -18,6 +17,7 @@ import torch
 from transformers.trainer_pt_utils import safe_globals
 
 from hub_utils.portable.hub import in_words
+from hub_utils.portable.repo import is_same
 from training.data.source import Folder, HubDataset, Source, load_source
 from training.data.splits import SPLITS, Row
 from training.fitting import checkpoint_repo, checkpoints
@@ -158,20 +158,11 @@ def _download(repo: CheckpointRepo, names: Collection[str], folder: Path) -> Non
     with in_words(repo.repo_id, UserError, "nothing was written", FLAG):
         HfApi().snapshot_download(repo.repo_id, revision=repo.commit, allow_patterns=wanted, local_dir=folder)
     for name in wanted:
-        stored, path = repo.files[name], folder / name
+        path = folder / name
         if not path.is_file() or path.is_symlink():
             raise UserError(f"'{repo.repo_id}': {name} did not come; the same command again")
-        expected = stored.lfs.sha256 if stored.lfs else stored.blob_id
-        if _checksum(path, stored.lfs is not None) != expected:
+        if not is_same(path, repo.files[name]):
             raise UserError(f"'{repo.repo_id}': {name} came damaged; the same command downloads it again")
-
-
-def _checksum(path: Path, large: bool) -> str:
-    """As the Hub names a file: by the SHA-256 of a large one, by Git's own SHA-1 of any other."""
-    with path.open("rb") as file:
-        if large:
-            return hashlib.file_digest(file, "sha256").hexdigest()
-        return hashlib.sha1(b"blob %d\0" % path.stat().st_size + file.read()).hexdigest()
 
 
 def _check_checkpoints(repo: CheckpointRepo, folder: Path) -> None:
