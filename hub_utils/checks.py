@@ -197,9 +197,19 @@ def golden(model: Model, found: list[list[float]]) -> str:
     return f"{len(differences)} images, largest difference {differences[worst]:.1e}"
 
 
+def has_no_onnx(model: Model) -> bool:
+    """Whether training found that this network cannot be written as ONNX, and said so."""
+    if "onnx/model.onnx" in model.files or "all_results.json" not in model.files:
+        return False
+    try:
+        return model.json("all_results.json").get("onnx_difference", "not tried") is None
+    except Failed:
+        return False
+
+
 def of_onnx(model: Model, answer: dict[str, Any]) -> list[list[float]]:
     if "onnx/model.onnx" not in model.files:
-        raise Failed("no onnx/model.onnx; training writes it")
+        raise Failed("no onnx/model.onnx; the train.py command that began the run writes it, with --resume")
     if "onnx_error" in answer:
         raise Failed(answer["onnx_error"])
     return answer["onnx_probabilities"]

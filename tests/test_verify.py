@@ -194,7 +194,7 @@ def test_a_model_of_others_is_checked_as_far_as_it_goes_with_the_next_step(whole
     assert rows["card"][1] == "README.md's front matter does not say library_name, pipeline_tag, tags"
     for name in ("serving.json", "golden answers by pipeline", "golden answers by ONNX"):
         assert "no serving.json" in rows[name][1] or "no onnx/model.onnx" in rows[name][1]
-        assert "training writes it" in rows[name][1]
+        assert "training writes it" in rows[name][1] or "--resume" in rows[name][1]
     assert done.stdout.splitlines()[-1] == "failed     6 of 9 checks"
 
 
@@ -378,6 +378,15 @@ def test_golden_answers_are_of_these_weights_and_of_this_formula(whole, answer, 
     assert "no onnx/model.onnx" in reason(
         checks.of_onnx, broken(whole, tmp_path / "onnx", **{"onnx/model__onnx": None}), answer
     )
+
+
+def test_a_network_that_training_could_not_write_as_onnx_is_not_asked_for_it(whole, tmp_path):
+    results = json.loads((whole / "all_results.json").read_text())
+    without = {"onnx/model__onnx": None}
+    given_up = broken(whole, tmp_path / "given up", all_results__json=results | {"onnx_difference": None}, **without)
+    assert checks.has_no_onnx(given_up)
+    assert not checks.has_no_onnx(broken(whole, tmp_path / "lost", **without))
+    assert not checks.has_no_onnx(broken(whole, tmp_path / "cut", all_results__json=b"{", **without))
 
 
 def test_pickles_anywhere_are_told(whole, tmp_path):

@@ -60,14 +60,19 @@ def load_classifier(model: str | Path, revision: str | None = None, device: Any 
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Without transformers' own report of weights that are missing or too many: whoever loads says what matters."""
+    """Without transformers' own bar, and its report of weights that are missing: whoever loads says what matters."""
+    from transformers.utils import logging as bars
+
     logger = logging.getLogger("transformers")
-    level = logger.level
+    level, drawn = logger.level, bars.is_progress_bar_enabled()
     logger.setLevel(logging.ERROR)
+    bars.disable_progress_bar()
     try:
         yield
     finally:
         logger.setLevel(level)
+        if drawn:
+            bars.enable_progress_bar()
 
 
 def classes_of(classifier: Any) -> list[str]:
