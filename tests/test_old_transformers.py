@@ -5,6 +5,7 @@ Slow, and in want of a package index:
     pytest -m slow -s tests/test_old_transformers.py
 """
 
+import json
 import os
 import subprocess
 from collections.abc import Mapping
@@ -12,13 +13,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from test_round_trip import CUSTOM, real_base, train
+from test_round_trip import CUSTOM, GENTLE, REAL, real_base, train
 from visits import ask, bare, bare_python, golden_files, largest_difference, question
 
 BESIDE = ("huggingface_hub<1", "tokenizers<0.22")
-# 4.51 resizes with PIL for transformers' own networks, where torchvision does here: a level of a colour here and there
-# when a picture becomes smaller. timm's own are resized with PIL by both.
-RESAMPLED = 5e-3
+# 4.51 resizes with PIL for transformers' own networks, where torchvision does here: a level of a colour here and there,
+# and of a network of random weights answers moved by up to 0.009. timm's own are resized with PIL by both.
+RESIZED = 2e-2
 DEPLOYED = {  # a folded head and one with hidden layers, of transformers' own networks and of timm's
     "leukemia": "ResNetForImageClassification",
     "flowers": CUSTOM,
@@ -60,6 +61,7 @@ def check(run: Path, deployed: str, answer: dict, name: str) -> None:
     assert "error" not in answer, answer["error"]
     assert answer["class"] == deployed
     assert (answer["missing"], answer["unexpected"]) == ([], [])
+    assert np.ptp(answer["probabilities"], axis=0).max() > 1e-3  # it tells pictures apart
     by_pipeline = largest_difference(run, answer["probabilities"])
     by_onnx = largest_difference(run, answer["onnx_probabilities"])
     pairs = zip(answer["probabilities"], answer["onnx_probabilities"], strict=True)
@@ -68,7 +70,7 @@ def check(run: Path, deployed: str, answer: dict, name: str) -> None:
         f"\n{name}: {answer['class']}, {answer['processor']}: golden answers differ by {by_pipeline:.1e} and through "
         f"ONNX by {by_onnx:.1e}; both of equal pixels by {of_equal_pixels:.1e}"
     )
-    assert max(by_pipeline, by_onnx) <= (1e-4 if deployed.startswith("Timm") else RESAMPLED)
+    assert max(by_pipeline, by_onnx) <= (1e-4 if deployed.startswith("Timm") else RESIZED)
     assert of_equal_pixels <= 1e-4
 
 
@@ -80,20 +82,16 @@ def answers(old, runs, tmp_path_factory) -> dict:
 @pytest.mark.parametrize("name", DEPLOYED)
 def test_the_folder_loads_and_gives_the_golden_probabilities(name, answers, runs):
     check(runs[name], DEPLOYED[name], answers[name], name)
-    assert np.ptp(answers[name]["probabilities"], axis=0).max() > 1e-3  # it tells pictures apart
-
-
-REAL = {
-    "microsoft/resnet-50": {"leukemia": "ResNetForImageClassification", "flowers": CUSTOM},
-    "timm/densenet201.tv_in1k": {"breast_cancer": "TimmWrapperForImageClassification", "flowers_densenet": CUSTOM},
-    "timm/inception_resnet_v2.tf_in1k": {"dog_breeds": "TimmWrapperForImageClassification"},
-}
 
 
 @pytest.mark.parametrize("base", REAL)
 def test_the_real_architectures_load_as_well(base, old, tmp_path):
-    (tmp_path / "base").mkdir()
-    found = train(list(REAL[base]), {base: real_base(base, tmp_path / "base")}, None, tmp_path)
+    found = train(list(REAL[base]), {base: real_base(base, tmp_path / "base")}, None, tmp_path, GENTLE)
     runs = {name: run.path for name, run in found.items()}
     for name, answer in ask_old(old, runs, REAL[base], tmp_path).items():
-        check(runs[name], REAL[base][name], answer, f"{base}, {name}")
+        check(runs[name], REAL[base][name], answer, f"{base}, head of {name}")
+        if answer["shapes"][0] == [3, 224, 224]:  # cut from a picture of 256, which "square" is: nothing is resized
+            stored = json.loads((runs[name] / "serving.json").read_text(encoding="utf-8"))["golden"]["images"]
+            pairs = zip(stored, answer["probabilities"], strict=True)
+            [square] = [(image["probabilities"], found) for image, found in pairs if image["name"] == "square"]
+            np.testing.assert_allclose(*square, rtol=0, atol=1e-4)
