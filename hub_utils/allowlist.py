@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import shlex
 from collections.abc import Iterator
@@ -12,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from hub_utils.portable.command import UserError
+from hub_utils.portable.golden import weights_sha256
 
 # What a command measured, and the plots that it drew of it; training itself draws the curves.
 MEASURED = {
@@ -59,7 +59,7 @@ def contents_of(run: Path) -> Contents:
         _check_no_link(run, path)
         if fnmatchcase(name, "modeling_*.py"):
             _check_ours(path)
-    weights = _sha256(found["model.safetensors"])
+    weights = weights_sha256(run)
     why = {name: _why_not(run / name, weights) for name in MEASURED}
     measured = {path: name for name, plots in MEASURED.items() for path in (name, *(f"plots/{p}.png" for p in plots))}
     left_out = {path: why[measured[path]] for path in found if why.get(measured.get(path))}
@@ -165,8 +165,3 @@ def _others(run: Path, found: dict[str, Path]) -> dict[str, str]:
     ]
     others = [name for name in names if name not in found]
     return {name: STAYS.get(name.strip("/"), "not one of the files of a model") for name in others}
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

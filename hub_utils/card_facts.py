@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import hashlib
 import json
 import re
 import shlex
@@ -15,6 +14,7 @@ from typing import Any
 from huggingface_hub.errors import HFValidationError
 from huggingface_hub.utils import validate_repo_id
 
+from hub_utils.portable.golden import weights_sha256
 from hub_utils.portable.markdown import one_line
 
 SPLITS = ("train", "validation", "test")
@@ -161,9 +161,6 @@ def _classes(config: dict[str, Any]) -> list[str]:
 def _evaluation(run: Path) -> dict[str, Any] | None:
     """`test_results.json`, unless it is missing or of other weights than those that lie there."""
     test = _json(run / "test_results.json") or None
-    weights = run / "model.safetensors"
-    if test and test.get("model_sha256") and weights.is_file():
-        with weights.open("rb") as file:
-            same = hashlib.file_digest(file, "sha256").hexdigest() == test["model_sha256"]
-        return test if same else None
+    if test and test.get("model_sha256") and (run / "model.safetensors").is_file():
+        return test if weights_sha256(run) == test["model_sha256"] else None
     return test
