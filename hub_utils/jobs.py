@@ -26,7 +26,7 @@ from tqdm import tqdm
 
 from hub_utils.portable.command import Parser, UserError, run_command
 from hub_utils.portable.hub import Account, account, full_name, in_words, without_token
-from hub_utils.portable.repo import Repo, changed, commit, find_repo, make_repo, set_patience
+from hub_utils.portable.repo import Repo, changed, commit, find_repo, info_of, make_repo, set_patience
 from hub_utils.wheel import ROOT, build_wheel, check_checkout, requirement, requirements
 
 if TYPE_CHECKING:
@@ -47,6 +47,7 @@ does a recipe file of your own. Of this machine's environment it gets HF_TOKEN a
 Jobs cost what the machine costs, by the minute, from prepaid credits: https://huggingface.co/settings/billing.
 Images of your own become a data set on the Hub by: python training/push_dataset.py my_photos --repo_id you/photos
 """
+SUFFIX = "-checkpoints"  # of the repo where train.py saves them
 CODE = "image-folder-to-demo-code"
 IMAGE = "python:3.12"  # torch comes from PyPI with the CUDA libraries it needs; the driver is the machine's
 BILLING = "https://huggingface.co/settings/billing"
@@ -63,19 +64,20 @@ NOT_THERE = {
 CHECK = """
 import json, sys
 from training.command import run_command
-from training.train import parser
-from training.recipe import load_recipe
+from training.fitting.flags import parse_flags, with_flags
+from training.train import understand
 
-def understand(tokens):
-    known, flags = parser().parse_known_args(tokens)
-    recipe = load_recipe(known.recipe)
-    from training.fitting.flags import parse_flags
-    parse_flags(flags, recipe)
-    print(json.dumps({"name": recipe.name, "embedded": recipe.data.source.startswith("sklearn:")}))
+def check(tokens):
+    known, recipe, flags = understand(tokens)
+    recipe = with_flags(recipe, parse_flags(flags, recipe))
+    base = recipe.base_model if isinstance(recipe.base_model, str) else None
+    embedded = (recipe.data.source or "").startswith("sklearn:")
+    print(json.dumps({"name": recipe.name, "embedded": embedded, "base_model": base}))
     return 0
 
-sys.exit(run_command(understand, "nothing was started"))
+sys.exit(run_command(check, "nothing was started"))
 """
+HERE = re.compile(r"(--[\w.-]+=)?([/~\\]|\.{1,2}[/\\]|[A-Za-z]:[/\\])")  # what begins like a path of this machine
 
 
 @dataclass(frozen=True)
@@ -108,7 +110,7 @@ class Plan:
 
     def writes(self, repo_id: str) -> str:
         seen = "public if it is new" if self.public else "private if it is new"
-        saves = f"{repo_id}-checkpoints (private)" if self.saves else self.resume
+        saves = f"{repo_id}{SUFFIX} (private)" if self.saves else self.resume
         return f"{repo_id} ({seen}); checkpoints meanwhile: {saves}"
 
     def script(self, files: Iterable[str], code: str, commit: str, repo_id: str) -> str:
@@ -153,7 +155,7 @@ def main(tokens: list[str]) -> int:
         raise UserError(f"RECIPE comes first: {USAGE}")
     known, flags = parser().parse_known_args(tokens)
     _check(known, flags)
-    secrets = {name: os.environ[name] for name in known.secret}
+    secrets = {name: os.environ[name] for name in known.secret if name != "HF_TOKEN"}  # which goes along anyway
     check_checkout()
     with tempfile.TemporaryDirectory() as folder:
         with tqdm(total=2, desc="Preparing", unit=" steps", leave=False, disable=None) as bar:
@@ -213,6 +215,7 @@ def submit(plan: Plan, wheel: Path, secrets: Mapping[str, str], say: Callable[[s
         machines = {each.name: each for each in HfApi().list_jobs_hardware()}
     _check_flavor(plan.flavor, machines)
     _check_readable(plan)
+    _check_checkpoints(plan, who, repo_id)
     files = plan.files(wheel)
     with _nothing_started():
         sha = _send(files, code_repo, plan.name)
@@ -226,7 +229,7 @@ def submit(plan: Plan, wheel: Path, secrets: Mapping[str, str], say: Callable[[s
     say(f"writes     {plan.writes(repo_id)}")
     say(f"stop       hf jobs cancel {job.id}")
     if plan.saves:
-        say(f"go on      if it ends too early: the same command with --resume {repo_id}-checkpoints")
+        say(f"go on      if it ends too early: the same command with --resume {repo_id}{SUFFIX}")
     say(f"next       hf jobs logs --follow {job.id}")
     return job
 
@@ -240,7 +243,7 @@ def _check(known: argparse.Namespace, flags: list[str]) -> None:
         raise UserError(
             "--resume: the job's machine is a new one; --resume NS/NAME-checkpoints says what to go on from"
         )
-    if not re.fullmatch(r"[1-9][0-9]*(\.[0-9]+)?[smhd]?", known.timeout):
+    if not re.fullmatch(r"(?=.*[1-9])[0-9]+(\.[0-9]+)?[smhd]?", known.timeout):
         raise UserError(f"--timeout {known.timeout}: seconds, or a number with s, m, h or d, as 90m")
     for name in known.secret:
         if not os.environ.get(name):
@@ -263,12 +266,23 @@ def _check_flavor(flavor: str, known: Iterable[str]) -> None:
 def _understood(known: argparse.Namespace, flags: list[str]) -> Plan:
     """The plan, once train.py has understood its part of the command line, as it would there."""
     data = [f"--{name}={value}" for name in ("dataset", "resume") if (value := getattr(known, name))]
-    command = [sys.executable, "-c", CHECK, known.recipe, *flags, *data]
+    # -P, for a module that lies here would not lie there: a recipe file goes alone.
+    command = [sys.executable, "-P", "-c", CHECK, known.recipe, *flags, *data]
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
     answer = subprocess.run(command, env=environment, capture_output=True, text=True, encoding="utf-8")
     if answer.returncode != 0:
-        raise UserError(answer.stderr.strip().splitlines()[-1].removeprefix("error: "))
+        said = answer.stderr.strip().splitlines()[-1].removeprefix("error: ")
+        alone = "; the recipe's file goes alone: put what it needs into it" if "ModuleNotFoundError" in said else ""
+        raise UserError(said + alone)
     facts = json.loads(answer.stdout)
+    named = [facts["base_model"], known.dataset]
+    here = [name for name in named if name and (HERE.match(name) or Path(name).exists())]
+    here += [flag for flag in flags if HERE.match(flag)]
+    if here:
+        raise UserError(
+            f"'{here[0]}' lies on this machine, and the job sees nothing of it: a base model or a data set of the Hub "
+            "is called OWNER/NAME"
+        )
     if not (facts["embedded"] or data):
         raise UserError(
             f"the job sees no folder of this machine: --dataset REPO_ID names the images of '{known.recipe}' on the "
@@ -294,9 +308,34 @@ def _check_readable(plan: Plan) -> None:
     if plan.dataset:
         with in_words(f"the data set '{plan.dataset}'", state="nothing was started"):
             HfApi().dataset_info(plan.dataset.partition(":")[0])
-    if plan.resume:
-        with in_words(f"the checkpoints '{plan.resume}'", state="nothing was started"):
-            HfApi().model_info(plan.resume)
+
+
+def _check_checkpoints(plan: Plan, who: Account, repo_id: str) -> None:
+    """The repo that the job goes on from must hold checkpoints, the one that it begins must not; and only we see it."""
+    from huggingface_hub.errors import RepositoryNotFoundError
+
+    asked = plan.resume or repo_id
+    name = full_name(asked.removesuffix(SUFFIX) + SUFFIX, "", who, flag="--resume" if plan.resume else "--repo_id")
+    with in_words(f"the checkpoints '{name}'", state="nothing was started"):
+        try:
+            found = Repo(name, info=info_of(name))
+        except RepositoryNotFoundError:
+            if plan.resume:
+                raise
+            return
+    if not found.info.private:
+        raise UserError(
+            f"'{name}' is public, and checkpoints are not for everybody: make it private at {found.url}/settings; "
+            "nothing was started"
+        )
+    saved = any(path.startswith("checkpoints/") for path in found.files)
+    if plan.saves and saved:
+        raise UserError(
+            f"'{name}' holds the checkpoints of an earlier run; --resume {name} goes on with that one, another "
+            "--repo_id keeps both; nothing was started"
+        )
+    if plan.resume and not saved:
+        raise UserError(f"'{name}' holds no checkpoints to go on from; nothing was started")
 
 
 @contextmanager

@@ -153,6 +153,9 @@ def test_a_run_goes_on_from_its_checkpoints(hub, as_alice, built, capsys):
     with pytest.raises(UserError, match="'alice/digits-checkpoints': not on the Hub"):
         jobs.submit(plan(resume="alice/digits-checkpoints"), built, {})
     hub.add("alice/digits-checkpoints", {"run.json": b"{}"}, private=True)
+    with pytest.raises(UserError, match="holds no checkpoints to go on from; nothing was started"):
+        jobs.submit(plan(resume="alice/digits-checkpoints"), built, {})
+    hub.add("alice/digits-checkpoints", {"checkpoints/1-all/checkpoint-5/model.safetensors": b""})
     jobs.submit(plan(resume="alice/digits-checkpoints", flags=("--resume=alice/digits-checkpoints",)), built, {})
     [job] = hub.jobs
     assert "--resume=alice/digits-checkpoints --output_dir runs/digits\n" in job.spec["command"][-1]
@@ -186,6 +189,42 @@ def test_flags_are_understood_as_train_would_before_anything_is_paid_for(tmp_pat
     monkeypatch.chdir(tmp_path)
     with pytest.raises(UserError, match="num_train_epoch"):
         jobs.main(["digits", "--num_train_epoch", "1"])
+
+
+@pytest.mark.parametrize(
+    ("tokens", "words"),
+    [
+        (["digits", "--num_train_epochs", "-1"], "num_train_epochs is -1.0; a number above 0"),
+        (["digits", "--streaming"], "--streaming reads a data set of the Hub"),
+        (["lone.py"], "No module named 'helper'; the recipe's file goes alone"),
+        (["flowers", "--dataset", "alice/x", "--base_model", "./base"], "'./base' lies on this machine"),
+        (["flowers", "--dataset", "photos"], "'photos' lies on this machine"),
+        (["digits", "--deepspeed", "/tmp/x.json"], "'/tmp/x.json' lies on this machine"),
+    ],
+)
+def test_what_lies_here_or_would_be_refused_there_is_refused_now(tokens, words, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "helper.py").write_text("LR = 1")
+    (tmp_path / "lone.py").write_text("from helper import LR")
+    with pytest.raises(UserError, match=words):
+        jobs.main(tokens)
+
+
+def test_a_recipe_that_names_no_source_is_a_recipe_too(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert jobs.main(["folder", "--dataset", "alice/photos", "--timeout", "0.5h", "--dry_run"]) == 0
+    assert "training.train folder --dataset=alice/photos" in capsys.readouterr().out
+
+
+def test_a_second_run_does_not_begin_where_another_has_its_checkpoints(hub, as_alice, built):
+    hub.add("alice/digits-checkpoints", {"checkpoints/1-all/checkpoint-5/model.safetensors": b""}, private=True)
+    with pytest.raises(UserError, match=r"of an earlier run; --resume alice/digits-checkpoints .*nothing was started"):
+        jobs.submit(plan(), built, {})
+    hub.add("alice/petals-checkpoints", {"run.json": b""})
+    with pytest.raises(UserError, match=r"is public, .*nothing was started"):
+        jobs.submit(plan(repo_id="petals"), built, {})
+    assert hub.jobs == [] and ("models", CODE) not in hub.repos
 
 
 def test_images_that_are_not_on_the_hub_are_the_next_step(tmp_path, monkeypatch):

@@ -118,8 +118,12 @@ def parser() -> Parser:
     return result
 
 
-def main(tokens: list[str]) -> int:
-    """Run the command; the exit status."""
+def understand(tokens: list[str]) -> tuple[argparse.Namespace, Recipe, list[str]]:
+    """What the command line says: our flags, the recipe as they change it, and the flags for `TrainingArguments`.
+
+    Raises:
+        UserError: there is no such recipe, or the flags do not go together.
+    """
     if tokens and tokens[0].startswith("-") and tokens[0] not in ("-h", "--help"):
         raise UserError(f"RECIPE comes first: {USAGE}")
     known, flags = parser().parse_known_args(tokens)
@@ -127,7 +131,9 @@ def main(tokens: list[str]) -> int:
         raise UserError("--thorough with --streaming: in a stream nothing is compared; leave out one of them")
     if known.folds is not None and known.streaming:
         raise UserError("--folds with --streaming: a streamed data set keeps the Hub's splits; leave out one of them")
-    resume_from = known.resume if isinstance(known.resume, str) else None
+    if known.streaming and not (known.dataset or known.resume):
+        raise UserError("--streaming reads a data set of the Hub: say which one with --dataset REPO_ID")
+    resume_from = _resume_from(known)
     if known.folds is not None and (resume_from, known.checkpoint_repo) != (None, None):
         raise UserError("--folds keeps its checkpoints on this machine; leave out --checkpoint_repo, and REPO_ID")
     if resume_from is not None and known.checkpoint_repo is not None:
@@ -135,6 +141,12 @@ def main(tokens: list[str]) -> int:
     recipe = load_recipe(known.recipe)
     changes = {"base_model": known.base_model, "class_weights": known.class_weights}
     recipe = dataclasses.replace(recipe, **{name: value for name, value in changes.items() if value is not None})
+    return known, recipe, flags
+
+
+def main(tokens: list[str]) -> int:
+    """Run the command; the exit status."""
+    known, recipe, flags = understand(tokens)
     run = Path(known.output_dir or Path("runs") / recipe.name)
 
     # Only now, with the command understood, the libraries that take seconds to import.
@@ -144,7 +156,7 @@ def main(tokens: list[str]) -> int:
 
     options = Options(
         resume=known.resume is not False,
-        resume_from=resume_from,
+        resume_from=_resume_from(known),
         checkpoint_repo=known.checkpoint_repo,
         overwrite=known.overwrite,
         threads=known.threads,
@@ -168,6 +180,11 @@ def main(tokens: list[str]) -> int:
         own = shlex.join(["python", "training/eval.py", str(run)])
         print(f"next       {own if known.folds is None else _single_run(tokens, run)}")
     return 0
+
+
+def _resume_from(known: argparse.Namespace) -> str | None:
+    """The checkpoint repo to go on from, if --resume names one."""
+    return known.resume if isinstance(known.resume, str) else None
 
 
 def _source(known: argparse.Namespace, recipe: Recipe, run: RunFolder) -> Source:

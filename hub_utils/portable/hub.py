@@ -57,9 +57,10 @@ def full_name(
         if name.count("/") != 1:
             raise HFValidationError("more than one /")
     except HFValidationError as error:
+        called = "" if repo_id else ", as it is called if nothing is said,"
         raise wrong(
-            f"'{name}' cannot be a name on the Hub: OWNER/NAME of letters, digits, '-', '_' and '.', at most 96, "
-            f"without '--' or '..'; {flag} takes one"
+            f"'{name}'{called} cannot be a name on the Hub: OWNER/NAME of letters, digits, '-', '_' and '.', at most "
+            f"96, without '--' or '..'; {flag} takes one"
         ) from error
     return name
 

@@ -116,8 +116,8 @@ def _rows(repo: CheckpointRepo, down: Path) -> list[Row]:
     try:
         with (down / checkpoint_repo.SPLITS).open(newline="", encoding="utf-8") as file:
             rows = [Row("", each["sha256"], each["label"], each["split"], "") for each in csv.DictReader(file)]
-        if not rows or any(row.split not in SPLITS for row in rows):
-            raise ValueError("it has no rows, or one of an unknown split")
+        if {row.split for row in rows} != {*SPLITS}:
+            raise ValueError(f"it needs rows of {', '.join(SPLITS)}, and of no other split")
         return rows
     except (OSError, ValueError, LookupError, csv.Error) as error:
         raise UserError(

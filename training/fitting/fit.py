@@ -7,7 +7,7 @@ import shutil
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -32,7 +32,7 @@ from training.fitting import checkpoint_repo, checkpoints, hardware
 from training.fitting.checkpoint_repo import CheckpointRepo, Saver
 from training.fitting.checkpoint_restore import restore
 from training.fitting.deploy import deploy
-from training.fitting.flags import check_arguments, make_arguments, parse_flags
+from training.fitting.flags import make_arguments, parse_flags, with_flags
 from training.fitting.network import base_model_facts, build_network, describe, set_trainable
 from training.fitting.progress import Progress, history_rows, write_history
 from training.fitting.trainer import StageTrainer, balanced_weights
@@ -148,27 +148,27 @@ def fit(
                 network = _load_checkpoint(config, weights)
             weights = _run_stage(job, network, stage, args, history, goes_on)
             history += history_rows(stage.name, checkpoints.state_of(_last(args))["log_history"])
-    if not process.is_main_process:
-        return {}
+        if not process.is_main_process:
+            return {}
 
-    network = _load_checkpoint(config, weights).eval()
-    write_history(history, run.history)
-    plot_curves(history, run.plots / "curves.png", f"{recipe.title} ({recipe.name})")
-    results = {
-        **deploy(network, processor, job.datasets, run.path, stage_arguments[-1], say, options.calibrate),
-        "seconds": round(sum(row["seconds"] or 0 for row in history), 1),
-        "hardware": str(plan.machine),
-        "processes": process.num_processes,
-        "images": {split: len(job.datasets[split]) for split in SPLITS},
-        "parameters": sum(parameter.numel() for parameter in network.parameters()),
-    }
-    if streamed:
-        found = read_skipped(run.skipped)
-        lost = Counter(source.split_of_row(each.path) for each in found)
-        results["images"] = {split: count - lost[split] for split, count in results["images"].items()}
-        if found:
-            say(f"skipped    {len(found)} images in all ({run.skipped}): {summary(found)}")
-    write_json(results, run.results)
+        network = _load_checkpoint(config, weights).eval()
+        write_history(history, run.history)
+        plot_curves(history, run.plots / "curves.png", f"{recipe.title} ({recipe.name})")
+        results = {
+            **deploy(network, processor, job.datasets, run.path, stage_arguments[-1], say, options.calibrate),
+            "seconds": round(sum(row["seconds"] or 0 for row in history), 1),
+            "hardware": str(plan.machine),
+            "processes": process.num_processes,
+            "images": {split: len(job.datasets[split]) for split in SPLITS},
+            "parameters": sum(parameter.numel() for parameter in network.parameters()),
+        }
+        if streamed:
+            found = read_skipped(run.skipped)
+            lost = Counter(source.split_of_row(each.path) for each in found)
+            results["images"] = {split: count - lost[split] for split, count in results["images"].items()}
+            if found:
+                say(f"skipped    {len(found)} images in all ({run.skipped}): {summary(found)}")
+        write_json(results, run.results)  # before the Hub is waited for
     say(
         f"time       {results['seconds'] / 60:.1f} min of training, {(time.perf_counter() - began) / 60:.1f} min in all"
     )
@@ -183,7 +183,7 @@ def prepare(recipe: Recipe, run: RunFolder, options: Options, flags: Sequence[st
     """
     transformers_logging.disable_progress_bar()
     stage_flags = parse_flags(list(flags), recipe)
-    recipe = _with_flags(recipe, stage_flags)
+    recipe = with_flags(recipe, stage_flags)
     machine = _choose_hardware(stage_flags, options)
     stage_arguments = [
         make_arguments(_argument_values(recipe, number, stage, machine, run, stage_flags[number - 1]))
@@ -277,18 +277,6 @@ def _begin(run: RunFolder, plan: Plan, reading: Reading, repo: CheckpointRepo | 
 
 def _silent(_: str) -> None:
     """What the other processes say."""
-
-
-def _with_flags(recipe: Recipe, stage_flags: list[dict[str, Any]]) -> Recipe:
-    """The recipe as the flags change it: its seed, and a schedule that gives way to another one whole."""
-    stages = []
-    for number, (stage, flags) in enumerate(zip(recipe.stages, stage_flags, strict=True), 1):
-        if "lr_scheduler_type" in flags:
-            arguments = {name: value for name, value in stage.arguments.items() if name != "lr_scheduler_kwargs"}
-            stage = replace(stage, decay=None, arguments=arguments)
-        check_arguments({**stage.arguments, **flags}, f"stage {number} of recipe {recipe.name}")
-        stages.append(stage)
-    return replace(recipe, stages=tuple(stages), seed=stage_flags[0].get("seed", recipe.seed))
 
 
 def _choose_hardware(stage_flags: list[dict[str, Any]], options: Options) -> hardware.Hardware:

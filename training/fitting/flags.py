@@ -6,6 +6,7 @@ import difflib
 import json
 import re
 from collections.abc import Mapping
+from dataclasses import replace
 from functools import cache
 from typing import Any
 
@@ -63,6 +64,22 @@ def parse_flags(tokens: list[str], recipe: Recipe) -> list[dict[str, Any]]:
             if name in WHOLE_RUN:
                 raise UserError(f"--stage{number}.{name}: write --{name}, which is for the whole run")
     return [_with_direction({**everywhere, **apart.get(number, {})}) for number in range(1, len(recipe.stages) + 1)]
+
+
+def with_flags(recipe: Recipe, stage_flags: list[dict[str, Any]]) -> Recipe:
+    """The recipe as the flags change it: its seed, and a schedule that gives way to another one whole.
+
+    Raises:
+        UserError: as `check_arguments`.
+    """
+    stages = []
+    for number, (stage, flags) in enumerate(zip(recipe.stages, stage_flags, strict=True), 1):
+        if "lr_scheduler_type" in flags:
+            arguments = {name: value for name, value in stage.arguments.items() if name != "lr_scheduler_kwargs"}
+            stage = replace(stage, decay=None, arguments=arguments)
+        check_arguments({**stage.arguments, **flags}, f"stage {number} of recipe {recipe.name}")
+        stages.append(stage)
+    return replace(recipe, stages=tuple(stages), seed=stage_flags[0].get("seed", recipe.seed))
 
 
 def check_arguments(values: Mapping[str, Any], where: str) -> None:
