@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
 GROUP_ROWS, GROUP_BYTES = 100, 16 * 2**20  # of a row group: whichever is reached first ends it
 SHARD_BYTES = 400 * 2**20
-# Under way at once, whichever is reached first: memory stays flat however many images there are, and however large.
+# Under way at once, whichever is reached first: each pixel takes some 20 bytes, so memory stays below two or three GB.
 AHEAD, PIXELS = 32, 100 * 10**6
 
 
