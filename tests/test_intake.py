@@ -20,7 +20,7 @@ from loopback_hub import LoopbackHub
 from PIL import Image
 
 from training.data.intake import Example, Skipped, read_folder, summary
-from training.data.source import Folder, HubDataset, columns, load_source
+from training.data.source import Folder, HubDataset, columns, group_column, load_source
 from training.data.splits import make_splits, warnings
 from training.recipe import Data, UserError, load_recipe
 from training.run_folder import write_skipped
@@ -589,6 +589,21 @@ def test_columns_are_told_by_type_and_then_by_their_usual_names():
     assert column_names(Image=image, Label=text) == ("Image", "Label")
     assert column_names(image=image, kind_of_leaf=kinds) == ("image", "kind_of_leaf")
     assert column_names(image=image, split=kinds, label=text) == ("image", "label")
+
+
+def test_the_column_of_groups_is_told_by_its_usual_names_and_holds_numbers_or_text():
+    from datasets import ClassLabel, Dataset, Features, Value
+    from datasets import Image as ImageFeature
+
+    def told(**features) -> str | None:
+        features |= {"image": ImageFeature(), "label": ClassLabel(names=["a", "b"])}
+        return group_column(Dataset.from_dict({name: [] for name in features}, features=Features(features)))
+
+    text, number = Value("string"), Value("int32")
+    assert told() is None and told(id=number, caption=text) is None
+    assert told(group=number) == "group" and told(Patient_ID=text) == "Patient_ID"
+    assert told(lesion_id=text, patient_id=text) == "patient_id"
+    assert told(group=ClassLabel(names=["mammals", "birds"])) is None and told(group=Value("float32")) is None
 
 
 def test_columns_that_cannot_be_told_are_listed():

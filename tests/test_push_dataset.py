@@ -7,6 +7,8 @@ import re
 import shutil
 import subprocess
 import sys
+import threading
+import time
 from contextlib import redirect_stdout
 from dataclasses import replace
 from pathlib import Path
@@ -26,6 +28,7 @@ from training.data.images import open_rgb
 from training.data.licence import FREE, card_facts, objection, short_name
 from training.data.shards import write_shards
 from training.data.source import Folder
+from training.data.strip import strip
 from training.data.survey import Survey, survey
 from training.push_dataset import main
 from training.recipe import Card, Data, UserError, load_recipe, recipe_names
@@ -121,7 +124,7 @@ import hashlib, json, sys
 from pathlib import Path
 from training.data.images import open_rgb
 from training.data.source import Folder, HubDataset
-from training.data.splits import conflicts, make_splits
+from training.data.splits import conflicts, make_folds, make_splits
 from training.data.streaming import Streamed
 from training.fitting.fit import find
 from training.recipe import load_recipe
@@ -138,7 +141,10 @@ def seen(source):
         for split, part in datasets.items() for row in part
     )
     torn = [sorted(each.label for each in cluster) for cluster in conflicts(found.examples, found.duplicates)]
-    return [images, trained, len(found.skipped), len(leaks), torn]
+    groups = [[pixels(read(each.path)), each.group] for each in found.examples if each.group]
+    folds = [[[pixels(read(row.path)), row.split] for row in fold] for fold in
+             make_folds(found.examples, 2, recipe.splits, found.duplicates)[0]]
+    return [images, trained, len(found.skipped), len(leaks), torn, groups, folds]
 
 print(json.dumps(seen(Folder(Path(sys.argv[2])))))
 print(json.dumps(seen(HubDataset(sys.argv[3]))))
@@ -148,8 +154,17 @@ print(json.dumps([streamed.survey.classes, streamed.survey.counts, streamed.surv
 
 from datasets import load_dataset
 loaded = load_dataset(sys.argv[3])
-print(json.dumps([{split: len(part) for split, part in loaded.items()}, loaded["train"].features["label"].names]))
+counts = {split: len(part) for split, part in loaded.items()}
+print(json.dumps([counts, loaded["train"].features["label"].names, loaded["train"].column_names]))
 """  # noqa: E501
+
+
+def by_group(pairs: list) -> dict[str, set]:
+    """What each group has, by its name."""
+    found = {}
+    for what, group in pairs:
+        found.setdefault(group, set()).add(what)
+    return found
 
 
 def test_training_from_the_hub_sees_the_images_splits_and_labels_that_training_from_the_folder_sees(
@@ -159,16 +174,53 @@ def test_training_from_the_hub_sees_the_images_splits_and_labels_that_training_f
     said = tell(recipe, "--data_dir", patients, "--repo_id", "colours")
     words = (recipe, patients, "alice/colours")
     here, there, streamed, loaded = ask(hub, tmp_path / "home", ALICE, BACK, *words)
-    images, trained, _, _, torn = here
+    images, trained, _, _, torn, _, _ = here
     assert there[0] == images and there[1] == there[0] and trained == images
     assert len(images) == 44 and torn == there[4] == [["blue", "green"]] and there[2:4] == [0, 0]
     counts = {split: sum(each[1] == split for each in images) for split in ("train", "validation", "test")}
-    assert loaded == [counts, ["blue", "green", "red"]]
+    assert loaded == [counts, ["blue", "green", "red"], ["image", "label", "group"]]
     assert streamed[0] == ["blue", "green", "red"] and streamed[2:] == [[], 0]
     assert {split: sum(streamed[1][split]) for split in counts} == counts
     assert f"splits     train {counts['train']} · validation {counts['validation']} · test {counts['test']}" in said
     assert "left out   1 × not an image, whatever its name says" in said
     assert re.search(r"removed    from \d+ images: the place where they were taken \(GPS\)", said)
+    patients_here, patients_there = by_group(here[5]), by_group(there[5])
+    for fold in map(dict, there[6]):
+        assert len(set(fold.values())) == 3
+        for shown in patients_here.values():
+            assert len({fold[each] for each in shown if each in fold}) <= 1
+    assert sorted(map(sorted, patients_here.values())) == sorted(map(sorted, patients_there.values()))
+    assert set(patients_there) == {str(number) for number in range(len(patients_here))}
+    assert f"groups     {len(patients_here)}, as numbers that say nothing" in said
+
+
+def test_training_from_the_hub_sees_the_same_of_a_folder_without_groups(hub, tmp_path):
+    photos = write_photos(tmp_path / "photos", {"red": 12, "blue": 12})
+    said = tell(photos, "--repo_id", "plain")
+    here, there, _, loaded = ask(hub, tmp_path / "home", ALICE, BACK, "folder", photos, "alice/plain")
+    assert there[:2] == here[:2] and here[5] == there[5] == []
+    assert loaded[2] == ["image", "label"] and "groups  " not in said
+    assert "`group`" not in hub.files("alice/plain", "dataset")["README.md"].decode()
+
+
+def test_numbers_of_groups_follow_the_order_of_the_files_and_some_images_have_none(tmp_path):
+    photos = write_photos(tmp_path / "photos", {"red": 15, "blue": 15})
+    seen = look(photos)
+    named = [
+        replace(each, group=None if each.path.endswith("4.png") else f"{each.label}-{int(Path(each.path).stem) // 2}")
+        for each in seen.examples
+    ]
+    seen = replace(seen, examples=named)
+    written = write_shards(seen, tmp_path, progress=False)
+    tables = [parquet.read_table(tmp_path / name) for names in written.files.values() for name in names]
+    numbers = [number for table in tables for number in table["group"].to_pylist()]
+    assert {str(table.schema.field("group").type) for table in tables} == {"int32"}
+    assert written.groups == 14 and numbers.count(None) == 4
+    first_seen = list(dict.fromkeys(number for number in numbers if number is not None))
+    assert first_seen == list(range(14))
+    text = card_text(seen, written, tmp_path, "kim/photos")
+    assert {"name": "group", "dtype": "int32"} in yaml.safe_load(text.split("---\n")[1])["dataset_info"]["features"]
+    assert "14 groups (patients, say)" in text and "`group`" in text and "red-1" not in text
 
 
 def test_no_name_place_or_token_is_in_anything_that_was_uploaded(hub, patients, tmp_path):
@@ -186,6 +238,7 @@ def test_no_name_place_or_token_is_in_anything_that_was_uploaded(hub, patients, 
     rows = [parquet.read_table(io.BytesIO(everything[name])) for name in everything if name.endswith("parquet")]
     assert all(each["path"] is None for table in rows for each in table["image"].to_pylist())
     assert "groups (patients, say)" in everything["README.md"].decode()
+    assert all("group" in table.column_names for table in rows)
 
 
 def test_a_private_data_set_is_not_for_strangers_and_a_public_one_is(hub, tmp_path):
@@ -218,7 +271,7 @@ def test_the_same_images_make_the_same_bytes_in_small_row_groups_of_mixed_classe
     seen, made = look(photos), []
     for name in ("one", "two"):
         (tmp_path / name).mkdir()
-        written = write_shards(seen.rows, seen.source.reader(), tmp_path / name, progress=False)
+        written = write_shards(seen, tmp_path / name, progress=False)
         made.append({path: (tmp_path / name / path).read_bytes() for paths in written.files.values() for path in paths})
     assert made[0] == made[1]
     assert sorted(path.name for path in (tmp_path / "one" / "data").iterdir()) == sorted(Path(n).name for n in made[0])
@@ -241,9 +294,36 @@ def test_a_big_picture_ends_a_row_group(tmp_path, monkeypatch):
     photos = write_photos(tmp_path / "photos", {"red": 10, "blue": 10})
     monkeypatch.setattr(shards, "GROUP_BYTES", 8_000)
     seen = look(photos)
-    written = write_shards(seen.rows, seen.source.reader(), tmp_path, progress=False)
+    written = write_shards(seen, tmp_path, progress=False)
     file = parquet.ParquetFile(tmp_path / written.files["train"][0])
     assert file.num_row_groups > 2
+
+
+def test_as_many_images_are_under_way_as_memory_holds(tmp_path, monkeypatch):
+    photos = write_photos(tmp_path / "photos", {"red": 20, "blue": 20})
+    seen, lock, now, most = look(photos), threading.Lock(), 0, 0
+
+    def slow(content):
+        nonlocal now, most
+        with lock:
+            now += 1
+            most = max(most, now)
+        time.sleep(0.01)
+        with lock:
+            now -= 1
+        return strip(content)
+
+    monkeypatch.setattr(shards, "strip", slow)
+    monkeypatch.setattr(shards.os, "cpu_count", lambda: 8)
+    made = {}
+    for pixels, expected in ((40 * 32 * 3, 3), (1, 1), (10**9, 8)):  # one larger than all is read alone
+        monkeypatch.setattr(shards, "PIXELS", pixels)
+        folder, most = tmp_path / str(pixels), 0
+        folder.mkdir()
+        written = write_shards(seen, folder, progress=False)
+        assert most == expected
+        made[pixels] = [(folder / name).read_bytes() for names in written.files.values() for name in names]
+    assert made[1] == made[10**9]
 
 
 def test_an_image_that_changes_or_goes_meanwhile_stops_the_push(tmp_path):
@@ -255,7 +335,7 @@ def test_an_image_that_changes_or_goes_meanwhile_stops_the_push(tmp_path):
         spoil(photos / "red" / "003.png")
         (tmp_path / str(number)).mkdir()
         with pytest.raises(UserError, match=f"'red/003.png' {words}.*nothing was sent"):
-            write_shards(seen.rows, seen.source.reader(), tmp_path / str(number), progress=False)
+            write_shards(seen, tmp_path / str(number), progress=False)
 
 
 def test_the_card_says_what_is_in_it_and_where_its_files_are(hub, patients, tmp_path):
@@ -275,6 +355,19 @@ def test_the_card_says_what_is_in_it_and_where_its_files_are(hub, patients, tmp_
     assert "always saying" in body and "GPS" in body
 
 
+def test_splits_that_the_data_brought_are_not_said_to_be_drawn(hub, tmp_path):
+    for split in ("train", "val", "test"):
+        write_photos(tmp_path / "photos" / split, {"red": 0, "blue": 0})
+        for number, label in enumerate(("red", "blue")):
+            for index in range(5):
+                seed = 1000 * ("train", "val", "test").index(split) + 100 * number + index
+                write_photo(tmp_path / "photos" / split / label / f"{index}.png", number / 2, seed)
+    tell(tmp_path / "photos", "--repo_id", "own")
+    write_photo(tmp_path / "photos" / "train" / "red" / "more.png", 0.01, 99)
+    assert "drawn anew" not in tell(tmp_path / "photos", "--repo_id", "own")
+    assert "anew" not in hub.files("alice/own", "dataset")["README.md"].decode()
+
+
 def test_what_people_write_changes_nothing_in_the_card(tmp_path):
     odd = {"a|b": 12, "<script>": 12, "*bold*": 12, "[x](y)": 12, "yes": 12, "---": 12}
     photos = write_photos(tmp_path / "photos", odd)
@@ -282,7 +375,7 @@ def test_what_people_write_changes_nothing_in_the_card(tmp_path):
     card = Card(citation="# A <b>book</b>\n\n---\nof | bars", data_license="<i>mine</i>")
     recipe = replace(recipe, name="mine", title="`Ti|tle`\n# x", card=card, data=Data(source="/home/kim/photos"))
     seen = survey(recipe, "mine", Folder(photos), False, progress=False)
-    written = write_shards(seen.rows, seen.source.reader(), tmp_path, progress=False)
+    written = write_shards(seen, tmp_path, progress=False)
     text = card_text(seen, written, tmp_path, "kim/photos")
     _, matter, body = text.split("---\n", 2)
     assert yaml.safe_load(matter)["dataset_info"]["features"][1]["dtype"]["class_label"]["names"] == {
@@ -344,15 +437,18 @@ def test_pushing_again_sends_what_has_changed_and_old_files_stay_without_being_r
     photos = write_photos(tmp_path / "photos", {"red": 40, "blue": 40})
     said = tell(photos, "--repo_id", "mine", "--tag", "v1")
     first = hub.commits("alice/mine", "dataset")[-1].sha
-    assert f"revision   {first}, tag v1" in said and "was made" not in said
+    assert f"revision   {first}, tag v1" in said and "drawn anew" not in said
+    assert "draws them anew" in hub.files("alice/mine", "dataset")["README.md"].decode()
     hub.requests.clear()
-    assert f"revision   {first}, tag v1" in tell(photos, "--repo_id", "alice/mine", "--tag", "v1")
+    again = tell(photos, "--repo_id", "alice/mine", "--tag", "v1")
+    assert f"revision   {first}, tag v1" in again and "drawn anew" not in again
     assert [each for each in hub.requests if each[0] != "GET" and "/commit/" in each[1]] == []
     for path in sorted(photos.rglob("*.png"))[::2]:
         path.unlink()
     said = tell(photos, "--repo_id", "mine")
     second = hub.commits("alice/mine", "dataset")[-1]
     assert "files of an earlier push are there still, and are not read" in said
+    assert "the splits were drawn anew" in said and "train and test on one revision" in said
     assert set(hub.files("alice/mine", "dataset", first)) <= set(second.files)
     assert "a tag v1 already" in refusal(photos, "--repo_id", "mine", "--tag", "v1")
     code = """
@@ -443,6 +539,29 @@ def test_what_is_wrong_is_one_line_with_the_next_step(hub, tmp_path, monkeypatch
     assert "the Hub cannot be reached" in refusal(photos, "--repo_id", "mine")
 
 
+def test_what_looks_like_a_token_is_refused_and_not_repeated(hub, tmp_path):
+    """`refusal` looks for the token in the message."""
+    photos = write_photos(tmp_path / "photos", {"red": 8, "blue": 8})
+    for flag in ("--license", "--tag", "--repo_id"):
+        words = [] if flag == "--repo_id" else ["--repo_id", "mine"]
+        assert f"{flag} 'my-hf_…' looks like a token" in refusal(photos, *words, flag, f"my-{ALICE}")
+    recipe = tmp_path / "colours.py"
+    recipe.write_text(
+        RECIPE.replace('"none"', f'"none", card=Card(citation="By {BOB}, 1999")').replace("Data,", "Card, Data,")
+    )
+    patients = tmp_path / "patients"
+    for number, label in enumerate(("red", "blue")):
+        for index in range(8):
+            write_photo(patients / label / f"patient-{index}.png", number / 2, 100 * number + index)
+    said = refusal(recipe, "--data_dir", patients, "--repo_id", "mine")
+    assert "By hf_…, 1999" in said and "looks like a token" in said and "nothing was sent" in said
+    (photos / "red").rename(photos / f"red {ALICE}")
+    said = refusal(photos, "--repo_id", "mine")
+    assert "class 'red hf_…' looks like a token" in said and "nothing was sent" in said
+    assert "class 'red hf_…'" in refusal(photos, "--dry_run")
+    assert ("datasets", "alice/mine") not in hub.repos
+
+
 def test_a_full_disk_is_said_in_one_line_and_nothing_is_left(hub, tmp_path, monkeypatch):
     photos = write_photos(tmp_path / "photos", {"red": 8, "blue": 8})
     room = tmp_path / "room"
@@ -475,7 +594,7 @@ def test_what_is_published_is_what_a_network_sees(tmp_path):
         image.save(photos / "red" / f"{number:03}.{kind}")
         (photos / "red" / f"{number:03}.png").unlink()
     seen = look(photos)
-    written = write_shards(seen.rows, seen.source.reader(), tmp_path, progress=False)
+    written = write_shards(seen, tmp_path, progress=False)
     tables = [parquet.read_table(tmp_path / name).to_pylist() for names in written.files.values() for name in names]
     published = sorted(open_rgb(row["image"]["bytes"]).tobytes() for table in tables for row in table)
     assert published == sorted(open_rgb(photos / row.path).tobytes() for row in seen.rows)

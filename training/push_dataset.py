@@ -29,10 +29,11 @@ EPILOG = """\
 What goes: exactly the images that train.py would use, in the splits that it would make, as Parquet files with a card
 that says whose they are, how many, and what was found in them. The data set is private unless --public is given.
 
-What stays here: names of files and folders, groups (patients), and what cameras and programs write into files: EXIF,
-GPS, XMP, IPTC, comments, thumbnails, further frames. JPEG and PNG keep every pixel; JPEGs that EXIF turns are turned,
-with a loss that is hardly measurable; other formats become PNG. What is in the pixels goes: faces, number plates, a
-name burnt into a scan. Look before you publish.
+What stays here: names of files, folders and groups (patients become numbers), and what cameras and programs write into
+files: EXIF, GPS, XMP, IPTC, comments, colour profiles, thumbnails, further frames. JPEG and PNG keep every pixel. JPEGs
+that EXIF turns are turned, with a loss that is hardly measurable; but if their sides are no multiples of 8 or 16 pixels
+(cameras' are, cropped pictures' seldom) they become PNG, many times as large, and so do all other formats. What is in
+the pixels goes: faces, number plates, a name burnt into a scan. Look before you publish.
 
 All is sent in one commit: an interrupted push leaves the data set as it was. Nothing is ever deleted on the Hub: what
 an earlier push brought stays in the repo's history.
@@ -94,6 +95,8 @@ def main(tokens: list[str]) -> int:
     but = None if known.i_have_the_right else objection(recipe, known.public)
     if but and not known.dry_run:
         raise UserError(but)
+    for flag, said in (("--repo_id", known.repo_id), ("--license", known.license), ("--tag", known.tag)):
+        _check_no_token(flag, said or "", "say another")
     repo = _repo(known)
     with _room() as folder:
         survey, written = _write(recipe, paths, known, repo.repo_id, folder)
@@ -170,12 +173,27 @@ def _write(
     seen = survey(recipe, known.recipe, open_images(recipe, paths), known.thorough)
     if seen.refusal:
         raise UserError(seen.refusal)
-    written = write_shards(seen.rows, seen.source.reader(), folder)
+    for label in sorted({row.label for row in seen.rows}):
+        _check_no_token("class", label, "rename its folder (or the class, in the table or the recipe)")
+    written = write_shards(seen, folder)
     text = card_text(seen, written, folder, repo_id, known.license)
+    for line in text.splitlines():
+        _check_no_token("the card's line", line, f"mend recipe '{recipe.name}'")
     (folder / "README.md").write_text(text, encoding="utf-8", newline="\n")
     for line in _told(seen, written, folder, known):
         print(line)
     return seen, written
+
+
+def _check_no_token(what: str, text: str, hint: str) -> None:
+    """Raise `UserError`, which does not repeat it, if anything that is to be published looks like a token."""
+    from hub_utils.portable.hub import without_token
+
+    if without_token(text) != text:
+        raise UserError(
+            f"{what} '{without_token(text)}' looks like a token of the Hub, and it would be published: {hint}; nothing "
+            "was sent"
+        )
 
 
 def _told(survey: Survey, written: Written, folder: Path, known: argparse.Namespace) -> Iterator[str]:
@@ -186,6 +204,8 @@ def _told(survey: Survey, written: Written, folder: Path, known: argparse.Namesp
 
     yield f"{survey.recipe.title}: {len(survey.rows):,} images in {len(written.names)} classes"
     yield "splits     " + " · ".join(f"{split} {sum(row.split == split for row in survey.rows):,}" for split in SPLITS)
+    if written.groups:
+        yield f"groups     {written.groups:,}, as numbers that say nothing"
     for kind, count in reasons([*survey.skipped, *survey.left_out]):
         yield f"left out   {count:,} × {kind}"
     for kind, what in LOST.items():
@@ -206,6 +226,7 @@ def _eyes(public: bool) -> str:
 def _push(repo: Repo, survey: Survey, written: Written, folder: Path, tag: str | None) -> None:
     """Send what has changed, in one commit, and say what is there now."""
     from hub_utils.portable.repo import changed, check_tag_free, commit, make_repo, set_tag
+    from training.data.dataset_card import draws_splits
 
     names = ["README.md", *(name for names in written.files.values() for name in names)]
     new = changed({name: folder / name for name in names}, repo)
@@ -218,6 +239,11 @@ def _push(repo: Repo, survey: Survey, written: Written, folder: Path, tag: str |
     print(f"wrote      {repo.url} ({'public' if repo.public else 'private'})")
     print(f"           {len(new)} of {len(names)} files had changed and were sent")
     print(f"revision   {revision}{f', tag {tag}' if tag else ''}")
+    if repo.files and any(name.startswith("data/") for name in new) and draws_splits(survey):
+        print(
+            "note       the splits were drawn anew: images may have moved between train and test since "
+            f"{repo.head[:8]}; train and test on one revision"
+        )
     old = {name for name in repo.files if name.startswith("data/")} - {*names}
     if old:
         print(f"note       {len(old)} files of an earlier push are there still, and are not read: {repo.url}/tree/main")

@@ -10,7 +10,18 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
-from hub_utils.portable.markdown import MOST, as_code, as_link, as_prose, as_table, as_text, counted, folded, one_line
+from hub_utils.portable.markdown import (
+    MOST,
+    as_code,
+    as_link,
+    as_list,
+    as_prose,
+    as_table,
+    as_text,
+    counted,
+    folded,
+    one_line,
+)
 from training.data.findings import ALIKE
 from training.data.intake import Skipped
 from training.data.licence import card_facts, is_own
@@ -29,6 +40,7 @@ LOST = {  # of `strip.KINDS`, what they are in a sentence
     "XMP": "XMP data",
     "IPTC": "IPTC data (captions, authors)",
     "text": "comments, texts and dates",
+    "colour profile": "a colour profile, which no network heeds (other programs may show paler colours without it)",
     "thumbnail": "a thumbnail",
     "frames": "further pictures or frames",
     "trailing bytes": "bytes behind the picture",
@@ -67,7 +79,7 @@ def _front_matter(survey: Survey, written: Written, folder: Path, repo_id: str, 
     rows = Counter(row.split for row in survey.rows)
     splits = SplitDict({name: SplitInfo(name, written.image_bytes[name], rows[name]) for name in SPLITS})
     info = DatasetInfo(
-        features=features(written.names),
+        features=features(written),
         splits=splits,
         download_size=sum((folder / name).stat().st_size for names in written.files.values() for name in names),
         dataset_size=written.image_bytes.total(),
@@ -148,13 +160,22 @@ def _classes(survey: Survey, written: Written) -> str:
         if survey.brings_splits
         else "The splits were drawn by lot, each class alike."
     )
-    groups = len({example.group for example in survey.examples if example.group})
-    if groups:
+    if written.groups:
         own += (
-            f" The images come from {groups:,} groups (patients, say), each of which is on one side only; which image "
-            "belongs to which group is not published."
+            f" The images come from {counted(written.groups, 'group')} (patients, say), each on one side only. The "
+            f"column {as_code('group')} numbers them in the order of the files; their names are not published."
+        )
+    if draws_splits(survey):
+        own += (
+            " A later revision, with images added or taken away, draws them anew, and images may move between training "
+            "and test: train and test on one revision."
         )
     return f"## Classes and splits\n\n{own}\n\n" + (folded("Counts", table) if len(lines) > MOST else table)
+
+
+def draws_splits(survey: Survey) -> bool:
+    """Whether any split was drawn by lot, which comes out differently once an image is added or taken away."""
+    return not {"validation", "test"} <= {example.split for example in survey.examples}
 
 
 def _total(counts: Counter, label: str) -> int:
@@ -203,7 +224,7 @@ def _files(written: Written) -> str:
     lines += [
         f"- {LOST[kind]}: removed from {counted(count, 'image')}" for kind in LOST if (count := written.found[kind])
     ]
-    columns = f"{as_code('image')} and {as_code('label')}"
+    columns = as_list([as_code(name) for name in features(written)])
     return "\n".join(
         [
             "## What was done to the files",

@@ -3,19 +3,19 @@
 Within a split the order is that of the images' SHA-256, which says nothing of names or patients and mixes the classes:
 a stream that reads the files in order meets all of them. Row groups are small, for they are the shards of a stream;
 an image that is added later moves the others without changing them, so that the Hub's storage, which cuts by content,
-takes in little more than that image.
+takes in little more than that image. Groups (patients) that the data name become numbers, by first appearance in this
+order: which images belong together is told, and nothing of whom they belong to.
 """
 
 from __future__ import annotations
 
 import hashlib
 import os
-from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections import Counter, deque
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass, field
-from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -23,6 +23,7 @@ from tqdm.auto import tqdm
 
 from training.data.splits import SPLITS, Row
 from training.data.strip import Stripped, strip
+from training.data.survey import Survey
 from training.recipe import UserError, first_line
 
 if TYPE_CHECKING:
@@ -32,32 +33,44 @@ if TYPE_CHECKING:
 
 GROUP_ROWS, GROUP_BYTES = 100, 16 * 2**20  # of a row group: whichever is reached first ends it
 SHARD_BYTES = 400 * 2**20
-AHEAD = 32  # images under way at once: memory stays flat however many there are
+# Under way at once, whichever is reached first: each pixel takes some 20 bytes, so memory stays below two or three GB.
+AHEAD, PIXELS = 32, 100 * 10**6
 
 
 @dataclass(frozen=True)
 class Written:
     """What was written: files by split, POSIX below the folder, bytes of images by split, and counts of images.
 
-    `how` counts by the keys of `strip.HOW`, `found` by `strip.KINDS`.
+    `how` counts by the keys of `strip.HOW`, `found` by `strip.KINDS`; `groups` is how many the data name.
     """
 
     names: list[str]
+    groups: int = 0
     files: dict[str, list[str]] = field(default_factory=dict)
     image_bytes: Counter = field(default_factory=Counter)
     how: Counter = field(default_factory=Counter)
     found: Counter = field(default_factory=Counter)
 
 
-def features(names: Sequence[str]) -> Features:
-    """Columns of the data set whose classes have these names."""
-    from datasets import ClassLabel, Features, Image
+@dataclass(frozen=True, slots=True)
+class _Entry:
+    """An image as it is written; `group` is the name of its group, or None."""
 
-    return Features(image=Image(), label=ClassLabel(names=list(names)))
+    label: str
+    group: str | None
+    image: Stripped
 
 
-def write_shards(rows: Sequence[Row], read: Callable[[str], bytes], folder: Path, progress: bool = True) -> Written:
-    """Write data/SPLIT-NUMBER-of-COUNT.parquet below `folder`; `read` gives the bytes of a row's path.
+def features(written: Written) -> Features:
+    """Columns of the data set: `group`, where an image may have none, only if there are any."""
+    from datasets import ClassLabel, Features, Image, Value
+
+    grouped = {"group": Value("int32")} if written.groups else {}
+    return Features(image=Image(), label=ClassLabel(names=written.names), **grouped)
+
+
+def write_shards(survey: Survey, folder: Path, progress: bool = True) -> Written:
+    """Write data/SPLIT-NUMBER-of-COUNT.parquet below `folder`: the images that are trained on, in their splits.
 
     Raises:
         UserError: an image is gone, or has changed since it was looked at.
@@ -65,25 +78,30 @@ def write_shards(rows: Sequence[Row], read: Callable[[str], bytes], folder: Path
     """
     import transformers.image_utils  # noqa: F401  before the threads need it all at once
 
-    written = Written(sorted({row.label for row in rows}))
+    parts = {split: [row for row in survey.rows if row.split == split] for split in SPLITS}
+    for part in parts.values():
+        part.sort(key=lambda row: (row.sha256, row.path))
+    named = (survey.by_path[row.path].group for part in parts.values() for row in part)
+    numbers = {name: number for number, name in enumerate(dict.fromkeys(filter(None, named)))}
+    written = Written(sorted({row.label for row in survey.rows}), len(numbers))
     (folder / "data").mkdir()
-    bar = tqdm(total=len(rows), desc="Removing metadata", unit=" images", leave=False, disable=not progress or None)
+    bar = tqdm(
+        total=len(survey.rows), desc="Removing metadata", unit=" images", leave=False, disable=not progress or None
+    )
     with bar, ThreadPoolExecutor(os.cpu_count()) as pool:
-        for split in SPLITS:
-            part = sorted((row for row in rows if row.split == split), key=lambda row: (row.sha256, row.path))
-            partial = _write_split(_stripped(part, read, pool), split, folder, written, bar)
+        for split, part in parts.items():
+            partial = _write_split(_stripped(survey, part, pool), numbers, split, folder, written, bar)
             written.files[split] = [f"data/{split}-{i:05}-of-{len(partial):05}.parquet" for i in range(len(partial))]
             for path, name in zip(partial, written.files[split], strict=True):
                 os.replace(path, folder / name)
     return written
 
 
-def _stripped(
-    rows: Sequence[Row], read: Callable[[str], bytes], pool: ThreadPoolExecutor
-) -> Iterator[tuple[str, Stripped]]:
-    """Label and image of each row, in order."""
+def _stripped(survey: Survey, rows: Sequence[Row], pool: ThreadPoolExecutor) -> Iterator[_Entry]:
+    """Each row as it is written, in order."""
+    read = survey.source.reader()
 
-    def work(row: Row) -> tuple[str, Stripped]:
+    def work(row: Row) -> _Entry:
         try:
             content = read(row.path)
         except OSError as error:
@@ -93,38 +111,48 @@ def _stripped(
                 f"'{row.path}' has changed since it was looked at; nothing was sent, the same command again"
             )
         try:
-            return row.label, strip(content)
+            return _Entry(row.label, survey.by_path[row.path].group, strip(content))
         except Exception as error:  # `look` may have decoded a part only
             raise UserError(
                 f"'{row.path}' cannot be read whole: {first_line(error)}; take it out of the folder; nothing was sent"
             ) from error
 
-    waiting = iter(rows)
-    while some := list(islice(waiting, AHEAD)):
-        yield from pool.map(work, some)
+    waiting, pixels = deque(), 0
+    for row in rows:
+        facts = survey.by_path[row.path].facts
+        size = facts.width * facts.height
+        while waiting and (len(waiting) == AHEAD or pixels + size > PIXELS):
+            done, its_size = waiting.popleft()
+            yield done.result()
+            pixels -= its_size
+        waiting.append((pool.submit(work, row), size))
+        pixels += size
+    while waiting:
+        yield waiting.popleft()[0].result()
 
 
 def _write_split(
-    images: Iterator[tuple[str, Stripped]], split: str, folder: Path, written: Written, bar: tqdm
+    entries: Iterator[_Entry], numbers: Mapping[str, int], split: str, folder: Path, written: Written, bar: tqdm
 ) -> list[Path]:
     """Shards under names that do not yet say how many there are."""
     import pyarrow
 
-    schema = features(written.names).arrow_schema
+    schema = features(written).arrow_schema
     codes = {name: code for code, name in enumerate(written.names)}
     partial: list[Path] = []
     writer = None
     with ExitStack() as stack:
-        for group in _groups(_counted(images, split, written, bar)):
+        for group in _row_groups(_counted(entries, split, written, bar)):
             if writer is None or partial[-1].stat().st_size >= SHARD_BYTES:
                 stack.close()
                 partial.append(folder / f"{split}-{len(partial)}")
                 writer = stack.enter_context(_writer(partial[-1], schema))
             columns = {
-                "image": [{"bytes": content, "path": None} for _, content in group],
-                "label": [codes[label] for label, _ in group],
+                "image": [{"bytes": each.image.content, "path": None} for each in group],
+                "label": [codes[each.label] for each in group],
+                "group": [numbers.get(each.group) for each in group],
             }
-            writer.write_table(pyarrow.table(columns, schema=schema))
+            writer.write_table(pyarrow.table({name: columns[name] for name in schema.names}, schema=schema))
     return partial
 
 
@@ -136,23 +164,20 @@ def _writer(path: Path, schema: pyarrow.Schema) -> parquet.ParquetWriter:
     return parquet.ParquetWriter(path, schema, use_content_defined_chunking=True, **how)
 
 
-def _counted(
-    images: Iterator[tuple[str, Stripped]], split: str, written: Written, bar: tqdm
-) -> Iterator[tuple[str, bytes]]:
-    for label, image in images:
-        written.image_bytes[split] += len(image.content)
-        written.how[image.how] += 1
-        written.found.update(image.found)
+def _counted(entries: Iterator[_Entry], split: str, written: Written, bar: tqdm) -> Iterator[_Entry]:
+    for entry in entries:
+        written.image_bytes[split] += len(entry.image.content)
+        written.how[entry.image.how] += 1
+        written.found.update(entry.image.found)
         bar.update()
-        yield label, image.content
+        yield entry
 
 
-def _groups(images: Iterator[tuple[str, bytes]]) -> Iterator[list[tuple[str, bytes]]]:
-    """Row groups."""
+def _row_groups(entries: Iterator[_Entry]) -> Iterator[list[_Entry]]:
     group, held = [], 0
-    for image in images:
-        group.append(image)
-        held += len(image[1])
+    for entry in entries:
+        group.append(entry)
+        held += len(entry.image.content)
         if len(group) == GROUP_ROWS or held >= GROUP_BYTES:
             yield group
             group, held = [], 0

@@ -20,7 +20,7 @@ from training.data.embedded import write_digits
 from training.data.images import Facts, look
 from training.data.intake import Example, Skipped, check_classes, read_folder, split_of, summary, verify
 from training.data.splits import SPLITS, Row
-from training.data.table import LABEL_COLUMNS, Table, is_table, open_table
+from training.data.table import GROUP_COLUMNS, LABEL_COLUMNS, Table, is_table, open_table
 from training.recipe import Data, Recipe, UserError, first_line
 
 if TYPE_CHECKING:
@@ -105,7 +105,7 @@ class HubDataset:
     config: str | None = None
 
     def read(self, data: Data, progress: bool = True) -> tuple[list[Example], list[Skipped]]:
-        """Every readable row, in order, with its class name and the Hub's own split."""
+        """Every readable row, in order, with its class name, the Hub's own split, and its group if it has any."""
         found = self._load()
         examples: list[Example] = []
         skipped: list[Skipped] = []
@@ -124,8 +124,10 @@ class HubDataset:
         from datasets import Image
 
         image, label = columns(part, self.repo_id)
+        group = group_column(part)
         names = getattr(part.features[label], "names", None)
-        encoded = part.cast_column(image, Image(decode=False)).select_columns([image, label])
+        chosen = [image, label, *([group] if group else [])]
+        encoded = part.cast_column(image, Image(decode=False)).select_columns(chosen)
         rows = tqdm(encoded, f"Reading {split}", unit=" images", leave=False, disable=not progress or None)
         for index, row in enumerate(rows):
             path = f"{self.revision}/{split}/{index}"
@@ -141,7 +143,9 @@ class HubDataset:
                 yield Skipped(path, reason)
             else:
                 name = names[row[label]] if names else str(row[label])
-                yield Example(path, data.class_names.get(name, name), split_of(split), None, facts.sha256, facts)
+                whose = row[group] if group else None
+                whose = None if whose in (None, -1, "") else str(whose)
+                yield Example(path, data.class_names.get(name, name), split_of(split), whose, facts.sha256, facts)
 
     def pinned(self) -> HubDataset:
         """The same data set at the commit that it has now, so that a run that goes on sees the same images.
@@ -346,7 +350,7 @@ def columns(part: Dataset, repo_id: str) -> tuple[str, str]:
     if not images:
         raise UserError(f"data set '{repo_id}' has no column of images; {has}")
     classes = [name for name, feature in features.items() if isinstance(feature, ClassLabel)]
-    plain = [name for name, feature in features.items() if isinstance(feature, Value) and _names_classes(feature.dtype)]
+    plain = [name for name, feature in features.items() if isinstance(feature, Value) and _is_discrete(feature.dtype)]
     usual = [name for kind in (classes, plain) for wanted in LABEL_COLUMNS for name in kind if name.lower() == wanted]
     if usual or len(classes) == 1:
         return images[0], (usual or classes)[0]
@@ -361,7 +365,15 @@ def columns(part: Dataset, repo_id: str) -> tuple[str, str]:
     )
 
 
-def _names_classes(dtype: str) -> bool:
+def group_column(part: Dataset) -> str | None:
+    """The column of patients and the like, which numbers or names them; the first of the usual names that is there."""
+    from datasets import Value
+
+    plain = [name for name, kind in part.features.items() if isinstance(kind, Value) and _is_discrete(kind.dtype)]
+    return next((name for wanted in GROUP_COLUMNS for name in plain if name.lower() == wanted), None)
+
+
+def _is_discrete(dtype: str) -> bool:
     return dtype.startswith(("int", "uint")) or "string" in dtype
 
 

@@ -1,9 +1,10 @@
 """An image file without what its camera, its editor or its author wrote into it, and the same picture.
 
 JPEG and PNG lose segments and chunks: what is left is byte for byte as it was, and so is every pixel. Kept is what the
-picture is made of: coefficients, palette, transparency, gamma, the colour profile, resolution, and JPEG's JFIF and
-Adobe headers, of which only the fields that decoders need. A JPEG that EXIF turns is turned for good, which means to
-encode it anew: with its own quantisation tables, turned as well, so that little is lost, a level of 255 or less, where
+picture is made of: coefficients, palette, transparency, gamma, resolution, and JPEG's JFIF and Adobe headers, of which
+only the fields that decoders need. Colour profiles go: they name people, screens and dates, and neither `open_rgb` nor
+`pipeline` heeds them; a browser may show the colours a little paler. A JPEG that EXIF turns is turned for good, that is
+encoded anew: with its own quantisation tables, turned as well, so that little is lost, a level of 255 or less, where
 the sides are multiples of 8 or 16, as cameras have them. Elsewhere the blocks of 8 × 8 pixels fall in other places, two
 to six levels would go, and the picture becomes PNG. Every other format, and CMYK that is to be turned, becomes a PNG of
 exactly what `open_rgb` sees: the first frame, 8-bit RGB.
@@ -11,13 +12,16 @@ exactly what `open_rgb` sees: the first frame, 8-bit RGB.
 No way is trusted: the result is decoded and compared, and Pillow, which reads metadata by code of its own, is asked
 for any that is left. What fails becomes PNG from its pixels alone.
 
-What is in the pixels stays: faces, name plates, a patient's name burnt into a scan.
+What is in the pixels stays: faces, name plates, a patient's name burnt into a scan. So do bytes that somebody hid in a
+JPEG's compressed scan, behind its last block: only decoding it bit by bit would tell. A PNG's pixels end where their
+number says, and what comes behind them goes.
 """
 
 from __future__ import annotations
 
 import io
 import re
+import zlib
 from dataclasses import dataclass
 
 import numpy as np
@@ -31,7 +35,7 @@ HOW = {
     "turned": "turned as EXIF says, encoded anew with its own quantisation tables",
     "png": "saved anew as PNG of what a network sees, 8-bit RGB",
 }
-KINDS = ("GPS", "EXIF", "XMP", "IPTC", "text", "thumbnail", "frames", "trailing bytes", "other")
+KINDS = ("GPS", "EXIF", "XMP", "IPTC", "text", "colour profile", "thumbnail", "frames", "trailing bytes", "other")
 TURNED = 1.5  # levels of 255: mean difference up to which a turned JPEG is the same picture
 
 SOI, EOI, SOS = b"\xff\xd8", b"\xff\xd9", 0xDA
@@ -41,17 +45,20 @@ JPEG_KINDS = (  # marker, how the segment begins, what it is
     (0xE0, b"JFXX\0", "thumbnail"),
     (0xE1, b"Exif\0", "EXIF"),
     (0xE1, b"http://ns.adobe.com/", "XMP"),
+    (0xE2, b"ICC_PROFILE\0", "colour profile"),
     (0xE2, b"MPF\0", "frames"),
     (0xED, b"Photoshop", "IPTC"),
     (0xFE, b"", "text"),
 )
 
 PNG = b"\x89PNG\r\n\x1a\n"
-CHUNKS = {b"IHDR", b"PLTE", b"IDAT", b"IEND", b"tRNS", b"gAMA", b"cHRM", b"sRGB", b"iCCP", b"cICP", b"sBIT", b"pHYs"}
-PNG_KINDS = {b"eXIf": "EXIF", b"acTL": "frames", b"fcTL": "frames", b"fdAT": "frames"}
+CHUNKS = {b"IHDR", b"PLTE", b"IDAT", b"IEND", b"tRNS", b"gAMA", b"cHRM", b"sRGB", b"cICP", b"sBIT", b"pHYs"}
+PNG_KINDS = {b"eXIf": "EXIF", b"iCCP": "colour profile", b"acTL": "frames", b"fcTL": "frames", b"fdAT": "frames"}
 PNG_KINDS |= dict.fromkeys((b"tEXt", b"zTXt", b"iTXt", b"tIME", b"sPLT"), "text")
+SAMPLES = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}  # of a PNG's pixel, by its kind of colour
+ADAM7 = ((0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4), (0, 2, 2, 4), (1, 0, 2, 2), (0, 1, 1, 2))
 
-HARMLESS = {"jfif", "jfif_version", "jfif_unit", "jfif_density", "dpi", "adobe", "adobe_transform", "icc_profile"}
+HARMLESS = {"jfif", "jfif_version", "jfif_unit", "jfif_density", "dpi", "adobe", "adobe_transform"}
 HARMLESS |= {"progressive", "progression", "gamma", "srgb", "chromaticity", "transparency", "interlace", "aspect"}
 TIFF_WORDS = {270, 271, 272, 285, 305, 306, 315, 316, 33432, 34665, 37500, *range(40091, 40096)}  # and names, and dates
 GPS, XMP, IPTC = 34853, 700, 33723  # tags of EXIF and TIFF
@@ -110,6 +117,8 @@ def _found(image: Image.Image) -> set[str]:
         found.add("XMP")
     if IPTC in tags:
         found.add("IPTC")
+    if image.info.get("icc_profile"):
+        found.add("colour profile")
     if image.info.get("comment") or getattr(image, "text", None):
         found.add("text")
     if getattr(image, "n_frames", 1) > 1:
@@ -153,7 +162,7 @@ def _bare_jpeg(content: bytes) -> tuple[bytes, set[str]]:
 
 def _segment(marker: int, body: bytes) -> tuple[bytes | None, str | None]:
     """What stays of a segment, and the kind of what does not."""
-    if marker in PICTURE or (marker == 0xE2 and body.startswith(b"ICC_PROFILE\0")):
+    if marker in PICTURE:
         return body, None
     if marker == 0xE0 and body.startswith(b"JFIF\0"):  # version, unit and density, and then a thumbnail
         return body[:12] + b"\0\0", "thumbnail" if len(body) > 14 else None
@@ -169,23 +178,51 @@ def _bare_png(content: bytes) -> tuple[bytes, set[str]]:
     Raises:
         ValueError: the file is not built as ISO 15948 says.
     """
-    kept, found, at, name = [PNG], set(), len(PNG), b""
+    kept, found, at, name = [], set(), len(PNG), b""
     while name != b"IEND":
         end, name = at + 12 + int.from_bytes(content[at : at + 4]), content[at + 4 : at + 8]
         if len(name) < 4 or end > len(content):
             raise ValueError("cut off")
         if name in CHUNKS:
-            kept.append(content[at:end])
+            kept.append((name, content[at:end]))
         else:
             found.add(PNG_KINDS.get(name, "other"))
         at = end
     if len(content) > at:
         found.add("trailing bytes")
-    return b"".join(kept), found
+    data = b"".join(chunk[8:-4] for name, chunk in kept if name == b"IDAT")
+    pixels, more = _png_pixels(kept[0][1][8:-4], data)
+    if more:
+        found.add("trailing bytes")
+        body, first = b"IDAT" + zlib.compress(pixels), [name for name, _ in kept].index(b"IDAT")
+        kept = [each for each in kept if each[0] != b"IDAT"]
+        kept.insert(first, (b"IDAT", (len(body) - 4).to_bytes(4) + body + zlib.crc32(body).to_bytes(4)))
+    return b"".join([PNG, *(chunk for _, chunk in kept)]), found
+
+
+def _png_pixels(header: bytes, data: bytes) -> tuple[bytes, bool]:
+    """The rows of a PNG before they were compressed, as many as its header says, and whether anything follows them.
+
+    Raises:
+        ValueError: there are fewer.
+    """
+    width, height = int.from_bytes(header[:4]), int.from_bytes(header[4:8])
+    bits = header[8] * SAMPLES[header[9]]
+    passes = [(-((x - width) // right), -((y - height) // down)) for x, y, right, down in ADAM7]
+    length = sum(
+        rows * (1 + (columns * bits + 7) // 8)  # each begins with the number of its filter
+        for columns, rows in (passes if header[12] else [(width, height)])
+        if columns
+    )
+    stream = zlib.decompressobj()
+    pixels = stream.decompress(data, length + 1)
+    if len(pixels) < length:
+        raise ValueError("cut off")
+    return pixels[:length], len(pixels) > length or not stream.eof or bool(stream.unused_data)
 
 
 def _turned(content: bytes) -> bytes:
-    """A JPEG in grey or colour turned as its EXIF says, with its own quantisation tables and colour profile.
+    """A JPEG in grey or colour turned as its EXIF says, with its own quantisation tables.
 
     Where rows become columns the tables are transposed with the picture: then each block gets its own coefficients
     back, but for rounding.
@@ -201,8 +238,7 @@ def _turned(content: bytes) -> bytes:
             tables = [table.T for table in tables]
         sampling = JpegImagePlugin.get_sampling(image)  # 4:2:2 has no name in Pillow once it is turned
         how = {"qtables": [table.ravel().tolist() for table in tables], "subsampling": 2 if sampling == 2 else 0}
-        how |= {"icc_profile": image.info.get("icc_profile")}
-        # From an array: Pillow would write the comment along.
+        # From an array: Pillow would write the comment and the colour profile along.
         encoded = io.BytesIO()
         Image.fromarray(np.asarray(ImageOps.exif_transpose(image))).save(encoded, "JPEG", **how)
     return encoded.getvalue()
