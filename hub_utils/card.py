@@ -6,6 +6,7 @@ template and a function that fills it. Whatever comes from a person or a file na
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import re
@@ -40,6 +41,8 @@ from hub_utils.portable.markdown import (
 )
 
 TEMPLATE = Path(__file__).with_name("card_template.md")
+# The last line, unseen where Markdown is drawn: a card that somebody has changed does not fit to it any more.
+SEAL = "\n<!-- written by a program, and changed by nobody while the SHA-256 of all above is {} -->\n"
 PLOTS = {
     "confusion": "Confusion matrix of the test images: a row for each true class, a column for each answer",
     "recall": "Recall of each class on the test images, sorted, with its interval",
@@ -66,7 +69,18 @@ def card_text(run: Path, repo_id: str | None = None) -> str:
     facts = read_run(run, repo_id)
     card = ModelCard.from_template(_card_data(facts), template_path=str(TEMPLATE), **_places(facts))
     card.text = card.text.rstrip() + "\n"
-    return str(card)
+    text = str(card)
+    return text + SEAL.format(_digest(text))
+
+
+def is_as_written(text: str) -> bool:
+    """Whether a card is as `card_text` made it, of whatever run, name and version, and nobody has changed it since."""
+    body, seal, rest = text.replace("\r\n", "\n").rpartition(SEAL.partition("{}")[0])
+    return bool(seal) and rest.strip() == SEAL.format(_digest(body)).removeprefix(seal).strip()
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def _card_data(facts: Facts) -> ModelCardData:

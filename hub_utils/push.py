@@ -8,7 +8,9 @@ from __future__ import annotations
 import re
 import shlex
 import sys
+import tempfile
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from fnmatch import fnmatchcase
 from pathlib import Path
 
@@ -23,6 +25,7 @@ from hub_utils.portable.repo import (
     commit,
     find_repo,
     info_of,
+    is_same,
     make_repo,
     set_patience,
     set_tag,
@@ -46,7 +49,8 @@ The token is that of `hf auth login`, or HF_TOKEN.
 MESSAGE = "Push the model, its card and its results"
 # What a model is loaded from, whoever made it.
 MODEL = ("config.json", "*.safetensors", "*.bin", "*.pt", "*.pth", "*.onnx", "*.h5", "*.keras", "*.ckpt")
-MADE = ("serving.json", "README.md")  # by push itself, where a run has none
+BESIDE = ("adapter_config.json", "*.index.json")  # of the model, by which another is loaded
+MADE = ("serving.json", "onnx/model.onnx", "README.md")  # by push itself, where a run has none
 LARGE = ("model.safetensors", "onnx/model.onnx")
 
 
@@ -88,7 +92,7 @@ def push(
 ) -> str:
     """Push the model of the folder `run` and return the full hash of the commit that holds it.
 
-    The folder is not touched, but for a serving.json that is missing or of other weights.
+    The folder is not touched, but for a serving.json that is missing or of other weights, or a missing ONNX file.
 
     Raises:
         UserError: something forbids it, or fails; it says what is on the Hub now.
@@ -98,15 +102,18 @@ def push(
     who = account(state="nothing has changed on the Hub")
     repo = find_repo(full_name(repo_id, default_name(run), who), who, public=public)
     _look(repo, contents)
-    _complete_serving(contents, say)
+    contents = _completed(contents, say)
     files = _to_send(contents, repo.repo_id, message, say)
+    _check_card_there(repo, files["README.md"])
     _warn_of_data(contents, public, say)
     new = changed(files, repo)
     has_tag = check_tag_free(repo, tag, new)
     repo = make_repo(repo)
     sha = repo.head
     if new:
-        say(f"pushing    {len(new)} files, {_size(sum(map(_length, new.values())))}, to {repo.url}")
+        say(
+            f"pushing    {len(new)} file{'s' * (len(new) > 1)}, {_size(sum(map(_length, new.values())))}, to {repo.url}"
+        )
         sha = commit(repo, new, message)
     if tag and not has_tag:
         set_tag(repo, tag, sha)
@@ -134,9 +141,10 @@ def rehearse(
     name = repo_id or default_name(run)
     name = name if "/" in name else f"<you>/{name}"
     files = _to_send(contents, None if "<" in name else name, message, say)
-    for path in sorted({*files, "serving.json"}):
-        told = "made when it is pushed" if _needs_serving(contents) and path == "serving.json" else None
-        say(f"goes       {path} ({told or _size(_length(files[path]))})")
+    missing = _missing(contents)
+    for path in sorted({*files, *missing}):
+        told = "made when it is pushed" if path in missing else _size(_length(files[path]))
+        say(f"goes       {path} ({told})")
     for path, reason in contents.stays.items():
         say(f"stays      {path}: {reason}")
     say(f"to         {Repo(name).url}, {_eyes(public)}{f', tagged {tag}' * bool(tag)}")
@@ -167,6 +175,12 @@ def _look(repo: Repo, contents: Contents) -> None:
     elsewhere = f"--repo_id OWNER/NAME for another repo; its page is {repo.url}"
     if "recipe.json" not in repo.files and any(fnmatchcase(path, name) for path in repo.files for name in MODEL):
         raise UserError(f"'{repo.repo_id}' holds a model that was not pushed from a run; {elsewhere}")
+    foreign = [path for path in repo.files if not may_go(path) and any(fnmatchcase(path, n) for n in (*MODEL, *BESIDE))]
+    if foreign:
+        raise UserError(
+            f"'{repo.repo_id}' holds {', '.join(sorted(foreign)[:3])}, by which it may answer as another model; "
+            f"nothing is ever deleted from here: delete them on {repo.url}/tree/main, or {elsewhere}"
+        )
     stale = sorted(path for path in repo.files if may_go(path) and path not in {*contents.files, *MADE})
     if stale:
         raise UserError(
@@ -176,25 +190,39 @@ def _look(repo: Repo, contents: Contents) -> None:
         )
 
 
-def _needs_serving(contents: Contents) -> bool:
-    path = contents.run / "serving.json"
-    return not path.is_file() or read_json(path).get("weights_sha256") != contents.weights_sha256
+def _missing(contents: Contents) -> dict[str, Path]:
+    """What a run of an earlier version lacks: serving.json of these very weights, and the ONNX file.
+
+    Training says so if it could not write a network as ONNX; then nobody tries again.
+    """
+    run, serving = contents.run, contents.run / "serving.json"
+    known = read_json(serving) if serving.is_file() else {}
+    missing = [] if known.get("weights_sha256") == contents.weights_sha256 and "golden" in known else ["serving.json"]
+    tried = read_json(run / "all_results.json").get("onnx_difference", "not tried") is None
+    missing += [] if tried or (run / "onnx" / "model.onnx").is_file() else ["onnx/model.onnx"]
+    return {name: run / name for name in missing}
 
 
-def _complete_serving(contents: Contents, say: Callable[[str], None]) -> None:
-    if not _needs_serving(contents):
-        return
-    from hub_utils.export import save_serving
+def _completed(contents: Contents, say: Callable[[str], None]) -> Contents:
+    """With what is missing, now written into the run."""
+    from hub_utils.export import save_onnx, save_serving
 
-    path = contents.run / "serving.json"
-    try:
-        save_serving(contents.run)
-    except (OSError, RuntimeError, ValueError, KeyError) as error:
-        raise UserError(
-            f"'{path}' cannot be made: the model of this run does not load ({' '.join(str(error).split())}); the "
-            "command that began the run, with --resume, writes it again"
-        ) from error
-    say(f"wrote      {path}, which was missing or of other weights")
+    made = {}
+    for name, path in _missing(contents).items():
+        try:
+            save_serving(contents.run) if name == "serving.json" else save_onnx(contents.run)
+        except Exception as error:  # the exporter's are of many kinds
+            reason = " ".join(str(error).split())[:200]
+            if name != "serving.json":
+                say(f"warning    no {name} can be made: {reason}")
+                continue
+            raise UserError(
+                f"'{path}' cannot be made: the model of this run does not load ({reason}); the command that began the "
+                "run, with --resume, writes it again"
+            ) from error
+        made[name] = path
+        say(f"wrote      {path}, which was missing or of other weights")
+    return replace(contents, files=contents.files | made)
 
 
 def _to_send(contents: Contents, name: str | None, message: str, say: Callable[[str], None]) -> dict[str, bytes | Path]:
@@ -208,9 +236,10 @@ def _to_send(contents: Contents, name: str | None, message: str, say: Callable[[
     from hub_utils.scan import scan
 
     run = contents.run
-    paths = contents.files | ({"serving.json": run / "serving.json"} if (run / "serving.json").is_file() else {})
-    files = {name: path if name in LARGE else path.read_bytes() for name, path in paths.items()}
+    files = {name: path if name in LARGE else path.read_bytes() for name, path in contents.files.items()}
     files["README.md"] = _card(contents, name, say)
+    if not (run / "local" / "data.json").is_file():
+        say(f"warning    '{run / 'local'}' is not whole: names from the data set cannot be looked for")
     found = scan(files | {"--message": message.encode()}, run, get_token())
     if found:
         more = f" and {len(found) - 3} more" if len(found) > 3 else ""
@@ -222,24 +251,47 @@ def _to_send(contents: Contents, name: str | None, message: str, say: Callable[[
 
 
 def _card(contents: Contents, name: str | None, say: Callable[[str], None]) -> bytes:
-    """The card as the Hub shall have it: eval.py's with the repo's name in it, or the user's own."""
-    from hub_utils.card import card_text
+    """The card as the Hub shall have it: written anew with the repo's name in it, unless somebody has changed it."""
+    from hub_utils.card import card_text, is_as_written
 
     path = contents.run / "README.md"
-    mine = path.read_text(encoding="utf-8") if path.is_file() else None
+    again = shlex.join(["python", "training/eval.py", str(contents.run)])
     try:
-        if mine is None or mine == card_text(contents.run):
+        mine = path.read_text(encoding="utf-8") if path.is_file() else None
+    except UnicodeDecodeError as error:
+        raise UserError(f"'{path}' is no UTF-8: save it as such, or {again} writes it anew") from error
+    if mine is None or is_as_written(mine):
+        try:
             return card_text(contents.run, name).encode()
-    except (KeyError, TypeError, ValueError) as error:
-        raise UserError(f"no card can be written of '{contents.run}': {error}") from error
+        except (KeyError, TypeError, ValueError) as error:
+            lacks = f"a file of it lacks {error}" if isinstance(error, KeyError) else error
+            raise UserError(
+                f"no card can be written of '{contents.run}': {lacks}; the command that began it, with --resume, or "
+                f"{again} writes its files again"
+            ) from error
     weights = re.search(r"SHA-256 of the weights \| `([0-9a-f]{64})`", mine)
     if weights and weights[1] != contents.weights_sha256:
-        raise UserError(
-            f"'{path}' tells of other weights; {shlex.join(['python', 'training/eval.py', str(contents.run)])} writes "
-            "it anew"
-        )
-    say(f"card       {path} is not as eval.py would write it now: it goes as it is")
+        raise UserError(f"'{path}' tells of other weights; {again} writes it anew")
+    say(f"card       {path} was changed by hand, and goes as it is; {again} would write it anew")
     return path.read_bytes()
+
+
+def _check_card_there(repo: Repo, card: bytes) -> None:
+    """Refuse to replace a card that somebody has written, or changed, on the Hub."""
+    from huggingface_hub import hf_hub_download
+
+    from hub_utils.card import is_as_written
+
+    if "README.md" not in repo.files or is_same(card, repo.files["README.md"]):
+        return
+    asked = in_words(f"the card of '{repo.repo_id}'", state="nothing has changed on the Hub")
+    with asked, tempfile.TemporaryDirectory() as folder:
+        there = Path(hf_hub_download(repo.repo_id, "README.md", revision=repo.head, cache_dir=folder)).read_bytes()
+    if there.strip() and not is_as_written(there.decode(errors="replace")):
+        raise UserError(
+            f"the card of '{repo.repo_id}' was written by hand, and this push would replace it: put it into the run as "
+            f"README.md (from {repo.url}/blob/main/README.md), or --repo_id OWNER/NAME for another repo"
+        )
 
 
 def _warn_of_data(contents: Contents, public: bool, say: Callable[[str], None]) -> None:

@@ -40,7 +40,13 @@ SECRETS = {
     "a password": r"(?i:api_?key|secret_?key|access_?token|password|passwd)[\"']?\s?[:=]\s?[\"']?[A-Za-z0-9/+_.-]{12,}",
 }
 # Wherever a home folder is on Linux, macOS and Windows, whoever's; JSON doubles backslashes.
+# Other places where people keep data; and drives and servers of Windows. In a binary file they may be names of nodes.
 HOMES = r"(?<![\w.~-])(?:/home/[\w.-]|/Users/[\w.-]|/root/|[A-Za-z]:[\\/]{1,2}Users[\\/])|file://"
+PLACES = (
+    r"(?<![\w.~:/-])/(?:data|datasets|mnt|media|scratch|srv|tmp|var|opt|kaggle|content|workspace|gpfs|nfs|net|Volumes)"
+    r"/[\w.-]"
+    r"|(?<![\w(?.-])[A-Z]:(?:\\\\|\\(?![nrtbfu])|/)\w|(?<![\\\w])(?:\\{4}[\w.-]+\\{2}|\\\\[\w.-]+\\)[\w$]"
+)
 PATH = "a path of this machine"
 IMAGE = "the name of an image of the data set"
 PERSON = "a patient or group of the data set"
@@ -84,6 +90,8 @@ def scan(files: Mapping[str, bytes | Path], run: Path, token: str | None = None)
 
 def _scan_file(path: str, data: bytes, kinds: Iterable[tuple[str, re.Pattern]], data_set: _DataSet) -> list[Finding]:
     text, place = _as_text(data)
+    if path.endswith((".md", ".json", ".csv", "--message")):
+        kinds = [*kinds, (PATH, re.compile(PLACES))]
     found = [Finding(path, place(match.start()), kind) for kind, regex in kinds for match in _first(regex, text)]
     words = _words(path, text)
     found += [Finding(path, place(at), kind) for kind, at in data_set.named_in(words)]
@@ -211,7 +219,8 @@ def _png_beside_pixels(data: bytes) -> Iterator[str]:
     at = len(PNG)
     while at + 12 <= len(data):
         length, kind = struct.unpack(">I4s", data[at : at + 8])
-        if kind not in CHUNKS and not data[at + 8 :].startswith(b"Software\0Matplotlib"):
+        software = data[at + 8 : at + 8 + length].startswith(b"Software\0Matplotlib version")
+        if kind not in CHUNKS and not (software and data[at + 8 : at + 8 + length].count(b"\0") == 1):
             yield f"metadata ({kind.decode('ascii', 'replace')}) that matplotlib does not write"
         at += 12 + length
         if kind == b"IEND":

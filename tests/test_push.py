@@ -133,11 +133,69 @@ def test_the_card_names_the_repo_and_one_changed_by_hand_goes_as_it_is(hub, run)
     assert b'model="runs/colours"' in mine and b'model="alice/colours"' in theirs and b"runs/colours" not in theirs
     changed = mine + b"\nWritten by hand.\n"
     (run / "README.md").write_bytes(changed)
-    assert "README.md is not as eval.py would write it now: it goes as it is" in tell(run)
+    assert "README.md was changed by hand, and goes as it is" in tell(run)
     assert hub.files("alice/colours")["README.md"] == changed
     (run / "README.md").unlink()
+    assert "the card of 'alice/colours' was written by hand, and this push would replace it" in refusal(run)
+    assert hub.files("alice/colours")["README.md"] == changed
+    tell(run, "--repo_id", "other")
+    assert b'model="alice/other"' in hub.files("alice/other")["README.md"]
+
+
+def test_a_card_is_known_again_wherever_the_run_lies(hub, run, monkeypatch):
     tell(run)
+    theirs = hub.files("alice/colours")["README.md"]
+    moved = run.rename(run.with_name("moved"))
+    assert "by hand" not in tell(moved, "--repo_id", "colours")
     assert hub.files("alice/colours")["README.md"] == theirs
+    monkeypatch.chdir(moved)
+    assert "by hand" not in tell(Path("."), "--repo_id", "colours")
+    assert hub.files("alice/colours")["README.md"] == theirs
+
+
+def test_a_card_that_was_changed_on_the_hub_or_is_somebodys_page_is_not_replaced(hub, run):
+    tell(run)
+    edited = hub.files("alice/colours")["README.md"].replace(b"# Colours", b"# My colours")
+    hub.add("alice/colours", {"README.md": edited})
+    (run / "log_history.csv").write_text((run / "log_history.csv").read_text() + "\n")
+    assert "was written by hand" in refusal(run)
+    hub.add("alice/page", {"README.md": b"# My page", "recipe.json": b"{}"}, private=True)
+    assert "was written by hand" in refusal(run, "--repo_id", "page")
+    assert hub.files("alice/colours")["README.md"] == edited and hub.files("alice/page")["README.md"] == b"# My page"
+    (run / "README.md").write_bytes(edited)
+    assert "changed    log_history.csv (" in tell(run)
+
+
+def test_a_card_in_another_encoding_is_one_line(hub, run):
+    (run / "README.md").write_bytes("Löwe".encode("utf-16"))
+    assert "README.md' is no UTF-8: save it as such, or python training/eval.py" in refusal(run)
+
+
+def test_an_onnx_file_is_made_where_it_is_missing(hub, run):
+    (run / "onnx" / "model.onnx").unlink()
+    assert f"wrote      {Path('onnx') / 'model.onnx'}".replace("wrote      ", "") in tell(run)
+    assert "onnx/model.onnx" in hub.files("alice/colours")
+    results = json.loads((run / "all_results.json").read_text())
+    (run / "all_results.json").write_text(json.dumps(results | {"onnx_difference": None}))
+    (run / "onnx" / "model.onnx").unlink()
+    tell(run, "--repo_id", "without")
+    assert "onnx/model.onnx" not in hub.files("alice/without")
+
+
+def test_files_by_which_another_model_would_be_loaded_are_named(hub, run):
+    tell(run)
+    hub.add("alice/colours", {"adapter_config.json": b"{}", "pytorch_model.bin": b""})
+    assert "holds adapter_config.json, pytorch_model.bin, by which it may answer as another model" in refusal(run)
+
+
+def test_a_token_that_can_be_none_is_one_line(hub, run, monkeypatch):
+    monkeypatch.setenv("HF_TOKEN", "hf_ümlaut")
+    assert "the token holds what no token has ('ü')" in refusal(run)
+
+
+def test_an_organisation_may_be_written_in_any_case(hub, run):
+    tell(run, "--repo_id", "ACME/cased")
+    assert ("models", "acme/cased") in hub.repos
 
 
 def test_pushed_again_only_what_changed_is_sent(hub, run):
@@ -148,7 +206,7 @@ def test_pushed_again_only_what_changed_is_sent(hub, run):
     assert hub.commits("alice/colours")[-1].sha == first and asked(hub, "POST") == [] == asked(hub, "PUT")
     (run / "log_history.csv").write_text((run / "log_history.csv").read_text() + "\n")
     said = tell(run)
-    assert "pushing    1 files" in said and "changed    log_history.csv (" in said and "safetensors" not in said
+    assert "pushing    1 file, " in said and "changed    log_history.csv (" in said and "safetensors" not in said
     assert asked(hub, "PUT") == [] and not [path for path in asked(hub, "POST") if "lfs" in path]
     changed = hub.commits("alice/colours")[-1]
     assert changed.files.keys() == hub.repos["models", "alice/colours"].commits[first].files.keys()
@@ -301,11 +359,11 @@ def spoil_card(run: Path) -> str:
 
 
 def test_a_finding_never_repeats_the_secret_and_says_where_it_stands(hub, run):
+    assert ": your token for the Hub" in refusal(run, "--message", f"with {ALICE}")
     say_in_recipe(BOB)(run)
     line = next(n for n, text in enumerate((run / "recipe.json").read_text().splitlines(), 1) if BOB in text)
     said = refusal(run)
     assert f"recipe.json, line {line}: a token of Hugging Face" in said and "the same command again" in said
-    assert ": your token for the Hub" in refusal(run, "--message", f"with {ALICE}")
 
 
 @pytest.mark.parametrize("name", ["a b", "a/b/c", "-x", "x..y", "ö"])
@@ -370,7 +428,7 @@ def test_what_an_earlier_push_left_and_this_run_has_not_is_named_and_not_deleted
     shutil.rmtree(run / "onnx")
     before = hub.files("alice/colours")
     said = refusal(run)
-    assert "holds onnx/model.onnx, preprocessor_config.json of an earlier push" in said and "/tree/main" in said
+    assert "holds preprocessor_config.json of an earlier push" in said and "/tree/main" in said
     assert hub.files("alice/colours") == before
     tell(run, "--repo_id", "colours2")
 

@@ -162,12 +162,17 @@ def test_a_plot_holds_what_matplotlib_writes_and_nothing_else(run, tmp_path):
     path = tmp_path / "plot.png"
     Figure().savefig(path)
     assert kinds(run, path.read_bytes(), "plots/recall.png") == []
-    assert kinds(run, png(), "plots/recall.png") == []
-    assert kinds(run, png((b"eXIf", b"\x00")), "plots/recall.png") == ["metadata (eXIf) that matplotlib does not write"]
-    assert kinds(run, png((b"tEXt", b"Author\x00Me")), "plots/recall.png") == [
+    drawn = (b"tEXt", b"Software\x00Matplotlib version3.11")
+    assert kinds(run, png(drawn), "plots/recall.png") == []
+    more = (b"tEXt", drawn[1] + b"\x00Me")
+    assert kinds(run, png(drawn, more), "plots/recall.png") == ["metadata (tEXt) that matplotlib does not write"]
+    assert kinds(run, png(drawn, (b"eXIf", b"\x00")), "plots/recall.png") == [
+        "metadata (eXIf) that matplotlib does not write"
+    ]
+    assert kinds(run, png(drawn, (b"tEXt", b"Author\x00Me")), "plots/recall.png") == [
         "metadata (tEXt) that matplotlib does not write"
     ]
-    assert kinds(run, png(tail=b"x"), "plots/recall.png") == ["something after the picture"]
+    assert kinds(run, png(drawn, tail=b"x"), "plots/recall.png") == ["something after the picture"]
     assert kinds(run, png()[:30], "plots/recall.png") == ["something after the picture"]
     assert kinds(run, b"\xff\xd8 a photograph", "plots/recall.png") == ["no PNG file"]
 

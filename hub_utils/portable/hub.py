@@ -110,6 +110,8 @@ def why(error: Exception, flag: str = "--repo_id") -> str | None:
                 return "it is gated: accept its terms on its page on the Hub"
             case RevisionNotFoundError():
                 return "it is on the Hub, and has no such revision: its page lists commits, tags and branches"
+            case UnicodeEncodeError():
+                return f"the token holds what no token has ({cause.object[cause.start : cause.end]!r}): {LOGIN}"
             case HFValidationError():
                 return f"no name on the Hub ({_first_line(cause)})"
             case HfHubHTTPError():
@@ -128,9 +130,9 @@ def why(error: Exception, flag: str = "--repo_id") -> str | None:
 def _of_status(error: Exception, flag: str) -> str:
     """A refusal of the Hub, by its HTTP status."""
     status = error.response.status_code
-    said = _first_line(error)
+    said = " ".join((error.server_message or _first_line(error)).split())[:300]
     match status:
-        case 401 if "Invalid" in said:
+        case 401 if "Invalid" in f"{said} {error}":
             return f"the Hub does not know this token (HTTP 401): {LOGIN}"
         case 401:
             return f"the Hub asks who you are (HTTP 401): {LOGIN}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 import re
 from collections.abc import Mapping
 from contextlib import suppress
@@ -49,10 +50,14 @@ class Repo:
 
 
 def set_patience() -> None:
-    """Let no request of this process wait longer than `PATIENCE` for the Hub to go on."""
+    """Let no request of this process wait longer than `PATIENCE` for the Hub to go on.
+
+    What the client says before it tries again is not shown: an address to upload to is as good as a key.
+    """
     from huggingface_hub import get_session
 
     get_session().timeout = PATIENCE
+    logging.getLogger("huggingface_hub.utils._http").setLevel(logging.ERROR)
 
 
 def info_of(repo_id: str, kind: str = "model", token: bool | None = None) -> Any:
@@ -81,9 +86,11 @@ def find_repo(
     """
     from huggingface_hub.errors import RepositoryNotFoundError
 
-    owner = repo_id.partition("/")[0]
-    if owner.lower() not in {each.lower() for each in (who.name, *who.organisations)}:
+    owner, _, name = repo_id.partition("/")
+    spelt = {each.lower(): each for each in (who.name, *who.organisations)}
+    if owner.lower() not in spelt:
         raise wrong(f"'{repo_id}' belongs to {owner}, and this token to {who.name}; {flag} {who.name}/NAME")
+    repo_id = f"{spelt[owner.lower()]}/{name}"
     with in_words(f"'{repo_id}'", wrong, "nothing has changed on the Hub", flag):
         try:
             info = info_of(repo_id, kind)
