@@ -16,8 +16,15 @@ FRONT_MATTER = ("license", "library_name", "pipeline_tag", "tags")
 UNSAFE = {".bin", ".ckpt", ".h5", ".joblib", ".keras", ".msgpack", ".npy", ".npz", ".pickle", ".pkl", ".pt", ".pth"}
 
 
+ANEW = "take it out of the run, and `python -m hub_utils.push RUN` writes it anew"  # serving.json
+
+
 class Failed(Exception):
     """A check that did not pass: why, and what helps."""
+
+
+class NotAsked(Exception):
+    """A check that another's failure leaves nothing to look at: which one."""
 
 
 @dataclass
@@ -46,8 +53,9 @@ class Model:
     def json(self, name: str) -> dict[str, Any]:
         if name not in self.files:
             raise Failed(f"no {name}")
+        path = self.fetch(name)
         try:
-            values = json.loads(self.fetch(name).read_text(encoding="utf-8"))
+            values = json.loads(path.read_text(encoding="utf-8"))
         except ValueError as error:
             raise Failed(f"{name} is no JSON ({error})") from error
         if not isinstance(values, dict):
@@ -76,7 +84,7 @@ def pipeline(answer: dict[str, Any]) -> str:
 def loaded(answer: dict[str, Any]) -> dict[str, Any]:
     """The visitor's answer, if there is one."""
     if "error" in answer:
-        raise Failed("not asked, for it does not load")
+        raise NotAsked("not asked: it does not load")
     return answer
 
 
@@ -89,8 +97,11 @@ def weights(answer: dict[str, Any]) -> str:
 
 
 def labels(model: Model, answer: dict[str, Any]) -> str:
-    """A name for each answer, no two alike."""
+    """A name for each answer, no two alike, in the order in which training had them."""
     names = answer["labels"]
+    empty = [index for index, name in enumerate(names) if not isinstance(name, str) or not name.strip()]
+    if empty:
+        raise Failed(f"class {empty[0]} has no name; `id2label` of config.json has them")
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:
         raise Failed(f"two classes have one name: {_some(twice)}")
@@ -98,13 +109,39 @@ def labels(model: Model, answer: dict[str, Any]) -> str:
         raise Failed(f"no names, but {_some(names)}; `id2label` of config.json has them")
     if len(names) != answer["logits"]:
         raise Failed(f"{len(names)} names for {answer['logits']} answers")
+    _check_back(names, model.config.get("label2id"))
     try:
-        stored = {len(image["probabilities"]) for image in _stored(model)}
+        stored = _stored(model)
     except Failed:  # which is told of serving.json
-        stored = {len(names)}
-    if stored != {len(names)}:
-        raise Failed(f"{len(names)} names, and serving.json has {_some(map(str, stored))} probabilities")
+        return f"{len(names)}: {_some(names)}"
+    counts = {len(image["probabilities"]) for image in stored}
+    if counts != {len(names)}:
+        raise Failed(f"{len(names)} names, and serving.json has {_some(map(str, counts))} probabilities")
+    _check_order(names, model.serving["golden"].get("labels"))
     return f"{len(names)}: {_some(names)}"
+
+
+def _check_back(names: list[str], numbers: Any) -> None:
+    """Whether config.json's label2id, if it has one, says the same as its id2label."""
+    if not numbers:
+        return
+    if not isinstance(numbers, dict):
+        raise Failed("label2id of config.json is no number for each name")
+    for index, name in enumerate(names):
+        if str(numbers.get(name)) != str(index):
+            told = numbers.get(name, "nothing")
+            raise Failed(f"config.json contradicts itself: '{name}' is {index} in id2label, and {told} in label2id")
+
+
+def _check_order(names: list[str], stored: Any) -> None:
+    """Whether the classes are called as when the golden answers were stored: swapped names are wrong answers."""
+    if not isinstance(stored, list):
+        raise Failed(f"serving.json has no `labels` to compare them with: it is older; {ANEW}")
+    if len(stored) != len(names):
+        raise Failed(f"{len(names)} names, and serving.json has {len(stored)}; {ANEW}")
+    for index, (name, before) in enumerate(zip(names, stored, strict=True)):
+        if name != before:
+            raise Failed(f"class {index} is called '{name}', and was '{before}' when the golden answers were stored")
 
 
 def preprocessing(answer: dict[str, Any]) -> str:
@@ -131,15 +168,15 @@ def _pair(size: Any) -> list[int]:
 
 def card(model: Model) -> str:
     """What the Hub reads of README.md."""
-    from huggingface_hub import ModelCard
+    from huggingface_hub import metadata_load
+    from yaml import YAMLError
 
     if "README.md" not in model.files:
         raise Failed("no README.md; `python training/eval.py RUN` writes it")
+    path = model.fetch("README.md")
     try:
-        facts = ModelCard(
-            model.fetch("README.md").read_text(encoding="utf-8"), ignore_metadata_errors=True
-        ).data.to_dict()
-    except Exception as error:  # of the YAML parser, or of what its values are
+        facts = metadata_load(path) or {}
+    except (YAMLError, ValueError) as error:
         raise Failed(f"README.md's front matter cannot be read ({str(error).splitlines()[0]})") from error
     missing = [name for name in FRONT_MATTER if not facts.get(name)]
     if missing:
@@ -166,12 +203,11 @@ def _stored(model: Model) -> list[dict[str, Any]]:
     """The golden images with their probabilities, as serving.json has them."""
     from hub_utils.portable.golden import FORMULA, SIZES
 
-    golden = model.serving.get("golden")
-    try:
-        formula, images = golden["formula"], golden["images"]
-        names = [image["name"] for image in images if all(float(each) <= 1 for each in image["probabilities"])]
-    except (KeyError, TypeError, ValueError) as error:
-        raise Failed("serving.json has no golden answers; `hub_utils.push` makes it anew") from error
+    match model.serving.get("golden"):
+        case {"formula": formula, "images": [*images]} if images:
+            names = [_name_of_answer(image) for image in images]
+        case _:
+            raise Failed(f"serving.json has no golden answers; {ANEW}")
     if formula != FORMULA or names != list(SIZES):
         raise Failed(
             f"its golden images are of '{formula}', here they are '{FORMULA}': another version of this project"
@@ -179,9 +215,30 @@ def _stored(model: Model) -> list[dict[str, Any]]:
     return images
 
 
+def _name_of_answer(image: Any) -> str:
+    """Name of a golden image in serving.json, whose answer is a list of probabilities."""
+    match image:
+        case {"name": str(name), "probabilities": [*values]} if values:
+            wrong = [each for each in values if type(each) not in (int, float) or not 0 <= each <= 1]
+            if wrong:
+                value = _short(json.dumps(wrong[0]))
+                raise Failed(
+                    f"serving.json has {value} for a probability of '{name}', not a number from 0 to 1; {ANEW}"
+                )
+            return name
+    raise Failed(f"serving.json has no name and list of probabilities in {_short(json.dumps(image))}; {ANEW}")
+
+
+def _short(text: str) -> str:
+    return text if len(text) <= 60 else text[:59] + "…"
+
+
 def golden(model: Model, found: list[list[float]]) -> str:
     """How far the probabilities `found` of the golden images are from the stored ones."""
-    stored = _stored(model)
+    try:
+        stored = _stored(model)
+    except Failed as error:
+        raise NotAsked("not asked: see serving.json") from error
     differences = {}
     for image, probabilities in zip(stored, found, strict=True):
         if len(image["probabilities"]) != len(probabilities):

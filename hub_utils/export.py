@@ -212,7 +212,7 @@ def save_serving(folder: Path) -> None:
     """Write `folder`/serving.json: which weights these are, and what the deployable in `folder` says of golden images.
 
     The answers are of the deployable as loaded again, in fp32 on the CPU: a probability per class, in the order of the
-    classes. What else the file says of the same weights stays in it.
+    classes, whose names stand beside them as `labels`. What else the file says of the same weights stays in it.
 
     Raises:
         ValueError: an answer is no finite number.
@@ -227,6 +227,7 @@ def save_serving(folder: Path) -> None:
     answers = probabilities_of(classifier, np.stack(list(logits_of(classifier, images.values()))))
     golden = {
         "formula": FORMULA,
+        "labels": [name for _, name in sorted(classifier.model.config.id2label.items())],
         "images": [
             {"name": name, "size": list(image.size), "probabilities": [float(f"{each:.9g}") for each in answer]}
             for (name, image), answer in zip(images.items(), answers, strict=True)

@@ -278,7 +278,7 @@ def _card(contents: Contents, name: str | None, say: Callable[[str], None]) -> b
 
 def _check_card_there(repo: Repo, card: bytes) -> None:
     """Refuse to replace a card that somebody has written, or changed, on the Hub."""
-    from huggingface_hub import hf_hub_download
+    from huggingface_hub import HfApi
 
     from hub_utils.card import is_as_written
 
@@ -286,7 +286,8 @@ def _check_card_there(repo: Repo, card: bytes) -> None:
         return
     asked = in_words(f"the card of '{repo.repo_id}'", state="nothing has changed on the Hub")
     with asked, tempfile.TemporaryDirectory() as folder:
-        there = Path(hf_hub_download(repo.repo_id, "README.md", revision=repo.head, cache_dir=folder)).read_bytes()
+        path = HfApi().hf_hub_download(repo.repo_id, "README.md", revision=repo.head, cache_dir=folder)
+        there = Path(path).read_bytes()
     if there.strip() and not is_as_written(there.decode(errors="replace")):
         raise UserError(
             f"the card of '{repo.repo_id}' was written by hand, and this push would replace it: put it into the run as "

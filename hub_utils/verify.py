@@ -13,12 +13,14 @@ from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from types import SimpleNamespace
 from typing import Any
 
 from hub_utils import checks
-from hub_utils.checks import Failed, Model
+from hub_utils.checks import Failed, Model, NotAsked
 from hub_utils.portable.command import Parser, UserError, run_command
 from hub_utils.portable.hub import in_words, without_token
+from hub_utils.portable.repo import PATIENCE, set_patience
 from hub_utils.visit import ask
 
 USAGE = "python -m hub_utils.verify NS/NAME_OR_RUN [--revision COMMIT]"
@@ -27,7 +29,7 @@ what is checked, with nothing in the cache, in a process that knows nothing of t
   files            the weights are safetensors, and no pickle lies beside them
   pipeline         plain `pipeline("image-classification", model=…)` loads it
   weights          every weight is found, and none is left over
-  labels           a name for each answer, no two alike
+  labels           a name for each answer, no two alike, in the order that training had
   preprocessing    the image processor makes what the model takes, and says how
   card             README.md has what the Hub reads: license, library_name, pipeline_tag, tags
   serving.json     its golden answers belong to these very weights
@@ -40,6 +42,7 @@ examples:
   python -m hub_utils.verify runs/flowers              the folder, before it goes to the Hub
 """
 COMMIT = re.compile(r"[0-9a-f]{40}")
+ADDRESS = re.compile(r"(?:https?://(?:[^/]+/)?|(?:www\.)?(?:huggingface\.co|hf\.co)/)(?:models/)?(.*)", re.IGNORECASE)
 NOT_UPLOADED = {"local", "checkpoints"}  # of a run folder
 
 
@@ -60,6 +63,7 @@ def parser() -> Parser:
 def main(tokens: list[str]) -> int:
     """Run the command; the exit status."""
     known = parser().parse_args(tokens)
+    _check_words(known.model, known.revision)
     folder = Path(known.model).expanduser()
     if not folder.is_dir():
         if folder.exists() or known.model.startswith((".", "/", "~")) or "\\" in known.model:
@@ -82,6 +86,21 @@ def main(tokens: list[str]) -> int:
     return 0 if passed else 1
 
 
+def _check_words(model: str, revision: str | None) -> None:
+    """Raise `UserError` for what names no model, or no revision."""
+    if not model.strip():
+        raise UserError(f"'{model}' names no model; a run folder or a repo id NS/NAME is wanted")
+    if revision is not None and not revision.strip():
+        raise UserError(f"--revision '{revision}' names none; a commit, tag or branch of the repo, or leave it out")
+    if address := ADDRESS.fullmatch(model):
+        match re.split(r"[/?#]", address[1]):
+            case [owner, name, *_] if owner and name and owner not in ("datasets", "spaces", "docs", "api"):
+                wanted = f"the repo id in it is wanted: {owner}/{name}"
+            case _:
+                wanted = "a repo id NS/NAME is wanted"
+        raise UserError(f"'{model}' is an address; {wanted}")
+
+
 def verify(
     repo_id: str, revision: str | None = None, say: Callable[[str], None] = print, trust_remote_code: bool = False
 ) -> bool:
@@ -94,10 +113,13 @@ def verify(
     """
     from huggingface_hub import HfApi, hf_hub_download
     from huggingface_hub.utils import disable_progress_bars
+    from huggingface_hub.utils.logging import set_verbosity_error
 
     disable_progress_bars()  # of a few small files; the visitor has one of its own
+    set_verbosity_error()  # it tells of each time that it tries again
+    set_patience()
     with in_words(f"'{repo_id}'"):
-        info = HfApi().model_info(repo_id, revision=revision, files_metadata=True)
+        info = HfApi().model_info(repo_id, revision=revision, files_metadata=True, timeout=PATIENCE)
     files = {each.rfilename: each.size or 0 for each in info.siblings}
     with _empty_folder() as folder, in_words(f"'{repo_id}'"):
         download = partial(hf_hub_download, repo_id, revision=info.sha)
@@ -110,9 +132,26 @@ def verify(
         )
         say(f"verifying  {repo_id} at {info.sha}, from an empty cache")
         answer = ask(model, folder, trust_remote_code)
+        _check_hub(answer)
         if "error" in answer:
-            HfApi().model_info(repo_id, revision=info.sha)  # the Hub may be what went away
+            HfApi().model_info(repo_id, revision=info.sha, timeout=PATIENCE)  # the Hub may be what went away
+        for name in {"config.json", "serving.json", "README.md"} & files.keys():
+            model.fetch(name)  # before anything is told, for the Hub may fail at each
+        if "model.safetensors" in files:
+            model.weights()
         return _tell(model, answer, say)
+
+
+def _check_hub(answer: dict[str, Any]) -> None:
+    """Raise as the Hub's client does what the visitor met of the Hub: a model is not bad because the Hub fails."""
+    from huggingface_hub.errors import HfHubHTTPError
+
+    met = answer.get("hub")
+    if met and met["status"]:
+        response = SimpleNamespace(status_code=met["status"], headers=met["headers"], request=None)
+        raise HfHubHTTPError(met["said"], response=response)
+    if met:
+        raise ConnectionError(met["said"])
 
 
 def verify_folder(folder: Path, say: Callable[[str], None] = print, trust_remote_code: bool = False) -> bool:
@@ -151,19 +190,23 @@ def _tell(model: Model, answer: dict[str, Any], say: Callable[[str], None]) -> b
     if checks.has_no_onnx(model):
         del every["golden answers by ONNX"]
         say("  none     ONNX                        training could not write this network as ONNX")
-    failed = 0
+    marks = []
     for name, check in every.items():
         try:
             mark, seen = "passed", check()
         except Failed as error:
             mark, seen = "FAILED", str(error)
-            failed += 1
+        except NotAsked as error:
+            mark, seen = "–     ", str(error)
+        marks.append(mark)
         say(f"  {mark}   {name:<28}{_without_secrets(seen)}")
-    if failed:
-        say(f"failed     {failed} of {len(every)} checks")
-    else:
+    passed, failed = marks.count("passed"), marks.count("FAILED")
+    if passed == len(every):
         say(f"verified   all {len(every)} checks passed")
-    return not failed
+        return True
+    unasked = len(every) - passed - failed
+    say(f"failed     {failed} of {len(every)} checks{f', {unasked} not asked' if unasked else ''}")
+    return False
 
 
 def _without_secrets(text: str) -> str:

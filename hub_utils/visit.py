@@ -8,12 +8,16 @@ import re
 import site
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 from hub_utils.checks import Failed, Model
+from hub_utils.portable.command import UserError
+
+LIMIT = 300.0  # seconds in which a visitor must have got something of the Hub, or have answered
 
 # All that a visitor gets of the environment, beside the token: what Python, the network and the Hub's client need.
 PASSED_ON = re.compile(
@@ -28,6 +32,9 @@ def ask(model: Model, folder: Path, trust_remote_code: bool) -> dict[str, Any]:
     """What `visitor.ask` returns about the model and the golden images, or {"error": ...}; `folder` is empty.
 
     The repo's own code runs if it is this project's, or with `trust_remote_code`.
+
+    Raises:
+        UserError: for `LIMIT` seconds there was neither an answer nor a byte of the Hub.
     """
     from hub_utils.portable.golden import golden_images
 
@@ -67,8 +74,15 @@ def _visit(question: dict[str, Any], folder: Path, model: Model) -> dict[str, An
     try:
         total = sum(size for name, size in model.files.items() if model.commit and _is_downloaded(name))
         with tqdm(desc="Asking as a visitor", total=total, unit="B", unit_scale=True, leave=False, disable=None) as bar:
+            size, since = 0, time.monotonic()
             while not _ended(process):
                 bar.update(_size(folder / "cache" / "hub") - bar.n)
+                before, size = size, _size(folder / "cache")
+                if size != before:
+                    since = time.monotonic()
+                elif time.monotonic() - since > LIMIT:
+                    came = "nothing more came of the Hub, and no" if model.commit else "there was no"
+                    raise UserError(f"'{model.name}': {came} answer, for {LIMIT:g} s; the same command again, or later")
     finally:
         process.kill()
         process.wait()
@@ -123,6 +137,10 @@ def why_not_run(model: Model, trust_remote_code: bool) -> str | None:
         elsewhere.append("adapter_config.json")
     if code and elsewhere:
         return f"it asks for code of another repo ({elsewhere[0]}), which no revision of this one pins: not run"
+    named = {f"{name.partition('.')[0]}.py" for name in code if "." in name}
+    absent = sorted(named - model.files.keys())
+    if absent:
+        return f"{absent[0]} is missing, and its config names it; upload it, or export the model anew"
     if code and not trust_remote_code and not _is_ours(model):
         pinned = f" --revision {model.commit}" if model.commit else ""
         return f"it brings code of others, which is not run; once you have read it: --trust_remote_code{pinned}"

@@ -6,15 +6,13 @@ python -P hub_utils/visitor.py QUESTIONS.json ANSWERS.json
 this repository is imported, and nothing can be. It runs with transformers 4.51 as well.
 
 QUESTIONS is a list of {"model": a folder or repo id, "options": what else `pipeline` is told, "images": paths,
-"onnx": whether it is to be asked}, ANSWERS a list of what `ask` returns, or of {"error": in one line}.
+"onnx": whether it is to be asked}, ANSWERS a list of what `ask` returns, or of {"error": in one line, "hub": what of
+the Hub is behind it, if something is}.
 """
 
 import json
 import sys
 from pathlib import Path
-
-# However this repository is installed, and wherever it lies: not here.
-sys.modules.update(dict.fromkeys(("hub_utils", "training")))
 
 
 def main(questions: Path, answers: Path) -> None:
@@ -24,7 +22,7 @@ def main(questions: Path, answers: Path) -> None:
         try:
             found.append(ask(**question))
         except Exception as error:  # whatever a model of a stranger makes of the libraries
-            found.append({"error": in_one_line(error)})
+            found.append({"error": in_one_line(error), "hub": of_hub(error)})
     answers.write_text(json.dumps(found, default=str), encoding="utf-8")
 
 
@@ -32,11 +30,11 @@ def ask(model: str, options: dict, images: list[str], onnx: bool) -> dict:
     """What `model` is, as it loads here, and what it says of the images: for each a probability per class."""
     from transformers import AutoModelForImageClassification, pipeline
 
+    how = {name: options[name] for name in ("revision", "trust_remote_code") if name in options}
+    # Once by itself, for what `pipeline` keeps to itself: weights missing and left over, and where an error comes from.
+    _, loaded = AutoModelForImageClassification.from_pretrained(model, output_loading_info=True, **how)
     classifier = pipeline("image-classification", model=model, **options)
     config, processor = classifier.model.config, classifier.image_processor
-    how = {name: options[name] for name in ("revision", "trust_remote_code") if name in options}
-    # Once more, for what `pipeline` keeps to itself.
-    _, loaded = AutoModelForImageClassification.from_pretrained(model, output_loading_info=True, **how)
     values = getattr(processor, "data_config", None) or processor.to_dict()  # timm's; transformers' own
     pixels = [classifier.preprocess(image)["pixel_values"] for image in images]
     labels = [name for _, name in sorted(config.id2label.items())]
@@ -60,7 +58,7 @@ def ask(model: str, options: dict, images: list[str], onnx: bool) -> dict:
         try:
             answer |= ask_onnx(onnx_file(model, how.get("revision")), pixels, several)
         except Exception as error:
-            answer["onnx_error"] = in_one_line(error)
+            answer |= {"onnx_error": in_one_line(error), "hub": of_hub(error)}
     return answer
 
 
@@ -100,10 +98,42 @@ def ask_onnx(path: Path, pixels: list, several: bool) -> dict:
 
 
 def in_one_line(error: Exception) -> str:
-    """The kind of error, and the first line of what it says."""
-    said = str(error).strip().splitlines()
-    return f"{type(error).__name__}: {said[0]}" if said else type(error).__name__
+    """The kind of error and what it says, in 300 characters; of tracebacks within it, what the last one ends with."""
+    lines = [line for line in str(error).splitlines() if line.strip()]
+    frames = [number for number, line in enumerate(lines) if line.startswith("Traceback (most recent call last)")]
+    if frames:
+        after = lines[frames[-1] + 1 :]
+        ends = [number for number, line in enumerate(after) if not line.startswith(" ")]
+        said = " ".join(" ".join(after[ends[0] :]).split()) if ends else ""
+    else:
+        said = ""
+    if not said:
+        said = ": ".join([type(error).__name__, *filter(None, [" ".join(" ".join(lines).split())])])
+    return said if len(said) <= 300 else said[:299] + "…"
+
+
+def of_hub(error: BaseException) -> dict | None:
+    """The Hub's refusal behind an error, by its HTTP status, or that it could not be reached (status None).
+
+    That a file is not there is the model's own fault.
+    """
+    causes = [error]
+    while (deeper := causes[-1].__cause__ or causes[-1].__context__) is not None and deeper not in causes:
+        causes.append(deeper)
+    for cause in causes:
+        response = getattr(cause, "response", None)
+        status = getattr(response, "status_code", None)
+        if status is not None:
+            headers = {name: response.headers[name] for name in ("Retry-After",) if name in response.headers}
+            return None if status == 404 else {"status": status, "said": in_one_line(cause), "headers": headers}
+    for cause in causes:
+        client = type(cause).__module__.partition(".")[0] in ("httpx", "httpx2", "requests", "urllib3")
+        if client or isinstance(cause, (ConnectionError, TimeoutError)):
+            return {"status": None, "said": in_one_line(cause), "headers": {}}
+    return None
 
 
 if __name__ == "__main__":
+    # However this repository is installed, and wherever it lies: not here.
+    sys.modules.update(dict.fromkeys(("hub_utils", "training")))
     main(*map(Path, sys.argv[1:]))

@@ -47,6 +47,7 @@ def test_serving_json_holds_what_pipeline_answers_and_whose_weights_they_are(for
     serving, classifier = serving_of(saved[form]), load_classifier(saved[form])
     assert serving["weights_sha256"] == weights_sha256(saved[form])
     assert serving["golden"]["formula"] == FORMULA
+    assert serving["golden"]["labels"] == classes_of(classifier)
     images, labels = golden_images(), classes_of(classifier)
     assert [(each["name"], tuple(each["size"])) for each in serving["golden"]["images"]] == list(SIZES.items())
     for each in serving["golden"]["images"]:

@@ -1,5 +1,7 @@
 """A push that is interrupted at any request leaves the old state or the new, says which, and succeeds when repeated."""
 
+import hashlib
+import json
 import math
 import re
 import shutil
@@ -17,6 +19,7 @@ from huggingface_hub import constants
 from loopback_hub import LoopbackHub
 from test_push import ALICE, measured  # noqa: F401  the fixture
 
+from hub_utils.card import SEAL
 from hub_utils.portable.command import UserError
 from hub_utils.push import MESSAGE, push
 
@@ -24,7 +27,7 @@ NAME, TAG = "alice/colours", "v1"
 OLD = {
     "recipe.json": b"{}",
     "config.json": b"{}",
-    "README.md": b"# Old\n",
+    "README.md": b"# Old\n" + SEAL.format(hashlib.sha256(b"# Old\n").hexdigest()).encode(),
     "model.safetensors": b"old",
     "mine.txt": b"x",
 }
@@ -38,6 +41,8 @@ def run(measured, tmp_path_factory) -> Path:  # noqa: F811
     """As small as a run can be: the card of one with ONNX takes longer than the whole push."""
     folder = shutil.copytree(measured, tmp_path_factory.mktemp("small") / "colours")
     shutil.rmtree(folder / "onnx")
+    results = json.loads((folder / "all_results.json").read_text())
+    (folder / "all_results.json").write_text(json.dumps(results | {"onnx_difference": None}))
     return folder
 
 
@@ -52,6 +57,8 @@ def impatient(monkeypatch) -> None:
 def hub_with(files: dict[str, bytes]) -> Iterator[LoopbackHub]:
     with LoopbackHub(tokens={ALICE: "alice"}) as hub, pytest.MonkeyPatch.context() as patch:
         patch.setattr(constants, "ENDPOINT", hub.url)
+        template = constants.HUGGINGFACE_CO_URL_TEMPLATE
+        patch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", hub.url + template[template.index("/{repo_id}") :])
         if files:
             hub.add(NAME, files, private=True)
         yield hub

@@ -17,10 +17,11 @@ from loopback_hub import LoopbackHub
 from safetensors.torch import load_file, save_file
 from visits import ask, golden_files, question
 
-from hub_utils import checks, visit
+from hub_utils import checks, visit, visitor
 from hub_utils.card import write_card
-from hub_utils.checks import Failed, Model
+from hub_utils.checks import Failed, Model, NotAsked
 from hub_utils.export import save_deployable
+from hub_utils.portable.command import UserError
 from hub_utils.verify import verify_folder
 from training.fitting.network import build_network
 from training.recipe import Linear, Recipe, ReLU, Stage
@@ -64,7 +65,12 @@ def own(tiny_resnet, tmp_path_factory) -> Path:
 
 def rows_of(lines: list[str]) -> dict[str, tuple[str, str]]:
     """Mark and what was seen, by the name of the check."""
-    return {name: (line[2:8], line[38:].strip()) for line in lines for name in CHECKS if line[11:39].rstrip() == name}
+    return {
+        name: (line[2:8].strip(), line[38:].strip())
+        for line in lines
+        for name in CHECKS
+        if line[11:39].rstrip() == name
+    }
 
 
 def run(environment: dict[str, str], *words: str, **more: str) -> subprocess.CompletedProcess:
@@ -153,6 +159,18 @@ def test_what_cannot_be_looked_at_is_refused_in_one_line(whole, tmp_path):
     assert "a full commit of 40" in code and code == short
     assert "HF_HUB_OFFLINE forbids to ask the Hub" in offline
     assert "the Hub cannot be reached" in away and "HF_ENDPOINT" in away
+    blank, revision, page, tree, home = refusals(
+        stranger,
+        [""],
+        ["alice/colours", "--revision", ""],
+        ["https://huggingface.co/alice/colours"],
+        ["huggingface.co/alice/colours/tree/main"],
+        ["https://huggingface.co"],
+    )
+    assert blank == "'' names no model; a run folder or a repo id NS/NAME is wanted"
+    assert revision.startswith("--revision '' names none; a commit, tag or branch")
+    assert page.endswith("/alice/colours' is an address; the repo id in it is wanted: alice/colours")
+    assert tree.endswith("is wanted: alice/colours") and home.endswith("is an address; a repo id NS/NAME is wanted")
     nothing = tmp_path / "nothing"
     nothing.mkdir()
     (tmp_path / "file").write_text("")
@@ -174,6 +192,37 @@ def test_a_hub_that_goes_away_meanwhile_is_told_as_such(whole, tmp_path):
     assert len(done.stderr.splitlines()) == 1
 
 
+@pytest.mark.parametrize("path", ["README.md", "onnx/model.onnx"])
+def test_a_hub_that_fails_is_not_told_as_a_bad_model(path, whole, tmp_path):
+    with LoopbackHub() as hub:
+        hub.add("alice/colours", whole)
+        hub.fail(f"(HEAD|GET) .*/resolve/.*{path}", 503, times=float("inf"))
+        done = run(hub.environment(tmp_path), "alice/colours")
+    assert done.returncode == 1 and "FAILED" not in done.stdout
+    assert done.stderr == "error: 'alice/colours': the Hub answers HTTP 503; the same command again later\n"
+
+
+def test_a_hub_that_hangs_is_waited_for_no_longer_than_the_limit(whole, tmp_path):
+    code = "from hub_utils import verify, visit; visit.LIMIT = 20; verify.PATIENCE = 3; "
+    code += "import sys; sys.exit(verify.run_command(verify.main, ''))"
+    with LoopbackHub() as hub:
+        hub.add("alice/colours", whole)
+        hub.fail("GET /storage", "hang", times=float("inf"), seconds=200)
+        environment = hub.environment(tmp_path) | {"PYTHONPATH": str(ROOT), "HF_HUB_DOWNLOAD_TIMEOUT": "200"}
+        command = [sys.executable, "-c", code, "alice/colours"]
+        visited = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=100)
+        hub.recover()
+        hub.fail("GET /api/models", "hang", times=float("inf"), seconds=200)
+        asked = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=100)
+        hub.recover()
+    assert visited.stderr == (
+        "error: 'alice/colours': nothing more came of the Hub, and no answer, for 20 s; the same command again, or "
+        "later\n"
+    )
+    assert asked.stderr.startswith("error: 'alice/colours': the Hub cannot be reached")
+    assert len(asked.stderr.splitlines()) == 1
+
+
 def test_a_model_of_others_is_checked_as_far_as_it_goes_with_the_next_step(whole, tmp_path):
     """As most on the Hub are: pickles beside the weights, a name twice, a card with less, no golden answers."""
     other = {
@@ -192,10 +241,10 @@ def test_a_model_of_others_is_checked_as_far_as_it_goes_with_the_next_step(whole
     assert "pytorch_model.bin: such files may run code" in rows["files"][1]
     assert rows["labels"][1] == "two classes have one name: red"
     assert rows["card"][1] == "README.md's front matter does not say library_name, pipeline_tag, tags"
-    for name in ("serving.json", "golden answers by pipeline", "golden answers by ONNX"):
-        assert "no serving.json" in rows[name][1] or "no onnx/model.onnx" in rows[name][1]
-        assert "training writes it" in rows[name][1] or "--resume" in rows[name][1]
-    assert done.stdout.splitlines()[-1] == "failed     6 of 9 checks"
+    assert "no serving.json" in rows["serving.json"][1] and "training writes it" in rows["serving.json"][1]
+    assert rows["golden answers by pipeline"] == ("–", "not asked: see serving.json")
+    assert "no onnx/model.onnx" in rows["golden answers by ONNX"][1] and "--resume" in rows["golden answers by ONNX"][1]
+    assert done.stdout.splitlines()[-1] == "failed     5 of 9 checks, 1 not asked"
 
 
 SPY = """
@@ -252,6 +301,9 @@ def test_code_of_another_repo_is_pinned_by_nothing_and_never_run(own, tmp_path):
     second = broken(own, tmp_path / "second", evil__py=b"import os", config__json=config | {"custom_pipelines": {}})
     assert why_not(second, False).startswith("it brings code of others")
     assert why_not(second, True) is None
+    absent = broken(own, tmp_path / "absent", modeling_backbone_with_head__py=None)
+    for trusted in (False, True):
+        assert why_not(absent, trusted).startswith("modeling_backbone_with_head.py is missing")
     windows = (own / "modeling_backbone_with_head.py").read_bytes().replace(b"\n", b"\r\n")
     assert why_not(broken(own, tmp_path / "windows", modeling_backbone_with_head__py=windows), False) is None
 
@@ -325,6 +377,29 @@ def test_labels_are_counted_and_told_apart(whole, answer, tmp_path):
         image["probabilities"].append(0.0)
     other = broken(whole, tmp_path / "other", serving__json=serving)
     assert reason(checks.labels, other, answer) == "3 names, and serving.json has 4 probabilities"
+    for empty in ("", " ", None):
+        assert "class 1 has no name" in reason(checks.labels, model_of(whole), answer | {"labels": ["a", empty, "c"]})
+
+
+def test_swapped_labels_are_told_by_those_of_the_golden_answers(whole, answer, tmp_path):
+    swapped = answer | {"labels": ["blue", "red", "green"]}
+    config = json.loads((whole / "config.json").read_text(encoding="utf-8"))
+    both = {"id2label": {"0": "blue", "1": "red", "2": "green"}, "label2id": {"blue": 0, "red": 1, "green": 2}}
+    renamed = broken(whole, tmp_path / "renamed", config__json=config | both)
+    said = "class 1 is called 'red', and was 'green' when the golden answers were stored"
+    assert reason(checks.labels, renamed, swapped) == said
+    one = broken(whole, tmp_path / "one", config__json=config | {"id2label": both["id2label"]})
+    said = "config.json contradicts itself: 'red' is 1 in id2label, and 2 in label2id"
+    assert reason(checks.labels, one, swapped) == said
+    less = broken(whole, tmp_path / "less", config__json=config | {"label2id": {"blue": 0}})
+    assert "'green' is 1 in id2label, and nothing in label2id" in reason(checks.labels, less, answer)
+    serving = json.loads((whole / "serving.json").read_text(encoding="utf-8"))
+    fewer = serving | {"golden": serving["golden"] | {"labels": ["blue"]}}
+    fewer = broken(whole, tmp_path / "fewer", serving__json=fewer)
+    assert "3 names, and serving.json has 1" in reason(checks.labels, fewer, answer)
+    del serving["golden"]["labels"]
+    older = reason(checks.labels, broken(whole, tmp_path / "older", serving__json=serving), answer)
+    assert "no `labels`" in older and "python -m hub_utils.push RUN" in older
 
 
 def test_preprocessing_is_of_one_size_and_the_networks_and_says_how(answer):
@@ -338,16 +413,18 @@ def test_preprocessing_is_of_one_size_and_the_networks_and_says_how(answer):
     assert reason(checks.preprocessing, config) == "pictures become 32 × 32 pixels, and config.json wants 64 × 64"
 
 
-def test_cards_that_the_hub_cannot_read_are_told(whole, tmp_path):
+def test_cards_that_the_hub_cannot_read_are_told(whole, tmp_path, caplog):
     assert checks.card(model_of(whole)).startswith("unknown, transformers")
     cases = {
         "none": (None, "no README.md"),
         "plain": (b"# Model", "does not say license"),
         "cut": (b"---\na: [1\n---\n", "cannot be read"),
+        "no text": (b"\xff\xfe", "cannot be read"),
         "no mapping": (b"---\n- a\n---\n", "cannot be read"),
     }
     for name, (content, words) in cases.items():
         assert words in reason(checks.card, broken(whole, tmp_path / name, README__md=content))
+    assert not caplog.records
 
 
 def test_golden_answers_are_of_these_weights_and_of_this_formula(whole, answer, tmp_path):
@@ -360,6 +437,21 @@ def test_golden_answers_are_of_these_weights_and_of_this_formula(whole, answer, 
     off[0][0] = float("nan")
     assert "they differ by nan ('landscape')" in reason(checks.golden, good, off)
     assert "2 probabilities, stored are 3" in reason(checks.golden, good, [each[:2] for each in found])
+    wrong = {
+        "NaN": (float("nan"), "NaN for a probability of 'landscape'"),
+        "text": ("0.5", "\"0.5\" for a probability of 'landscape'"),
+        "large": (1.5, "1.5 for a probability of 'landscape'"),
+        "list": ([1], "[1] for a probability of 'landscape'"),
+    }
+    for name, (value, words) in wrong.items():
+        other = deepcopy(serving)
+        other["golden"]["images"][0]["probabilities"][1] = value
+        assert words in reason(checks.serving, broken(whole, tmp_path / f"value {name}", serving__json=other))
+    for number, answers in enumerate(({"blue": 0.1, "green": 0.2, "red": 0.7}, "0.5", None, [])):
+        other = deepcopy(serving)
+        other["golden"]["images"][0]["probabilities"] = answers
+        said = reason(checks.serving, broken(whole, tmp_path / f"answers {number}", serving__json=other))
+        assert "no name and list of probabilities" in said
     others = broken(whole, tmp_path / "weights", serving__json=serving | {"weights_sha256": "0" * 64})
     assert "it is of other weights (00000000…" in reason(checks.serving, others)
     cases = {
@@ -374,7 +466,9 @@ def test_golden_answers_are_of_these_weights_and_of_this_formula(whole, answer, 
     }
     for name, content in cases.items():
         other = broken(whole, tmp_path / name, serving__json=content)
-        assert reason(checks.golden, other, found) == reason(checks.serving, other)
+        assert reason(checks.serving, other)
+        with pytest.raises(NotAsked, match=r"not asked: see serving\.json"):
+            checks.golden(other, found)
     assert "no onnx/model.onnx" in reason(
         checks.of_onnx, broken(whole, tmp_path / "onnx", **{"onnx/model__onnx": None}), answer
     )
@@ -423,7 +517,40 @@ def test_what_a_visitor_finds_wrong_with_models_that_load_and_answer(whole, tmp_
     for kind in ("probabilities", "onnx_probabilities"):
         assert "they differ by" in reason(checks.golden, model_of(tmp_path / "resampled"), resampled[kind])
     assert "SafetensorError" in reason(checks.pipeline, cut)
-    assert reason(checks.loaded, cut) == "not asked, for it does not load"
+    with pytest.raises(NotAsked, match="not asked: it does not load"):
+        checks.loaded(cut)
+
+
+def test_of_an_error_the_telling_lines_are_told_in_one_and_in_300_characters():
+    shapes = RuntimeError("Error(s) in loading:\n\tsize mismatch for a: (2, 3)\n\n\tsize mismatch for b: (3, 4)")
+    assert visitor.in_one_line(shapes) == (
+        "RuntimeError: Error(s) in loading: size mismatch for a: (2, 3) size mismatch for b: (3, 4)"
+    )
+    trace = 'Traceback (most recent call last):\n  File "x.py", line 1, in f\n    raise\n'
+    several = ValueError(f"Could not load. See the original errors:\n\nwhile:\n{trace}OSError: no\nfile\n\n\n")
+    assert visitor.in_one_line(several) == "OSError: no file"
+    assert visitor.in_one_line(KeyError()) == "KeyError"
+    long = visitor.in_one_line(ValueError("x" * 1000))
+    assert len(long) == 300 and long.endswith("x…")
+
+
+def test_a_model_that_does_not_load_fails_once_and_the_rest_is_not_asked(whole, tmp_path):
+    folder = tmp_path / "run"
+    broken(whole, folder, model__safetensors=b"half", serving__json=None)
+    said: list[str] = []
+    assert not verify_folder(folder, said.append)
+    rows = rows_of(said)
+    assert {name for name in CHECKS if rows[name][0] == "FAILED"} == {"pipeline", "serving.json"}
+    assert "SafetensorError" in rows["pipeline"][1]
+    for name in ("weights", "labels", "preprocessing", *CHECKS[-2:]):
+        assert rows[name] == ("–", "not asked: it does not load")
+    assert said[-1] == "failed     2 of 9 checks, 5 not asked"
+
+
+def test_a_model_that_never_answers_is_waited_for_no_longer_than_the_limit(whole, tmp_path, monkeypatch):
+    monkeypatch.setattr(visit, "LIMIT", 0.3)  # less than its libraries take to load
+    with pytest.raises(UserError, match=r"there was no answer, for 0\.3 s; the same command again, or later$"):
+        verify_folder(whole, str)
 
 
 def test_help_comes_at_once():
