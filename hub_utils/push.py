@@ -8,7 +8,6 @@ from __future__ import annotations
 import re
 import shlex
 import sys
-import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from fnmatch import fnmatchcase
@@ -197,7 +196,9 @@ def _missing(contents: Contents) -> dict[str, Path]:
     """
     run, serving = contents.run, contents.run / "serving.json"
     known = read_json(serving) if serving.is_file() else {}
-    missing = [] if known.get("weights_sha256") == contents.weights_sha256 and "golden" in known else ["serving.json"]
+    golden = known.get("golden")
+    whole = known.get("weights_sha256") == contents.weights_sha256 and isinstance(golden, dict) and "labels" in golden
+    missing = [] if whole else ["serving.json"]
     tried = read_json(run / "all_results.json").get("onnx_difference", "not tried") is None
     missing += [] if tried or (run / "onnx" / "model.onnx").is_file() else ["onnx/model.onnx"]
     return {name: run / name for name in missing}
@@ -278,16 +279,18 @@ def _card(contents: Contents, name: str | None, say: Callable[[str], None]) -> b
 
 def _check_card_there(repo: Repo, card: bytes) -> None:
     """Refuse to replace a card that somebody has written, or changed, on the Hub."""
-    from huggingface_hub import HfApi
+    from huggingface_hub import get_session, hf_hub_url
+    from huggingface_hub.utils import build_hf_headers, hf_raise_for_status
 
     from hub_utils.card import is_as_written
 
     if "README.md" not in repo.files or is_same(card, repo.files["README.md"]):
         return
-    asked = in_words(f"the card of '{repo.repo_id}'", state="nothing has changed on the Hub")
-    with asked, tempfile.TemporaryDirectory() as folder:
-        path = HfApi().hf_hub_download(repo.repo_id, "README.md", revision=repo.head, cache_dir=folder)
-        there = Path(path).read_bytes()
+    with in_words(f"the card of '{repo.repo_id}'", state="nothing has changed on the Hub"):
+        url = hf_hub_url(repo.repo_id, "README.md", revision=repo.head)
+        answer = get_session().get(url, headers=build_hf_headers(), follow_redirects=True)
+        hf_raise_for_status(answer)
+    there = answer.content
     if there.strip() and not is_as_written(there.decode(errors="replace")):
         raise UserError(
             f"the card of '{repo.repo_id}' was written by hand, and this push would replace it: put it into the run as "
