@@ -192,6 +192,7 @@ def test_a_hub_that_goes_away_meanwhile_is_told_as_such(whole, tmp_path):
     assert len(done.stderr.splitlines()) == 1
 
 
+@pytest.mark.slow  # the client tries again for half a minute
 @pytest.mark.parametrize("path", ["README.md", "onnx/model.onnx"])
 def test_a_hub_that_fails_is_not_told_as_a_bad_model(path, whole, tmp_path):
     with LoopbackHub() as hub:
