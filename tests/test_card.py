@@ -16,7 +16,7 @@ from conftest import ROOT
 from huggingface_hub import ModelCard
 from markdown_it import MarkdownIt
 
-from hub_utils.card import write_card
+from hub_utils.card import is_as_written, write_card
 from hub_utils.portable.markdown import as_code, as_text
 from training.fitting.network import base_model_facts
 from training.recipe import Card, Recipe, load_recipe, recipe_names
@@ -806,3 +806,10 @@ def test_an_evaluation_as_it_comes_makes_a_card(tmp_path):
         assert "60 test images (30 if what belongs together counts once)" in card and not NEVER.search(card)
         assert ("### Thresholds" in card) == (len(classes) == 2)
         assert ("| never seen | 0 | – | – | – |" in card) == (len(classes) == 3)
+
+
+def test_a_card_that_nobody_has_changed_is_known_by_its_seal(tmp_path):
+    text = card_of(golden_run(tmp_path), "you/flowers")
+    assert is_as_written(text) and is_as_written(text.replace("\n", "\r\n"))
+    for changed in (text.replace("# ", "#  ", 1), text + "more\n", text.rpartition("<!--")[0], "", "# My page\n"):
+        assert not is_as_written(changed)
