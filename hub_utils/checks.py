@@ -14,8 +14,6 @@ TOLERANCE = 1e-4  # of a probability: how far an answer may be from the stored o
 FRONT_MATTER = ("license", "library_name", "pipeline_tag", "tags")
 # Loading one of these may run what its author put in; a model needs none of them.
 UNSAFE = {".bin", ".ckpt", ".h5", ".joblib", ".keras", ".msgpack", ".npy", ".npz", ".pickle", ".pkl", ".pt", ".pth"}
-
-
 ANEW = "take it out of the run, and `python -m hub_utils.push RUN` writes it anew"  # serving.json
 
 
@@ -254,12 +252,17 @@ def golden(model: Model, found: list[list[float]]) -> str:
     return f"{len(differences)} images, largest difference {differences[worst]:.1e}"
 
 
+def gave_up_onnx(results: dict[str, Any]) -> bool:
+    """Whether all_results.json says that training tried to write the network as ONNX, and could not."""
+    return results.get("onnx_difference", "not tried") is None
+
+
 def has_no_onnx(model: Model) -> bool:
     """Whether training found that this network cannot be written as ONNX, and said so."""
     if "onnx/model.onnx" in model.files or "all_results.json" not in model.files:
         return False
     try:
-        return model.json("all_results.json").get("onnx_difference", "not tried") is None
+        return gave_up_onnx(model.json("all_results.json"))
     except Failed:
         return False
 

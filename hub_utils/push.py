@@ -14,6 +14,7 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 
 from hub_utils.allowlist import Contents, contents_of, may_go, read_json
+from hub_utils.checks import gave_up_onnx
 from hub_utils.portable.command import Parser, UserError, run_command
 from hub_utils.portable.hub import Account, account, full_name, in_words
 from hub_utils.portable.repo import (
@@ -199,8 +200,8 @@ def _missing(contents: Contents) -> dict[str, Path]:
     golden = known.get("golden")
     whole = known.get("weights_sha256") == contents.weights_sha256 and isinstance(golden, dict) and "labels" in golden
     missing = [] if whole else ["serving.json"]
-    tried = read_json(run / "all_results.json").get("onnx_difference", "not tried") is None
-    missing += [] if tried or (run / "onnx" / "model.onnx").is_file() else ["onnx/model.onnx"]
+    gave_up = gave_up_onnx(read_json(run / "all_results.json"))
+    missing += [] if gave_up or (run / "onnx" / "model.onnx").is_file() else ["onnx/model.onnx"]
     return {name: run / name for name in missing}
 
 

@@ -39,9 +39,10 @@ def ask(model: Model, folder: Path, trust_remote_code: bool) -> dict[str, Any]:
     from hub_utils.portable.golden import golden_images
 
     (folder / "images").mkdir()
-    images = [folder / "images" / f"{name}.png" for name in golden_images()]
-    for path, image in zip(images, golden_images().values(), strict=True):
-        image.save(path)
+    images = []
+    for name, image in golden_images().items():
+        images.append(folder / "images" / f"{name}.png")
+        image.save(images[-1])
     why_not = why_not_run(model, trust_remote_code)
     options = {"revision": model.commit} if model.commit else {}
     question = {

@@ -18,6 +18,21 @@ def run_command(main: Callable[[list[str]], int], interrupted: str) -> int:
     return command.run_command(main, interrupted, UserError)
 
 
+def add_recipe_or_images(parser: Parser) -> None:
+    """Let a command take RECIPE_OR_DIR and --data_dir, which `recipe_or_images` understands."""
+    names = ", ".join(recipe_names())
+    parser.add_argument(
+        "recipe", metavar="RECIPE_OR_DIR", help=f"{names}, your own .py file; or a folder, archive or table"
+    )
+    parser.add_argument(
+        "--data_dir",
+        metavar="PATH",
+        nargs="+",
+        action="extend",
+        help="the recipe's images: folders, an archive or a table, as for train.py (default: data/RECIPE)",
+    )
+
+
 def recipe_or_images(word: str, data_dir: list[str] | None) -> tuple[Recipe, str, list[str] | None]:
     """What RECIPE_OR_DIR and --data_dir mean: a recipe, a name for what is made of it, and where the images lie.
 

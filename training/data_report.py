@@ -13,8 +13,8 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from training.command import Parser, recipe_or_images, run_command
-from training.recipe import Recipe, UserError, recipe_names
+from training.command import Parser, add_recipe_or_images, recipe_or_images, run_command
+from training.recipe import Recipe, UserError
 
 if TYPE_CHECKING:
     from training.data.source import Folder
@@ -47,17 +47,7 @@ def parser() -> Parser:
         description="Say what is in a folder of images, and what to put right before training on them.",
         epilog=EPILOG,
     )
-    names = ", ".join(recipe_names())
-    result.add_argument(
-        "recipe", metavar="RECIPE_OR_DIR", help=f"{names}, your own .py file; or a folder, archive or table"
-    )
-    result.add_argument(
-        "--data_dir",
-        metavar="PATH",
-        nargs="+",
-        action="extend",
-        help="the recipe's images: folders, an archive or a table, as for train.py (default: data/RECIPE)",
-    )
+    add_recipe_or_images(result)
     result.add_argument("--output", metavar="DIR", help="folder of the report (default: reports/NAME)")
     result.add_argument(
         "--thorough", action="store_true", help="also look for crops, mirrored and overlapping views; takes longer"

@@ -16,8 +16,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from training.command import Parser, recipe_or_images, run_command
-from training.recipe import Recipe, UserError, recipe_names
+from training.command import Parser, add_recipe_or_images, recipe_or_images, run_command
+from training.recipe import Recipe, UserError
 
 if TYPE_CHECKING:
     from hub_utils.portable.repo import Repo
@@ -53,19 +53,9 @@ def parser() -> Parser:
         description="Publish a folder of images with its splits as a data set on the Hub, private unless you say so.",
         epilog=EPILOG,
     )
-    names = ", ".join(recipe_names())
-    result.add_argument(
-        "recipe", metavar="RECIPE_OR_DIR", help=f"{names}, your own .py file; or a folder, archive or table"
-    )
+    add_recipe_or_images(result)
     result.add_argument(
         "--repo_id", metavar="OWNER/NAME", help="the data set's name on the Hub; NAME alone is in your own account"
-    )
-    result.add_argument(
-        "--data_dir",
-        metavar="PATH",
-        nargs="+",
-        action="extend",
-        help="the recipe's images: folders, an archive or a table, as for train.py (default: data/RECIPE)",
     )
     result.add_argument("--public", action="store_true", help="for everybody to see (default: private)")
     result.add_argument(
