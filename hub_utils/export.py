@@ -23,12 +23,12 @@ from safetensors.torch import save_file
 from torch import nn
 
 from hub_utils.portable.activation_maps import ActivationMaps
+from hub_utils.portable.classifier import load_classifier, logits_of, probabilities_of
 from hub_utils.portable.golden import FORMULA, golden_images, weights_sha256
 from hub_utils.portable.modeling_backbone_with_head import (
     BackboneWithHeadConfig,
     BackboneWithHeadForImageClassification,
 )
-from hub_utils.portable.predictor import load_classifier, logits_of, probabilities_of
 
 # Where the architecture's own class keeps its body.
 NATIVE_BODY = {"resnet": "resnet"}

@@ -18,7 +18,7 @@ from tqdm.auto import tqdm
 from transformers import pipeline
 
 from hub_utils.onnx_example import onnx_example
-from hub_utils.portable.predictor import classes_of, load_classifier
+from hub_utils.portable.classifier import classes_of, load_classifier
 from training.data.images import open_rgb
 from training.data.source import load_source
 from training.data.splits import read_splits

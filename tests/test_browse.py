@@ -26,7 +26,7 @@ from conftest import ROOT, help_of, write_photos
 from PIL import Image
 
 from hub_utils.export import save_deployable
-from hub_utils.portable.predictor import load_classifier
+from hub_utils.portable.classifier import load_classifier
 from training.browse import features_of, listening, main, open_gallery, read_answers
 from training.data.images import open_rgb
 from training.data.source import Folder

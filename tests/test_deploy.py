@@ -10,7 +10,7 @@ from PIL import Image
 from safetensors.torch import load_file
 from test_commands import OWN_RECIPE
 
-from hub_utils.portable.predictor import load_classifier, logits_of
+from hub_utils.portable.classifier import load_classifier, logits_of
 from training.recipe import UserError
 from training.run_folder import RunFolder
 from training.train import main

@@ -15,8 +15,8 @@ from torch import nn
 from torch.nn import BatchNorm1d, Dropout, Linear, ReLU
 
 from hub_utils.export import fold_head, save_deployable
+from hub_utils.portable.classifier import load_classifier
 from hub_utils.portable.modeling_backbone_with_head import build_layer
-from hub_utils.portable.predictor import load_classifier
 from training import recipe as recipes
 from training.data.transforms import Preprocessing
 from training.fitting.network import build_network, head_layers

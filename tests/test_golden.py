@@ -10,8 +10,8 @@ from PIL import Image
 from test_export import FORMS, saved, trained  # noqa: F401
 
 from hub_utils.export import save_deployable, save_serving
+from hub_utils.portable.classifier import classes_of, load_classifier
 from hub_utils.portable.golden import FORMULA, SIZES, golden_images, weights_sha256
-from hub_utils.portable.predictor import classes_of, load_classifier
 
 DIGEST = "2bda971db22abbf143bd95f526aadc47e5a8c7ce735ba09554c621bab37eeb4a"
 

@@ -23,7 +23,7 @@ from hub_utils import export
 from hub_utils.export import save_deployable, save_onnx
 from hub_utils.onnx_example import onnx_example
 from hub_utils.portable.activation_maps import ActivationMaps
-from hub_utils.portable.predictor import classes_of, load_classifier
+from hub_utils.portable.classifier import classes_of, load_classifier
 from training.fitting.network import build_network
 from training.recipe import Recipe, Stage
 

@@ -21,7 +21,7 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 from transformers import BertConfig, BertModel, ResNetConfig, ResNetForImageClassification, pipeline
 
-from hub_utils.portable.predictor import batch_size, load_classifier
+from hub_utils.portable.classifier import batch_size, load_classifier
 from training.data.source import Folder
 from training.fitting.fit import fit
 from training.predict import main

@@ -11,7 +11,7 @@ from conftest import help_of, write_photo
 from PIL import Image
 from scipy.stats import ortho_group, pearsonr
 
-from hub_utils.portable.predictor import load_classifier, logits_of
+from hub_utils.portable.classifier import load_classifier, logits_of
 from training.data.images import open_rgb
 from training.data.source import Folder
 from training.fitting.fit import fit

@@ -24,8 +24,8 @@ from torch import nn
 from visits import ask, bare, bare_python, golden_files, largest_difference, question
 
 from hub_utils.export import NATIVE_BODY
+from hub_utils.portable.classifier import load_classifier, logits_of, probabilities_of
 from hub_utils.portable.golden import golden_images
-from hub_utils.portable.predictor import load_classifier, logits_of, probabilities_of
 from training.data.source import Folder
 from training.fitting.fit import Options, fit
 from training.recipe import FromConfig, Recipe, ReLU, Stage, load_recipe, recipe_names

@@ -13,7 +13,7 @@ from PIL import Image
 from safetensors.torch import load_file
 from transformers import pipeline
 
-from hub_utils.portable.predictor import load_classifier
+from hub_utils.portable.classifier import load_classifier
 from training.data.source import Folder
 from training.data.splits import read_splits
 from training.fitting.fit import Options, fit

@@ -160,7 +160,7 @@ def _load(run: RunFolder, device: str, labels: set[str]) -> Any:
     """
     from transformers.utils import logging
 
-    from hub_utils.portable.predictor import classes_of, load_classifier
+    from hub_utils.portable.classifier import classes_of, load_classifier
 
     logging.disable_progress_bar()  # a bar of its own for reading the weights, which takes no time
     try:

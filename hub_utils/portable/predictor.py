@@ -1,123 +1,71 @@
-"""A model folder or repo id, loaded as a visitor loads it, and what it answers."""
+"""What a page asks: pictures in; probabilities, heat maps and strangeness out."""
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
-from itertools import islice
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
 if TYPE_CHECKING:
     from PIL import Image
 
-BATCH = {"cpu": 8}  # images at once, by device; on a CPU what larger ones bring to memory no longer fits its caches
-LARGE_BATCH = 32
 
+@dataclass(frozen=True)
+class Answer:
+    """Of one picture.
 
-def load_classifier(model: str | Path, revision: str | None = None, device: Any = "cpu", **how: Any) -> Any:
-    """An image-classification `pipeline` in fp32. Our own custom class needs no `trust_remote_code`.
-
-    `how` goes to transformers as it is. Raises what transformers raises.
-
-    Raises:
-        ValueError: weights are missing; transformers itself draws them by lot, and the model answers at random.
+    `probabilities`, float32 of shape (classes,), sum to 1. `maps`, float32 of shape (classes, h, w), say which places
+    speak for a class (above 0) or against it; None of a model that has none. `strangeness` is how unlike the pictures
+    it was trained on this one is to the model, in the units of its threshold; None where the model brings no measure.
+    `seen` is the part of the picture that the network looked at: left, top, right and bottom as shares of its width
+    and height; `maps` lie over that part.
     """
-    import torch
-    from transformers import AutoConfig, AutoModelForImageClassification, pipeline
 
-    from hub_utils.portable.modeling_backbone_with_head import (
-        BackboneWithHeadConfig,
-        BackboneWithHeadForImageClassification,
-    )
-
-    AutoConfig.register(BackboneWithHeadConfig.model_type, BackboneWithHeadConfig, exist_ok=True)
-    AutoModelForImageClassification.register(
-        BackboneWithHeadConfig, BackboneWithHeadForImageClassification, exist_ok=True
-    )
-    with quiet():
-        network, loaded = AutoModelForImageClassification.from_pretrained(
-            str(model), revision=revision, dtype=torch.float32, output_loading_info=True, **how
-        )
-    if loaded["missing_keys"]:
-        raise ValueError(f"there are no weights for {', '.join(sorted(loaded['missing_keys'])[:3])}")
-    with quiet():
-        classifier = pipeline(
-            "image-classification",
-            model=network,
-            image_processor=str(model),
-            revision=revision,
-            device=device,
-            **how,
-        )
-    if classifier.device.type != "mps":  # which knows no such convolutions; elsewhere they are faster
-        classifier.model.to(memory_format=torch.channels_last)
-    return classifier
+    probabilities: np.ndarray
+    maps: np.ndarray | None
+    strangeness: float | None
+    seen: tuple[float, float, float, float] = (0.0, 0.0, 1.0, 1.0)
 
 
-@contextmanager
-def quiet() -> Iterator[None]:
-    """Without transformers' own bar, and its report of weights that are missing: whoever loads says what matters."""
-    from transformers.utils import logging as bars
+class Predictor(Protocol):
+    """A model, ready to be asked, from several threads if need be.
 
-    logger = logging.getLogger("transformers")
-    level, drawn = logger.level, bars.is_progress_bar_enabled()
-    logger.setLevel(logging.ERROR)
-    bars.disable_progress_bar()
-    try:
-        yield
-    finally:
-        logger.setLevel(level)
-        if drawn:
-            bars.enable_progress_bar()
-
-
-def classes_of(classifier: Any) -> list[str]:
-    """Names of the classes, in the order of the logits; where two have one name (ImageNet's cranes), with a number."""
-    names = [name for _, name in sorted(classifier.model.config.id2label.items())]
-    return [name if names.count(name) == 1 else f"{name} ({index})" for index, name in enumerate(names)]
-
-
-def batch_size(classifier: Any) -> int:
-    """How many images at once are fastest."""
-    return BATCH.get(classifier.device.type, LARGE_BATCH)
-
-
-def logits_of(classifier: Any, images: Iterable[Image.Image]) -> Iterator[np.ndarray]:
-    """Logits, float32 of shape (classes,), of each image in turn, as `pipeline` computes them, in batches.
-
-    `pipeline` itself hands out sorted names and scores, of which the softmax has lost what is small, and two classes
-    may have one name.
+    `labels` are the names of the classes, in the order of the probabilities; `folder` holds the model's files, as they
+    lie in its repo; `revision` is the full commit, None for a folder on this machine; `runtime` says what computes, for
+    people: "OpenVINO, bfloat16".
     """
-    images = iter(images)
-    while batch := list(islice(images, batch_size(classifier))):
-        yield from forward(classifier, [classifier.preprocess(image) for image in batch])
+
+    labels: list[str]
+    folder: Path
+    revision: str | None
+    runtime: str
+
+    def __call__(self, images: Sequence[Image.Image]) -> list[Answer]:
+        """An answer an image; images are of mode RGB, turned as EXIF says."""
+        ...
 
 
-def forward(classifier: Any, batch: Sequence[Any]) -> np.ndarray:
-    """Logits, float32 of shape (images, classes), of what `classifier.preprocess` made of each image."""
-    import torch
-
-    pixels = [inputs["pixel_values"] for inputs in batch]
-    if len({each.shape for each in pixels}) > 1:  # a processor that does not crop
-        return np.concatenate([forward(classifier, [inputs]) for inputs in batch])
-    return classifier.forward({"pixel_values": torch.cat(pixels)})["logits"].float().numpy()
+def load_predictor(model: str | Path, revision: str | None = None, **how: Any) -> Predictor:
+    """The model of a run folder, a folder in the Hub's layout, or a repo id."""
+    return _Pipeline(model, revision, **how)
 
 
-def probabilities_of(classifier: Any, logits: np.ndarray) -> np.ndarray:
-    """Probabilities, float64, of logits (…, classes): the softmax; a sigmoid each where `pipeline` takes that.
+class _Pipeline:
+    """Any image classifier, as transformers loads it."""
 
-    Raises:
-        ValueError: a model of numbers, not of classes.
-    """
-    from scipy.special import expit, softmax
+    def __init__(self, model: str | Path, revision: str | None = None, **how: Any) -> None:
+        from hub_utils.portable.classifier import classes_of, load_classifier
 
-    config = classifier.model.config
-    if config.problem_type == "regression":
-        raise ValueError(f"{type(classifier.model).__name__} predicts numbers, not classes")
-    if config.problem_type == "multi_label_classification" or config.num_labels == 1:
-        return expit(logits.astype(np.float64))
-    return softmax(logits.astype(np.float64), axis=-1)
+        self._classifier = load_classifier(model, revision, **how)
+        self.labels = classes_of(self._classifier)
+        self.folder, self.revision = Path(model), revision
+        self.runtime = "transformers"
+
+    def __call__(self, images: Sequence[Image.Image]) -> list[Answer]:
+        from hub_utils.portable.classifier import logits_of, probabilities_of
+
+        logits = np.stack(list(logits_of(self._classifier, images)))
+        return [Answer(each.astype(np.float32), None, None) for each in probabilities_of(self._classifier, logits)]

@@ -20,7 +20,7 @@ import numpy as np
 from transformers import pipeline
 from transformers.utils import logging
 
-from hub_utils.portable.predictor import classes_of, load_classifier
+from hub_utils.portable.classifier import classes_of, load_classifier
 from training.data.source import load_source
 from training.data.splits import read_splits, write_splits
 from training.results.measure import measure

@@ -13,8 +13,8 @@ from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
 
 from hub_utils.export import save_deployable, save_onnx, save_serving
+from hub_utils.portable.classifier import load_classifier
 from hub_utils.portable.modeling_backbone_with_head import BackboneWithHeadForImageClassification
-from hub_utils.portable.predictor import load_classifier
 from training.data.streaming import StreamedSplit, views
 from training.data.transforms import Preprocessing
 from training.fitting import hardware

@@ -6,7 +6,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from hub_utils.portable.predictor import quiet
+from hub_utils.portable.classifier import quiet
 from training.hub import hub_answers, why_not_loaded
 from training.recipe import BatchNorm, Dropout, FromConfig, Linear, Recipe, ReLU, UserError, first_line
 

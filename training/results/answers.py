@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from hub_utils.portable.predictor import batch_size, forward
+from hub_utils.portable.classifier import batch_size, forward
 from training.data.images import look, open_rgb
 from training.recipe import first_line
 

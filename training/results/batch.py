@@ -14,7 +14,7 @@ from typing import IO, Any
 import numpy as np
 from tqdm.auto import tqdm
 
-from hub_utils.portable.predictor import classes_of, load_classifier, probabilities_of
+from hub_utils.portable.classifier import classes_of, load_classifier, probabilities_of
 from training.data.intake import Skipped, image_files, summary
 from training.fitting import hardware
 from training.hub import hub_answers, why_not_loaded

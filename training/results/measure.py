@@ -14,7 +14,7 @@ from tqdm.auto import tqdm
 from transformers.utils import logging
 
 from hub_utils.card import write_card
-from hub_utils.portable.predictor import classes_of, load_classifier, probabilities_of
+from hub_utils.portable.classifier import classes_of, load_classifier, probabilities_of
 from training.data.images import Facts
 from training.data.source import Folder, Source, load_source
 from training.data.splits import SPLITS, Row, read_splits, some
