@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import base64
 import io
+from html import escape
+from pathlib import Path
 
+import gradio as gr
 import numpy as np
 from PIL import Image
 
 from hub_utils.portable.command import UserError
+from hub_utils.portable.served import Served
 
 LEAST = 0.1  # of the canvas: what is smaller than that both ways is a dot
 SIDE = 560  # pixels of the canvas
@@ -18,6 +22,30 @@ aria-label="Field to draw a digit in, with mouse, pen or finger"></canvas>
 <p class="hint">Draw a digit, 0 to 9,<br>with mouse, pen or finger</p>
 <div class="tools"><button type="button" class="undo">Undo</button>
 <button type="button" class="clear">Clear</button></div></div>"""
+
+
+def drawing(served: Served) -> None:
+    """Draw it, inside an open `gr.Blocks`: the field, what the model sees of it, and the answer after each stroke."""
+    script, style = (Path(__file__).with_suffix(kind).read_text(encoding="utf-8") for kind in (".js", ".css"))
+    with gr.Row():
+        with gr.Column():
+            field = gr.HTML(FIELD, js_on_load=script, css_template=style, apply_default_css=False)
+            small = gr.HTML(apply_default_css=False)
+        with gr.Column():
+            panel = gr.HTML(apply_default_css=False)
+
+    def answer(event: gr.EventData) -> tuple[str, str]:
+        if not event.png:
+            return "", ""
+        try:
+            image = as_data(received(event.png))
+            (found,) = served.answer([image.convert("RGB")])
+        except UserError as error:
+            return "", f"<p role=status>{escape(str(error))}</p>"
+        return seen(image), f"<p role=status>{served.predictor().labels[int(found.probabilities.argmax())]}</p>"
+
+    # Of strokes that come while one is answered only the last counts: it holds them all.
+    field.drawn(answer, None, [small, panel], trigger_mode="always_last", show_progress="hidden", api_visibility="private")
 
 
 def as_data(drawing: Image.Image) -> Image.Image:
