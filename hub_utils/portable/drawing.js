@@ -63,4 +63,12 @@ function change(left) {
 
 element.querySelector(".undo").addEventListener("click", () => change(strokes.slice(0, -1)));
 element.querySelector(".clear").addEventListener("click", () => change([]));
+// The answer is said aloud, too.
+const page = element.closest(".drawing");
+const aloud = element.querySelector(".aloud");
+new MutationObserver(() => {
+  const said = page.querySelector(".answer")?.dataset.said ?? "";
+  if (aloud.textContent !== said) aloud.textContent = said;
+}).observe(page, { subtree: true, childList: true, attributes: true, attributeFilter: ["data-said"] });
+
 show();

@@ -4,48 +4,61 @@ from __future__ import annotations
 
 import base64
 import io
-from html import escape
+import time
+from dataclasses import replace
 from pathlib import Path
 
 import gradio as gr
 import numpy as np
 from PIL import Image
 
+from hub_utils.portable.answer_html import answer_html, problem_html
 from hub_utils.portable.command import UserError
 from hub_utils.portable.served import Served
 
 LEAST = 0.1  # of the canvas: what is smaller than that both ways is a dot
 SIDE = 560  # pixels of the canvas
+AT_ONCE = 4  # drawings
 LARGEST = 500_000  # characters of a drawing that is sent; a canvas full of scribble takes a tenth
 FIELD = f"""<div class="field"><canvas width="{SIDE}" height="{SIDE}" role="img"
 aria-label="Field to draw a digit in, with mouse, pen or finger"></canvas>
 <p class="hint">Draw a digit, 0 to 9,<br>with mouse, pen or finger</p>
 <div class="tools"><button type="button" class="undo">Undo</button>
-<button type="button" class="clear">Clear</button></div></div>"""
+<button type="button" class="clear">Clear</button></div>
+<p class="aloud" role="status"></p></div>"""
+WAITING = """<section class="answer waiting"><h2>Which digit?</h2>
+<p>Draw one, and the answer stands here after each stroke.</p></section>"""
 
 
 def drawing(served: Served) -> None:
     """Draw it, inside an open `gr.Blocks`: the field, what the model sees of it, and the answer after each stroke."""
     script, style = (Path(__file__).with_suffix(kind).read_text(encoding="utf-8") for kind in (".js", ".css"))
-    with gr.Row():
-        with gr.Column():
+    with gr.Row(elem_classes="one-picture drawing"):
+        with gr.Column(elem_classes="stage-column"):
             field = gr.HTML(FIELD, js_on_load=script, css_template=style, apply_default_css=False)
-            small = gr.HTML(apply_default_css=False)
-        with gr.Column():
-            panel = gr.HTML(apply_default_css=False)
+            small = gr.HTML(js_on_load=None, css_template=style, apply_default_css=False)
+        panel = gr.HTML(WAITING, js_on_load=None, apply_default_css=False, elem_classes="answer-column")
 
-    def answer(event: gr.EventData) -> tuple[str, str]:
-        if not event.png:
-            return "", ""
+    def look(event: gr.EventData) -> tuple[str, str]:
+        sent = str((event._data or {}).get("png", ""))
+        if not sent:
+            return "", WAITING
         try:
-            image = as_data(received(event.png))
-            (found,) = served.answer([image.convert("RGB")])
+            served.predictor()  # whoever comes first waits for the model; that is not the answer's time
+            start = time.perf_counter()
+            image = as_data(received(sent))
+            (answer,) = served.answer([image.convert("RGB")])
         except UserError as error:
-            return "", f"<p role=status>{escape(str(error))}</p>"
-        return seen(image), f"<p role=status>{served.predictor().labels[int(found.probabilities.argmax())]}</p>"
+            return "", problem_html(str(error))
+        milliseconds = 1000 * (time.perf_counter() - start)
+        # Without its maps: 8 × 8 squares are too few to show places on.
+        return seen(image), answer_html(served, replace(answer, maps=None), milliseconds)
 
     # Of strokes that come while one is answered only the last counts: it holds them all.
-    field.drawn(answer, None, [small, panel], trigger_mode="always_last", show_progress="hidden", api_visibility="private")
+    field.drawn(
+        look, None, [small, panel], concurrency_limit=AT_ONCE, trigger_mode="always_last", show_progress="hidden",
+        api_visibility="private",
+    )  # fmt: skip
 
 
 def as_data(drawing: Image.Image) -> Image.Image:
