@@ -130,9 +130,9 @@ class _Frugal:
         self.file, self.seek, self.tell, self.seekable = file, file.seek, file.tell, file.seekable
 
     def read(self, size: int = -1) -> bytes:
-        if not 0 <= size <= MOST_DIRECTORY:
+        if size > MOST_DIRECTORY:
             raise zipfile.BadZipFile(f"{size:,} bytes at once")
-        return self.file.read(size)
+        return self.file.read(size if size >= 0 else MOST_DIRECTORY)  # all there is, from the last 65,557 bytes on
 
 
 def _is_zip(path: Path) -> bool:
