@@ -103,7 +103,7 @@ class _Unknown(Exception):
 
 
 class _Model:
-    """What is asked of any model. Subclasses set `labels` and `runtime`, and compute `_outputs` and `_probabilities`."""
+    """What all models do alike. Subclasses set `labels` and `runtime`, and bring `_outputs` and `_probabilities`."""
 
     labels: list[str]
     runtime: str
@@ -123,7 +123,157 @@ class _Model:
         seen = self._preprocessing.seen(image.size) if self._preprocessing else (0.0, 0.0, 1.0, 1.0)
         return Answer(probabilities, outputs.get("maps"), strangeness, seen)
 
-    def _json(path: Path) -> dict[str, Any]:
+    def _strangeness(self, features: np.ndarray | None) -> float | None:
+        """How strange a picture is by its features (width,); None where they or the statistics are missing."""
+        if features is None or "reason" in self._statistics or not self._statistics:
+            return None
+        from hub_utils.portable.strangeness import strangeness
+
+        return float(strangeness(features[None], self._statistics)[0])
+
+    def _try_out(self) -> None:
+        """Ask about a grey picture: what is broken is known now, and the first who asks does not wait longer.
+
+        Raises:
+            RuntimeError: the answer is none.
+        """
+        from PIL import Image
+
+        grey = Image.new("RGB", (64, 64), "grey")
+        try:
+            answer = self._answer(grey)
+        except ValueError:  # statistics that another version of ours made
+            self._statistics = {}
+            answer = self._answer(grey)
+        given, named = len(answer.probabilities), len(self.labels)
+        if given != named:
+            raise RuntimeError(f"it answers with {given} numbers, and config.json names {named} classes")
+        if not np.isfinite(answer.probabilities).all():
+            raise RuntimeError("it answers with what is no number")
+
+    def _outputs(self, image: Image.Image) -> dict[str, np.ndarray]:
+        """`logits` (classes,) and, of a model that has them, `maps` (classes, h, w) and `features` (width,)."""
+        raise NotImplementedError
+
+    def _probabilities(self, logits: np.ndarray) -> np.ndarray:
+        raise NotImplementedError
+
+
+class _Onnx(_Model):
+    """A model that brings an ONNX file."""
+
+    def __init__(self, folder: Path, revision: str | None, full: bool) -> None:
+        """
+        Raises:
+            _Unknown: its classes or its image processor are others than are known here.
+            ImportError: OpenVINO is not installed.
+            RuntimeError: OpenVINO cannot read it, or it answers with nothing that is a choice of its classes.
+        """
+        super().__init__(folder, revision)
+        config = _json(folder / "config.json")
+        if config.get("problem_type") not in (None, "single_label_classification"):
+            raise _Unknown(f"its answers are no choice of one class: {config['problem_type']}")
+        if (labels := labels_of(config)) is None:
+            raise _Unknown("config.json names no classes")
+        if self._preprocessing is None:
+            raise _Unknown("it prepares pictures as only transformers can")
+        self.labels = labels
+        width, height = self._preprocessing.cropped
+        self._network = Network(folder / ONNX, (3, height, width), full)
+        self.runtime = f"OpenVINO, {self._network.precision}"
+        self._try_out()
+
+    def _outputs(self, image: Image.Image) -> dict[str, np.ndarray]:
+        return self._network(self._preprocessing(image))
+
+    def _probabilities(self, logits: np.ndarray) -> np.ndarray:
+        return softmax(logits)
+
+
+class _Transformers(_Model):
+    """Any image classifier, as transformers loads it."""
+
+    def __init__(self, folder: Path, revision: str | None, runtime: str) -> None:
+        """Raises what transformers raises."""
+        from hub_utils.portable.activation_maps import ActivationMaps
+        from hub_utils.portable.classifier import classes_of, load_classifier
+
+        super().__init__(folder, revision)
+        self._lock = threading.Lock()
+        self._classifier = load_classifier(folder)
+        self.labels, self.runtime = classes_of(self._classifier), runtime
+        try:
+            self._network, self._names = ActivationMaps(self._classifier.model), ("logits", "maps", "features")
+        except ValueError:  # most kinds of networks have none
+            self._network, self._names = self._classifier.model, ("logits",)
+        self._try_out()
+
+    def _outputs(self, image: Image.Image) -> dict[str, np.ndarray]:
+        import torch
+
+        pixels = self._classifier.preprocess(image)["pixel_values"]
+        with self._lock, torch.inference_mode():
+            found = self._network(pixels)
+        found = found if isinstance(found, tuple) else (found.logits,)
+        return {name: each[0].float().numpy() for name, each in zip(self._names, found, strict=False)}
+
+    def _probabilities(self, logits: np.ndarray) -> np.ndarray:
+        from hub_utils.portable.classifier import probabilities_of
+
+        return probabilities_of(self._classifier, logits)
+
+
+def _by_transformers(model: str | Path, folder: Path, commit: str | None, problem: str | None) -> _Transformers:
+    """`problem`: why its ONNX file is not asked, if it has one.
+
+    Raises:
+        UserError: transformers is not installed, or there are no weights that it can load.
+    """
+    why = f"{problem}; " if problem else ""
+    if not importlib.util.find_spec("transformers") or not importlib.util.find_spec("torch"):
+        raise UserError(
+            f"{model}: {why or f'it has no {ONNX}; '}then transformers must compute it, and is not installed: "
+            "pip install transformers torch torchvision timm"
+        )
+    if commit:
+        _download(str(model), commit, WEIGHTS)
+    if not any(folder.glob("*.safetensors")):
+        raise UserError(f"{model}: {why}there are no weights in safetensors; other files of weights can run code")
+    try:
+        return _Transformers(folder, commit, f"transformers ({problem})" if problem else "transformers")
+    except Exception as error:  # whatever a stranger's model makes of the libraries
+        raise UserError(f"{model}: {why}transformers cannot load it: {_short(error)}") from error
+
+
+def _files(model: str | Path, revision: str | None) -> tuple[Path, str | None]:
+    """The folder of a model's files, and the full commit if it is a repo's.
+
+    Raises:
+        UserError: there is no such folder and no such repo, or the Hub does not give it.
+    """
+    folder, commit = Path(model).expanduser(), None
+    if folder.is_dir() and revision:
+        raise UserError(f"'{model}' is a folder, and has no revision '{revision}'; leave it out")
+    if not folder.is_dir():
+        if not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", str(model)):
+            raise UserError(f"there is no folder '{model}', and no repo on the Hub can be called so")
+        folder = _download(str(model), revision, FILES)
+        commit = folder.name
+    if not (folder / "config.json").is_file():
+        raise UserError(f"'{model}' has no config.json: it is no model that transformers saved, nor a run of training")
+    return folder, commit
+
+
+def _download(repo_id: str, revision: str | None, patterns: Sequence[str]) -> Path:
+    """The folder of a repo's files in the cache, which is called like the commit."""
+    from huggingface_hub import snapshot_download
+
+    set_patience()
+    with in_words(f"'{repo_id}'", flag="DEMO_MODEL"):
+        return Path(snapshot_download(repo_id, revision=revision, allow_patterns=list(patterns)))
+
+
+def _json(path: Path) -> dict[str, Any]:
     """What a JSON file holds; {} if there is none that is whole."""
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
