@@ -170,6 +170,7 @@ def test_the_page_opens_what_was_uploaded_and_nothing_else(address, red):
         assert re.search("give it again|not in the cache folder", shown(address, {"turn": "1", "path": path}))
     assert red.is_file()
     assert "give it again" in shown(address, {})
+    assert "50 MB are the limit" in shown(address, {"turn": "2", "size": 60_000_000})
 
 
 # Bars and sentences
