@@ -33,7 +33,7 @@ from hub_utils.portable.uploads import MOST_UPLOAD
 PATIENCE = 3.0  # seconds that the page waits for what the Hub knows of the model; it comes up without, and adds it later
 EVERY = 1.0  # seconds between two looks at whether the model is there
 EMPTIED = (60, 600)  # seconds: how often, and older than what, files are deleted that came by the API
-STYLES = ("page.css", "about.css", "drawing.css")
+STYLES = ("page.css", "about.css", "many_pictures.css", "drawing.css")
 KINDS = (".jpg", ".jpeg", ".png", ".webp")  # of examples: what every browser shows
 SANS = ("ui-sans-serif", "system-ui", "-apple-system", "Segoe UI", "Roboto", "Arial", "sans-serif")
 MONO = ("ui-monospace", "SFMono-Regular", "Menlo", "Consolas", "monospace")
@@ -93,7 +93,7 @@ class Page(gr.Blocks):
 
 def looks() -> dict[str, Any]:
     """What `launch` and `gr.mount_gradio_app` take besides the page."""
-    css = "".join(Path(__file__).with_name(name).read_text(encoding="utf-8") for name in STYLES)
+    css = "".join(each.read_text(encoding="utf-8") for each in sorted(Path(__file__).parent.glob("*.css")))
     return {
         # What is on the machine: gradio's own fonts are fetched from Google.
         "theme": gr.themes.Base(primary_hue="teal", neutral_hue="stone", font=SANS, font_mono=MONO),
@@ -106,13 +106,15 @@ def looks() -> dict[str, Any]:
     }
 
 
+# Of pages behind a door gradio names the door alone.
+TITLE = """const name = () => (document.title = element.querySelector("h1").textContent); name(); watch("value", name);"""
 QUIETLY = {"api_visibility": "private", "show_progress": "hidden", "concurrency_limit": None}
 
 
 def draw(page: Page, served: Served, api_name: str, shown: Sequence[Path], door: str | None = None) -> None:
     """One model's page, inside it. What hangs on facts of the model that are not known yet is drawn when they are."""
     known = gr.State(served.known)
-    head = gr.HTML(head_html(served, door), js_on_load=None, apply_default_css=False)
+    head = gr.HTML(head_html(served, door), js_on_load=TITLE, apply_default_css=False)
     timer = gr.Timer(EVERY)
     endpoint(served, api_name)
 
