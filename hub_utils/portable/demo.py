@@ -33,7 +33,6 @@ from hub_utils.portable.uploads import MOST_UPLOAD
 PATIENCE = 3.0  # seconds that the page waits for what the Hub knows of the model; it comes up without, and adds it later
 EVERY = 1.0  # seconds between two looks at whether the model is there
 EMPTIED = (60, 600)  # seconds: how often, and older than what, files are deleted that came by the API
-STYLES = ("page.css", "about.css", "many_pictures.css", "drawing.css")
 KINDS = (".jpg", ".jpeg", ".png", ".webp")  # of examples: what every browser shows
 SANS = ("ui-sans-serif", "system-ui", "-apple-system", "Segoe UI", "Roboto", "Arial", "sans-serif")
 MONO = ("ui-monospace", "SFMono-Regular", "Menlo", "Consolas", "monospace")
