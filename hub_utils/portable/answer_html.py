@@ -130,9 +130,9 @@ def _took(milliseconds: float) -> str:
 
 def model_html(served: Served) -> str:
     """Which model at which revision: a link to the very commit, if it is on the Hub."""
-    name = escape(one_line(served.model))
+    name = escape(one_line(served.public_name))
     if Path(served.model).is_dir():
-        return f"{escape(one_line(Path(served.model).resolve().name))}, a folder on this machine"
+        return f"{name}, a folder on this machine"
     at = f" at {escape(served.revision[:7])}" if served.revision else ""
     page = f"https://huggingface.co/{name}/tree/{escape(served.revision or 'main')}"
     return f'<a href="{page}" target="_blank" rel="noopener">{name}{at}</a>'
