@@ -10,7 +10,7 @@ let busy = false;
 let stopped = false;
 
 function say(words, share) {
-  said.textContent = words;
+  if (said.textContent !== words) said.textContent = words; // or the observer below would hear of it for ever
   if (share === undefined) bar.removeAttribute("value");
   else bar.value = share;
 }

@@ -155,7 +155,7 @@ def many_endpoint(served: Served, api_name: str = "predict_many") -> None:
             files: image files, and zips of them.
         Returns:
             answers: an object a file, in their order: "file", its name (ZIP/NAME in a zip), and what /predict says of
-            it, or "error", a sentence. table: a CSV file, a row a file: path, prediction, p_CLASS for each class, error.
+            it, or "error", a sentence. table: a CSV file with path, prediction, p_CLASS for each class, and error.
         """
         try:
             with Uploads((name, Path(path)) for name, path in files or []) as uploads:
