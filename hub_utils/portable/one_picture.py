@@ -37,7 +37,8 @@ STAGE = """<div class="stage" data-limit="{limit}">
     <p><b>Drop a picture here</b> or paste one</p></div>
 </div>
 <div class="doors"><button type="button" class="choose">Choose a picture</button>
-  <button type="button" class="camera">Use the camera</button><button type="button" class="take" hidden>Take this one</button>
+  <button type="button" class="camera">Use the camera</button>
+  <button type="button" class="take" hidden>Take this one</button>
   <button type="button" class="stop" hidden>Stop</button></div>
 <label class="heat" hidden><span>What speaks for <b></b></span>
   <input type="range" min="0" max="100" value="60" aria-label="How strongly the heat map covers the picture"></label>
@@ -45,7 +46,8 @@ STAGE = """<div class="stage" data-limit="{limit}">
 <p class="fine">{fine}</p>
 <input type="file" accept="image/*" tabindex="-1" aria-hidden="true" hidden>
 <p class="aloud" role="status" aria-live="polite"></p></div>"""
-WAITING = """<section class="answer waiting"><h2>What is it?</h2><p>Give a picture, and the answer stands here.</p></section>"""
+WAITING = """<section class="answer waiting"><h2>What is it?</h2>
+<p>Give a picture, and the answer stands here.</p></section>"""
 
 
 def endpoint(served: Served, api_name: str) -> None:
