@@ -13,6 +13,7 @@ which tries again by itself. Its parts know nothing of each other; what they ask
 
 from __future__ import annotations
 
+import importlib
 import importlib.util
 import os
 import sys
@@ -179,14 +180,12 @@ def examples(name: str = "") -> list[Path]:
 def _suit_zero_gpu() -> None:
     """ZeroGPU starts a Space only if a function asks for its GPU. Ours need none: the one that asks is never called.
 
-    From the root of the project `spaces` is a folder of ours.
+    Its package is called `spaces`; from the root of the project that is a folder of ours, without any GPU.
     """
-    try:
-        import spaces
-    except ImportError:
-        return
-    if hasattr(spaces, "GPU"):
-        spaces.GPU(lambda: None)
+    if importlib.util.find_spec("spaces"):
+        package = importlib.import_module("spaces")
+        if hasattr(package, "GPU"):
+            package.GPU(lambda: None)
 
 
 _suit_zero_gpu()

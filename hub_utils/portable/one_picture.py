@@ -24,7 +24,9 @@ from hub_utils.portable.command import UserError
 from hub_utils.portable.served import Served, verdict
 from hub_utils.portable.uploads import MOST_BYTES, Picture, limits_in_words, open_upload, too_large
 
-AT_ONCE = 4  # pictures, each in a thread: while one is opened, another is in the network
+# Pictures, each in a thread: while one is opened, another is in the network. Not gradio's batches: with them one bad
+# picture fails all that were batched with it, and on a CPU the network gains nothing from them.
+AT_ONCE = 2
 THUMBNAIL = 144  # pixels, twice what is seen: for fine screens
 LOST = "the picture did not get here: the connection broke; give it again"
 STAGE = """<div class="stage" data-limit="{limit}">
