@@ -40,9 +40,9 @@ NONE = "none of these"
 FORM = """<section class="feedback" hidden><details><summary>Is this wrong?</summary><form>
 <label>It is <select required><option value="">choose …</option></select></label>
 <label class="consent"><input type="checkbox"><span>I agree that this picture is sent to the people who maintain this
-model, to improve it: the picture without its metadata (no place, no date, no camera), the model's answer, my choice, and
-which model it was at which revision; nothing else. It goes to <b>{repo}</b>, a private data set on the Hugging Face Hub
-that only they can read. To have it deleted, tell them{where} the number that you get here.</span></label>
+model, to improve it: the picture without its metadata (no place, no date, no camera), the model's answer, my choice,
+and which model it was at which revision; nothing else. It goes to <b>{repo}</b>, a private data set on the Hugging
+Face Hub that only they can read. To have it deleted, tell them{where} the number that you get here.</span></label>
 <button type="submit" disabled>Send</button><p class="told" role="status"></p></form></details></section>"""
 
 logger = logging.getLogger(__name__)
