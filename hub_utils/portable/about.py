@@ -126,7 +126,7 @@ def _matrix(classes: list[str], matrix: list[list[int]]) -> str:
     )
     size = "large" if len(names) <= 12 else "small"
     return (
-        '<p>A row for each true class, a column for each answer; what is right lies on the diagonal.</p>'
+        "<p>A row for each true class, a column for each answer; what is right lies on the diagonal.</p>"
         f'<div class="matrix {size}" role="region" tabindex="0" aria-label="Confusion matrix"><table>'
         f"<thead><tr><td></td>{head}</tr></thead><tbody>{rows}</tbody></table></div>"
     )

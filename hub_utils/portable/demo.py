@@ -31,7 +31,9 @@ from hub_utils.portable.served import Served
 from hub_utils.portable.state_html import door_html, head_html
 from hub_utils.portable.uploads import MOST_UPLOAD
 
-PATIENCE = 3.0  # seconds that the page waits for what the Hub knows of the model; it comes up without, and adds it later
+PATIENCE = (
+    3.0  # seconds that the page waits for what the Hub knows of the model; it comes up without, and adds it later
+)
 EVERY = 1.0  # seconds between two looks at whether the model is there
 EMPTIED = (60, 600)  # seconds: how often, and older than what, files are deleted that came by the API
 KINDS = (".jpg", ".jpeg", ".png", ".webp")  # of examples: what every browser shows
@@ -107,7 +109,9 @@ def looks() -> dict[str, Any]:
 
 
 # Of pages behind a door gradio names the door alone.
-TITLE = """const name = () => (document.title = element.querySelector("h1").textContent); name(); watch("value", name);"""
+TITLE = (
+    """const name = () => (document.title = element.querySelector("h1").textContent); name(); watch("value", name);"""
+)
 QUIETLY = {"api_visibility": "private", "show_progress": "hidden", "concurrency_limit": None}
 
 

@@ -101,7 +101,7 @@ class Served:
 
     def start(self) -> None:
         """Load in the background, unless that is done, under way, or failed a moment ago."""
-        if self.ready or self._loading and self._loading.is_alive():
+        if self.ready or (self._loading and self._loading.is_alive()):
             return
         if self.problem and time.monotonic() < self._again:
             return
