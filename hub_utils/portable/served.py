@@ -1,10 +1,13 @@
-"""The model behind a page: where it is, what its files say of it, and itself, loaded when first asked."""
+"""The model behind a page: where it is, what its files say of it, and itself, loaded in the background or when asked."""
 
 from __future__ import annotations
 
 import json
+import logging
 import os
 import threading
+import time
+from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,78 +15,200 @@ from typing import TYPE_CHECKING, Any
 from hub_utils.portable.command import UserError
 
 if TYPE_CHECKING:
-    from hub_utils.portable.predictor import Predictor
+    from PIL import Image
+
+    from hub_utils.portable.predictor import Answer, Predictor
 
 ROOT = Path(__file__).parents[2]  # of the project, or of a Space, where this package lies beside app.py
 FACTS = ("README.md", "*.json", "plots/*.png")  # what a page reads of a model, besides the model
+LONGEST_WAIT = 30.0  # seconds between two attempts at a model that cannot be loaded
+
+logger = logging.getLogger(__name__)
 
 
 class Served:
     """One model of one page.
 
-    `name` is the recipe's, as in runs/NAME and in the endpoints' words; `model` a folder or a repo id.
+    `name` is the recipe's, as in runs/NAME and in the endpoints' words; `model` a folder or a repo id: without one it
+    is where `where_is` says, which is asked anew until there is one.
     """
 
-    def __init__(self, name: str, model: str | Path, revision: str | None = None) -> None:
-        self.name, self.model, self.revision = name, str(model), revision
-        self._lock = threading.Lock()
+    def __init__(self, name: str, model: str | Path | None = None, revision: str | None = None) -> None:
+        self.name = name
+        self._place = None if model is None else (str(model), revision)
+        self._one_at_a_time = threading.Lock()
+        self._facts: dict[str, dict[str, Any]] = {}
         self._predictor: Predictor | None = None
+        self._loading: threading.Thread | None = None
+        self._failures, self._again = 0, 0.0
+        self.problem: UserError | None = None  # why it could not be loaded, last time
 
-    def predictor(self) -> Predictor:
-        """The model itself; loaded once.
+    @property
+    def place(self) -> tuple[str, str | None]:
+        """The folder or repo id, and the revision that was asked for.
 
         Raises:
-            UserError: it cannot be loaded now: why, and what to do. Ask again: the next call tries again.
+            UserError: there is no model.
         """
+        if self._place is None:
+            self._place = where_is(self.name)
+        return self._place
+
+    @property
+    def model(self) -> str:
+        """The folder or repo id; raises as `place` does."""
+        return self.place[0]
+
+    @property
+    def revision(self) -> str | None:
+        """The full commit, of a repo whose model is loaded; before that, what was asked for."""
+        return self._predictor.revision if self._predictor else self.place[1]
+
+    @property
+    def ready(self) -> bool:
+        return self._predictor is not None
+
+    def predictor(self) -> Predictor:
+        """The model itself; loaded once, and whoever asks meanwhile waits.
+
+        Raises:
+            UserError: it cannot be loaded: why, and what to do. Ask again: after a while the next call tries again.
+        """
+        with self._one_at_a_time:
+            if self._predictor is None:
+                self._load()
+            return self._predictor
+
+    def _load(self) -> None:
         from hub_utils.portable.predictor import load_predictor
 
-        with self._lock:
-            if self._predictor is None:
-                self._predictor = load_predictor(self.model, self.revision)
-            return self._predictor
+        if self.problem and time.monotonic() < self._again:
+            raise self.problem
+        try:
+            self._predictor = load_predictor(*self.place)
+        except Exception as error:
+            self.problem = error if isinstance(error, UserError) else _in_words(self.name, error)
+            self._again = time.monotonic() + min(2.0**self._failures, LONGEST_WAIT)
+            self._failures += 1
+            raise self.problem from error
+        self.problem = None
+
+    def start(self) -> None:
+        """Load in the background, unless that is done, under way, or failed a moment ago."""
+        if self.ready or self._loading and self._loading.is_alive():
+            return
+        if self.problem and time.monotonic() < self._again:
+            return
+        self._loading = threading.Thread(target=self._quietly, name=f"loading {self.name}", daemon=True)
+        self._loading.start()
+
+    def _quietly(self) -> None:
+        try:
+            self.predictor()
+        except UserError as error:
+            logger.warning("%s: %s", self.name, error)
+
+    def answer(self, images: Sequence[Image.Image]) -> list[Answer]:
+        """An answer an image; images are of mode RGB, turned as EXIF says. Raises as `predictor` does."""
+        return self.predictor()(images)
 
     @cached_property
     def folder(self) -> Path:
         """Where the files of `FACTS` lie.
 
         Raises:
-            UserError: the Hub cannot be asked for them.
+            UserError: there is no model, or the Hub cannot be asked for them.
         """
-        if Path(self.model).is_dir():
-            return Path(self.model)
+        model, revision = self.place
+        if Path(model).is_dir():
+            return Path(model)
         from huggingface_hub import snapshot_download
 
         from hub_utils.portable.hub import in_words
 
-        with in_words(self.model):
-            return Path(snapshot_download(self.model, revision=self.revision, allow_patterns=list(FACTS)))
+        with in_words(model):
+            return Path(snapshot_download(model, revision=revision, allow_patterns=list(FACTS)))
 
     def fact(self, file: str) -> dict[str, Any]:
-        """What a JSON file of the model says, as serving.json does; {} if there is none that is whole."""
+        """What a JSON file of the model says, as serving.json does; {} if there is none that is whole.
+
+        Raises:
+            UserError: as `folder` does.
+        """
+        if file not in self._facts:
+            try:
+                found = json.loads((self.folder / file).read_text(encoding="utf-8"))
+            except (OSError, ValueError):
+                found = {}
+            self._facts[file] = found if isinstance(found, dict) else {}
+        return self._facts[file]
+
+    def facts_are_known(self, patience: float = 0.0) -> bool:
+        """Whether `folder` is there, or comes within so many seconds."""
+        if "folder" not in self.__dict__ and patience:
+            asking = threading.Thread(target=self._ask_for_facts, daemon=True)
+            asking.start()
+            asking.join(patience)
+        return "folder" in self.__dict__
+
+    def _ask_for_facts(self) -> None:
         try:
-            found = json.loads((self.folder / file).read_text(encoding="utf-8"))
-        except (OSError, ValueError):
-            return {}
-        return found if isinstance(found, dict) else {}
+            _ = self.folder
+        except UserError as error:
+            self.problem = self.problem or error
 
 
-def where_is(name: str) -> Served:
-    """DEMO_MODEL if it is set; else runs/NAME if it is there; else what the publisher wrote into model.json.
+def where_is(name: str) -> tuple[str, str | None]:
+    """Model and revision: DEMO_MODEL if it is set; else runs/NAME if it is there; else what model.json says.
+
+    The publisher writes model.json beside app.py.
 
     Raises:
         UserError: there is none of them.
     """
     if model := os.environ.get("DEMO_MODEL"):
-        return Served(name, model)
+        return model, None
     for run in (Path("runs", name), ROOT / "runs" / name):
         if (run / "config.json").is_file():
-            return Served(name, run)
+            return str(run), None
     written = ROOT / "model.json"
     if written.is_file():
         known = json.loads(written.read_text(encoding="utf-8"))
         if name in known:
-            return Served(name, known[name]["model"], known[name].get("revision"))
+            return known[name]["model"], known[name].get("revision")
     raise UserError(
         f"there is no model yet: train one, accelerate launch -q training/train.py {name}, or name one, "
         "DEMO_MODEL=RUN_OR_REPO_ID"
     )
+
+
+def _in_words(name: str, error: Exception) -> UserError:
+    logger.error("%s cannot be loaded", name, exc_info=error)
+    first = (str(error).strip() or type(error).__name__).splitlines()[0]
+    return UserError(f"the model cannot be loaded: {first[:300]}")
+
+
+def verdict(served: Served, answer: Answer, milliseconds: float | None = None) -> dict[str, Any]:
+    """What /predict says of one picture, ready for JSON.
+
+    `sure`: the highest probability reaches the model's own threshold; true where it brings none. `familiar`: the
+    picture is no stranger than the threshold; null where there is no measure. `probabilities` has every class, the
+    likeliest first.
+    """
+    predictor, serving = served.predictor(), served.fact("serving.json")
+    order = (-answer.probabilities).argsort(kind="stable")
+    probabilities = {predictor.labels[index]: float(answer.probabilities[index]) for index in order}
+    label = predictor.labels[order[0]]
+    threshold = serving.get("not_sure", {}).get("threshold")
+    strangest = serving.get("strangeness", {}).get("threshold")
+    known = answer.strangeness is not None and strangest is not None
+    return {
+        "label": label,
+        "sure": threshold is None or probabilities[label] >= threshold,
+        "familiar": float(answer.strangeness) <= strangest if known else None,
+        "probabilities": probabilities,
+        "strangeness": None if answer.strangeness is None else float(answer.strangeness),
+        "milliseconds": None if milliseconds is None else round(milliseconds, 1),
+        "model": served.model,
+        "revision": served.revision,
+    }
