@@ -1,34 +1,135 @@
-"""One picture in, dropped, pasted, taken or chosen; the answer beside it, with no button to press."""
+"""One picture in, dropped, pasted, taken or chosen; the answer beside it, with no button to press.
+
+The browser draws: it shows the picture before it is sent, and lays the heat maps, which come with the answer, over it.
+Each picture is sent under a name drawn by lot, read once, and deleted.
+"""
 
 from __future__ import annotations
 
+import base64
+import io
 import time
+from collections.abc import Sequence
+from html import escape
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import gradio as gr
+from gradio.utils import get_upload_folder, is_in_or_equal
+from PIL import Image
 
+from hub_utils.portable.answer_html import answer_html, as_sentence, problem_html
 from hub_utils.portable.command import UserError
 from hub_utils.portable.served import Served, verdict
-from hub_utils.portable.uploads import Picture, open_upload
+from hub_utils.portable.uploads import MAX_BYTES, Picture, limits_in_words, open_upload
+
+AT_ONCE = 4  # pictures, each in a thread: while one is opened, another is in the network
+THUMBNAIL = 144  # pixels, twice what is seen: for fine screens
+SENT = "the picture did not get here: the connection broke, or the file is too large; give it again"
+STAGE = """<div class="stage" data-limit="{limit}">
+<div class="view">
+  <div class="frame" hidden><img alt="Your picture"><video playsinline muted hidden></video>
+    <canvas aria-hidden="true"></canvas></div>
+  <p class="unseen" hidden>Your browser cannot show this kind of file.</p>
+  <div class="empty"><svg viewBox="0 0 48 48" aria-hidden="true"><rect x="5" y="9" width="38" height="30" rx="4"/>
+    <circle cx="16" cy="19" r="3.5"/><path d="m6 35 11-10 8 7 8-9 9 10"/></svg>
+    <p><b>Drop a picture here,</b> paste one, or</p></div>
+  <div class="doors"><button type="button" class="choose">Choose a picture</button>
+    <button type="button" class="camera">Use the camera</button><button type="button" class="take" hidden>Take this one</button>
+    <button type="button" class="stop" hidden>Stop</button></div>
+</div>
+<label class="heat" hidden><span>What speaks for <b></b></span>
+  <input type="range" min="0" max="100" value="60" aria-label="How strongly the heat map covers the picture"></label>
+<input type="file" accept="image/*" tabindex="-1" aria-hidden="true" hidden>
+{examples}
+<p class="fine">{fine}</p>
+<p class="aloud" role="status" aria-live="polite"></p></div>"""
+WAITING = """<section class="answer waiting"><h2>What is it?</h2><p>Give a picture, and the answer stands here.</p></section>"""
 
 
 def endpoint(served: Served, api_name: str) -> None:
-    """The API's way to the same answer, without a page's drawing."""
+    """The API's way to the same answer, without a page's drawing; inside an open `gr.Blocks`."""
 
     def predict(picture: Path) -> dict[str, Any]:
-        """Which class a picture shows, with a calibrated probability for each class."""
+        """Says what a picture shows.
+
+        Parameters:
+            picture: an image file: JPEG, PNG, WebP, GIF, BMP or TIFF.
+        Returns:
+            label: the likeliest class; sure: whether its probability reaches the model's own threshold; familiar:
+            whether the picture looks like those that the model was trained on, null if it cannot tell; probabilities:
+            calibrated, of all classes, the likeliest first; strangeness; milliseconds; model; revision, its commit.
+        """
         try:
-            start = time.perf_counter()
-            (answer,) = served.answer([open_upload(Path(picture))])
-            return verdict(served, answer, 1000 * (time.perf_counter() - start))
+            return verdict(served, *_look(served, picture))
         except UserError as error:
-            raise gr.Error(str(error), print_exception=False) from error
+            raise gr.Error(as_sentence(str(error)), print_exception=False) from error
 
-    picture, answer = Picture(visible=False, label="Picture"), gr.JSON(visible=False, label="Answer")
-    picture.upload(predict, picture, answer, api_name=api_name, concurrency_limit=4)
+    picture, answer = Picture(visible=False, label="picture"), gr.JSON(visible=False, label="answer")
+    picture.upload(predict, picture, answer, api_name=api_name, concurrency_limit=AT_ONCE)
 
 
-def one_picture(served: Served, examples: list[Path]) -> None:
-    """Draw it, inside an open `gr.Blocks`."""
-    gr.HTML("<p>one picture</p>", apply_default_css=False)
+def one_picture(served: Served, examples: Sequence[Path]) -> None:
+    """Draw it, inside an open `gr.Blocks`; `examples` are files that may be shown to anybody."""
+    script = Path(__file__).with_suffix(".js").read_text(encoding="utf-8")
+    fine = escape(f"{limits_in_words()} Pictures are deleted once they are answered: none is stored.")
+    with gr.Row(elem_classes="one-picture"):
+        stage = gr.HTML(
+            STAGE.format(limit=MAX_BYTES, examples=_examples(examples), fine=fine),
+            js_on_load=script, apply_default_css=False, elem_classes="stage-column",
+        )  # fmt: skip
+        shown = gr.HTML(WAITING, js_on_load=None, apply_default_css=False, elem_classes="answer-column")
+
+    def look(event: gr.EventData) -> str:
+        asked: dict[str, Any] = event._data or {}
+        turn = str(asked.get("turn", ""))[:40]
+        try:
+            return answer_html(served, *_look_and_forget(served, asked.get("path")), turn)
+        except UserError as error:
+            return problem_html(str(error), turn)
+
+    stage.picture(
+        look, None, shown, concurrency_limit=AT_ONCE, trigger_mode="always_last", show_progress="hidden",
+        api_visibility="private",
+    )  # fmt: skip
+
+
+def _look(served: Served, path: Path) -> tuple[Any, float]:
+    """An `Answer`, and how many milliseconds it took from the file on."""
+    served.predictor()  # whoever comes first waits for the model; that is not the answer's time
+    start = time.perf_counter()
+    (answer,) = served.answer([open_upload(Path(path))])
+    return answer, 1000 * (time.perf_counter() - start)
+
+
+def _look_and_forget(served: Served, path: Any) -> tuple[Any, float]:
+    if not isinstance(path, str) or not is_in_or_equal(path, get_upload_folder()) or not Path(path).is_file():
+        raise UserError(SENT)
+    try:
+        return _look(served, Path(path))
+    finally:
+        Path(path).unlink(missing_ok=True)
+
+
+def _examples(files: Sequence[Path]) -> str:
+    """A row of thumbnails; the browser fetches the file itself when one is chosen, and sends it as any other."""
+    if not files:
+        return ""
+    gr.set_static_paths(sorted({file.parent.resolve() for file in files}))
+    buttons = "".join(_example(file.resolve()) for file in files)
+    return f'<div class="examples" role="group" aria-label="Examples">{buttons}</div>'
+
+
+def _example(file: Path) -> str:
+    with Image.open(file) as image:
+        image.thumbnail((THUMBNAIL, THUMBNAIL))
+        small = io.BytesIO()
+        image.convert("RGB").save(small, "WEBP", quality=80)
+    name = escape(file.stem.replace("_", " ").replace("-", " "))
+    where = escape(quote(file.as_posix()))
+    source = base64.b64encode(small.getvalue()).decode()
+    return (
+        f'<button type="button" data-example="{where}" aria-label="Example: {name}" title="{name}">'
+        f'<img src="data:image/webp;base64,{source}" alt=""></button>'
+    )

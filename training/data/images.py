@@ -3,42 +3,20 @@
 import hashlib
 import io
 import math
-import warnings
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-# What PIL may open, by name. A file of another name is not taken for an image; one of these that is no image is listed.
-EXTENSIONS = frozenset(
-    [".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".bmp", ".dib", ".gif", ".tif", ".tiff", ".avif", ".heic"]
-    + [".heif", ".ppm", ".pgm", ".pbm", ".pnm", ".jp2", ".tga"]
-)
-# Images all the same: of cameras, scanners and microscopes, and drawings.
-FOREIGN = frozenset(
-    [".cr2", ".cr3", ".nef", ".arw", ".orf", ".rw2", ".raf", ".dng", ".psd", ".xcf", ".svg", ".jxl", ".exr", ".hdr"]
-    + [".dcm", ".dicom", ".nii", ".nrrd", ".mha", ".svs", ".ndpi", ".mrxs", ".czi", ".lif", ".nd2", ".oib", ".vsi"]
-)
-DEEP_MODES = frozenset({"I;16", "I;16L", "I;16B", "I;16N", "I", "F"})
+from hub_utils.portable.image_files import DEEP_MODES, EXTENSIONS, FOREIGN, SMALLEST_SIDE, open_rgb
+
+__all__ = ["DEEP_MODES", "EXTENSIONS", "FOREIGN", "Facts", "grey", "look", "open_rgb", "thumbnail"]
+
 COLOUR_MODES = frozenset({"RGB", "RGBA", "RGBX"})
 BITS_PER_SAMPLE = 258  # TIFF's tag
-SMALLEST_SIDE = 2  # pixels; a 1 × 1 picture is a placeholder, and no network sees anything in it
 THUMBNAIL = 16  # pixels a side
 FLAT = 1.0  # levels of grey, of 255; a thumbnail that varies less shows nothing
 GLANCE = 64  # pixels; the shorter side at which a JPEG is decoded at least, where it has them
-
-# PIL warns of broken EXIF data, of palettes with transparency, and of pictures from 89 megapixels on (it refuses them
-# from 179 on); `pipeline` opens them all, and so do we. Said once for all threads: they share one list of filters.
-warnings.filterwarnings("ignore", module=r"PIL\.")
-
-
-def open_rgb(source: str | Path | bytes) -> Image.Image:
-    """The image as `pipeline` sees it: turned as EXIF says, 8-bit RGB; of an animation the first frame."""
-    from transformers.image_utils import load_image
-
-    with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source) as image:
-        return load_image(image)
 
 
 @dataclass(frozen=True, slots=True)

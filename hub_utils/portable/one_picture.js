@@ -1,0 +1,215 @@
+// The picture, and the heat map over it. Gradio runs this once, with `element`, `trigger` and `upload`.
+
+const page = element.closest(".one-picture");
+const find = (selector) => element.querySelector(selector);
+const [stage, frame, image, video, canvas] = [".stage", ".frame", "img", "video", "canvas"].map(find);
+const [file, heat, aloud] = ['input[type="file"]', ".heat", ".aloud"].map(find);
+const CELLS = 96; // of the drawn map, along each side; the browser scales it to the picture
+const PAUSE = 400; // milliseconds at least between two looks through the camera
+let turn = 0; // which picture this is: an answer to an earlier one comes too late
+let answered = () => {};
+let stream = null;
+
+// Sending
+
+async function ask(picture, live = false) {
+  const mine = String(++turn);
+  page.classList.add("busy");
+  if (!live) show(picture);
+  const done = new Promise((resolve) => (answered = resolve));
+  try {
+    if (picture.size > +stage.dataset.limit) throw Error("too large");
+    // Under its own name nobody else's picture is in the way, and no name of a file tells anything.
+    const { path } = await upload(new File([picture], name(picture), { type: picture.type }));
+    if (mine === String(turn)) trigger("picture", { turn: mine, path });
+  } catch {
+    if (mine === String(turn)) trigger("picture", { turn: mine });
+  }
+  return done;
+}
+
+function name(picture) {
+  const lot = crypto.getRandomValues(new Uint32Array(4)).join("-");
+  return lot + (picture.name?.match(/\.\w{1,5}$/)?.[0] ?? "");
+}
+
+// Showing
+
+function show(picture) {
+  stop();
+  if (image.src) URL.revokeObjectURL(image.src);
+  canvas.hidden = true;
+  image.src = URL.createObjectURL(picture);
+}
+
+function fit(width, height) {
+  frame.style.setProperty("--width", width);
+  frame.style.setProperty("--height", height);
+  frame.classList.toggle("tiny", Math.max(width, height) < 100);
+  frame.hidden = false;
+  stage.classList.add("full");
+  find(".unseen").hidden = true;
+}
+
+image.addEventListener("load", () => fit(image.naturalWidth, image.naturalHeight));
+image.addEventListener("error", () => {
+  frame.hidden = true;
+  stage.classList.add("full");
+  find(".unseen").hidden = false;
+});
+
+// The answer
+
+const answer = () => page.querySelector(".answer");
+
+function arrived() {
+  if (answer()?.dataset.turn !== String(turn)) return;
+  page.classList.remove("busy");
+  if (aloud.textContent !== answer().dataset.said && !stream) aloud.textContent = answer().dataset.said;
+  choose(0);
+  answered();
+}
+
+new MutationObserver(arrived).observe(page, { subtree: true, attributes: true, attributeFilter: ["data-turn"], childList: true });
+
+function choose(number) {
+  const { maps, shape, seen } = answer().dataset;
+  heat.hidden = canvas.hidden = !maps;
+  if (!maps) return;
+  for (const each of page.querySelectorAll("[data-class]"))
+    each.setAttribute("aria-pressed", String(+each.dataset.class === number));
+  heat.querySelector("b").textContent = page.querySelector(`[data-class="${number}"] span`).textContent;
+  const [height, width] = shape.split(",").map(Number);
+  const levels = Uint8Array.from(atob(maps), (each) => each.charCodeAt(0));
+  draw(levels.subarray(number * height * width, (number + 1) * height * width), height, width);
+  const [left, top, right, bottom] = seen.split(",").map((share) => `${100 * share}%`);
+  canvas.style.inset = `${top} calc(100% - ${right}) calc(100% - ${bottom}) ${left}`;
+}
+
+// Each cell spreads over its neighbours like a drop: squares of 32 pixels would claim borders that nobody found.
+function spread(cells) {
+  return Array.from({ length: CELLS }, (_, at) => {
+    const weights = Array.from({ length: cells }, (_, cell) => Math.exp(-(((at + 0.5) / CELLS * cells - cell - 0.5) ** 2) / 0.6));
+    const sum = weights.reduce((a, b) => a + b);
+    return weights.map((weight) => weight / sum);
+  });
+}
+
+function draw(levels, height, width) {
+  const [down, across] = [spread(height), spread(width)];
+  canvas.width = canvas.height = CELLS;
+  const context = canvas.getContext("2d");
+  const picture = context.createImageData(CELLS, CELLS);
+  for (let y = 0; y < CELLS; y++)
+    for (let x = 0; x < CELLS; x++) {
+      let level = 0;
+      for (let row = 0; row < height; row++)
+        for (let column = 0; column < width; column++) level += down[y][row] * across[x][column] * levels[row * width + column];
+      picture.data.set(colour(level / 255), 4 * (y * CELLS + x));
+    }
+  context.putImageData(picture, 0, 0);
+}
+
+// From a veil of night over what says nothing to a clear warm glow over what speaks most: told apart by lightness alone.
+const STOPS = [[24, 18, 60, 215], [94, 24, 120, 190], [205, 60, 90, 165], [250, 150, 50, 150], [255, 235, 140, 150]];
+
+function colour(level) {
+  const place = Math.min(Math.max(level, 0), 0.9999) * (STOPS.length - 1);
+  const [low, high] = [STOPS[Math.floor(place)], STOPS[Math.floor(place) + 1]];
+  return low.map((value, index) => value + (high[index] - value) * (place % 1));
+}
+
+page.addEventListener("click", (event) => {
+  const bar = event.target.closest("[data-class]");
+  if (bar) choose(+bar.dataset.class);
+});
+const cover = () => frame.style.setProperty("--cover", heat.querySelector("input").value / 100);
+heat.addEventListener("input", cover);
+cover();
+
+// The ways in
+
+find(".choose").addEventListener("click", () => file.click());
+file.addEventListener("change", () => {
+  if (file.files[0]) ask(file.files[0]);
+  file.value = "";
+});
+
+const seen = () => element.offsetParent !== null;
+const dropped = (event) => [...(event.dataTransfer?.files ?? [])][0];
+for (const type of ["dragover", "drop", "dragleave"])
+  document.addEventListener(type, (event) => {
+    if (!seen() || !event.dataTransfer?.types.includes("Files")) return;
+    event.preventDefault();
+    stage.classList.toggle("over", type === "dragover");
+    if (type === "drop" && dropped(event)) ask(dropped(event));
+  });
+
+document.addEventListener("paste", (event) => {
+  const pasted = [...(event.clipboardData?.files ?? [])][0];
+  if (!seen() || !pasted) return;
+  event.preventDefault();
+  ask(pasted);
+});
+
+element.addEventListener("click", async (event) => {
+  const example = event.target.closest("[data-example]");
+  if (!example) return;
+  const root = window.gradio_config?.root ?? "";
+  const found = await fetch(`${root}/gradio_api/file=${example.dataset.example}`);
+  ask(new File([await found.blob()], example.dataset.example.split("/").pop()));
+});
+
+// The camera answers all the time; "Take this one" keeps the picture.
+
+const doors = { choose: find(".choose"), camera: find(".camera"), take: find(".take"), stop: find(".stop") };
+doors.camera.hidden = !navigator.mediaDevices?.getUserMedia;
+
+function doorsOpen(live) {
+  doors.choose.hidden = live;
+  doors.camera.hidden = live || !navigator.mediaDevices?.getUserMedia;
+  doors.take.hidden = doors.stop.hidden = !live;
+  image.hidden = live;
+  video.hidden = !live;
+}
+
+function stop() {
+  stream?.getTracks().forEach((track) => track.stop());
+  stream = null;
+  doorsOpen(false);
+}
+
+const still = () =>
+  new Promise((resolve) => {
+    const picture = document.createElement("canvas");
+    [picture.width, picture.height] = [video.videoWidth, video.videoHeight];
+    picture.getContext("2d").drawImage(video, 0, 0);
+    picture.toBlob((blob) => resolve(new File([blob], "camera.jpg", { type: "image/jpeg" })), "image/jpeg", 0.92);
+  });
+
+doors.camera.addEventListener("click", async () => {
+  try {
+    stream = await navigator.mediaDevices.getUserMedia({ video: { facingMode: "environment" } });
+  } catch (error) {
+    aloud.textContent = `The camera cannot be used: ${error.message}`;
+    return;
+  }
+  video.srcObject = stream;
+  await video.play();
+  canvas.hidden = true;
+  doorsOpen(true);
+  fit(video.videoWidth, video.videoHeight);
+  doors.take.focus();
+  while (stream) {
+    await Promise.all([ask(await still(), true), new Promise((resolve) => setTimeout(resolve, PAUSE))]);
+  }
+});
+doors.take.addEventListener("click", async () => ask(await still()));
+doors.stop.addEventListener("click", () => {
+  stop();
+  turn++;
+  page.classList.remove("busy");
+  frame.hidden = heat.hidden = true;
+  stage.classList.remove("full");
+  doors.camera.focus();
+});
