@@ -6,6 +6,7 @@ of formats in everyday use are let near it (Pillow knows forty, one of which sta
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import io
 import re
@@ -16,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import gradio as gr
+from gradio.processing_utils import save_bytes_to_cache
 from PIL import Image, UnidentifiedImageError
 
 from hub_utils.portable.command import UserError
@@ -35,6 +37,7 @@ FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF", "JPEG2000", "PPM
 READS = "this page reads JPEG, PNG, WebP, GIF, BMP, TIFF and AVIF"
 SAVE = "save or export it as JPEG"
 RAW = "a camera's raw file"
+DAMAGED = "This picture is cut off or damaged. Copy or download it again."
 # How files begin, what they are, and what to do.
 FOREIGN_KINDS = [
     (re.compile(start, re.DOTALL | re.IGNORECASE), what, hint)
@@ -59,6 +62,7 @@ FOREIGN_KINDS = [
         (rb"RIFF....WAVE|ID3|OggS|fLaC", "a recording of sound", "a picture is wanted"),
     )
 ]
+OURS = re.compile(rb"\xff\xd8\xff|\x89PNG|RIFF....WEBP|GIF8|BM|II\*\0|MM\0\*|....ftypavi[fs]", re.DOTALL)
 TIFF_SUBFILE, TIFF_DNG = 254, 50706  # tags: "this is a small version of another picture", and Adobe's raw format
 
 _one_at_a_time = threading.Lock()
@@ -78,9 +82,10 @@ class Picture(gr.Image, metaclass=_WithoutStub):
     """
 
     def preprocess(self, payload: Any) -> str | None:
-        if payload is not None and payload.path:
-            return payload.path
-        return super().preprocess(payload)  # nothing, or a picture in the request itself, which becomes a file
+        if payload is None or payload.path:
+            return payload and payload.path
+        _, _, content = (payload.url or "").partition(";base64,")  # a picture that stands in the request itself
+        return save_bytes_to_cache(base64.b64decode(content), "picture", self.GRADIO_CACHE)
 
     def get_block_name(self) -> str:
         return "image"  # gradio draws a component by this name
@@ -143,7 +148,7 @@ def open_content(content: bytes, name: str = "") -> Image.Image:
     except MemoryError as error:
         raise UserError("This picture is too large for the memory of this machine. Make it smaller.") from error
     except Exception as error:  # Pillow's decoders raise anything from SyntaxError to struct.error
-        raise UserError("This picture is cut off or damaged. Copy or download it again.") from error
+        raise UserError(DAMAGED) from error
 
 
 def _check_bytes(size: int) -> None:
@@ -179,9 +184,11 @@ def _foreign(content: bytes, name: str) -> str:
     ending = Path(name).suffix.lower()
     if ending in FOREIGN:
         return _sentence(f"a file of a kind ({ending}) that browsers do not show either", SAVE)
+    if OURS.match(content):
+        return DAMAGED
     with contextlib.suppress(UnicodeDecodeError):
-        content[:1024].decode()
-        return _sentence("a text", "choose a picture")
+        if content[:1024].decode().isprintable() or b"\n" in content[:1024]:
+            return _sentence("a text", "choose a picture")
     return f"This is not a picture, whatever its name says, or it is damaged; {READS}."
 
 
