@@ -21,9 +21,10 @@ from typing import Any
 import gradio as gr
 
 from hub_utils.portable.about import about
-from hub_utils.portable.command import UserError
 from hub_utils.portable.one_picture import endpoint, one_picture
 from hub_utils.portable.served import Served
+from hub_utils.portable.state_html import head_html
+from hub_utils.portable.uploads import MOST_UPLOAD
 
 PATIENCE = 3.0  # seconds that the page waits for what the Hub knows of the model; it comes up without, and adds it later
 EVERY = 1.0  # seconds between two looks at whether the model is there
@@ -44,7 +45,7 @@ class Page(gr.Blocks):
 
 def looks() -> dict[str, Any]:
     """What `launch` and `gr.mount_gradio_app` take besides the page."""
-    css = Path(__file__).with_name("page.css").read_text(encoding="utf-8")
+    css = "".join(each.read_text(encoding="utf-8") for each in sorted(Path(__file__).parent.glob("*.css")))
     return {
         # What is on the machine: gradio's own fonts are fetched from Google.
         "theme": gr.themes.Base(primary_hue="teal", neutral_hue="stone", font=SANS, font_mono=MONO),
@@ -53,32 +54,51 @@ def looks() -> dict[str, Any]:
         "run_history": False,
         "ssr_mode": False,
         "show_error": True,
+        "max_file_size": MOST_UPLOAD,
     }
 
 
 def build_demo(name: str) -> Page:
     """The page of one model; `name` is a recipe's, and where its model is says `where_is`."""
     served = Served(name)
+    served.ask_for_facts().join(PATIENCE)
     served.start()
-    with Page(name) as page:
+    with Page(f"{served.title} · demo") as page:
         draw(page, served, "predict")
     return page
+
+
+def draw(page: Page, served: Served, api_name: str, door: str | None = None) -> None:
+    """One model's page, inside it. What hangs on facts of the model that are not known yet is drawn when they are."""
+    known = gr.State(served.known)
+    head = gr.HTML(head_html(served, door), apply_default_css=False)
+    timer = gr.Timer(EVERY)
+    endpoint(served, api_name)
+
+    def later(part: Callable[[], None]) -> None:
+        if served.known:
+            part()
+        else:
+            gr.render(triggers=[known.change])(lambda: part() if served.known else None)
+
+    with gr.Column(visible=served.known) as body:
+        with gr.Tabs():
+            with gr.Tab("One picture"):
+                one_picture(served, examples())
+            with gr.Tab("About"):
+                later(lambda: about(served))
+
+    def look() -> tuple[str, gr.Column, gr.Timer, bool]:
+        served.start()
+        return head_html(served, door), gr.Column(visible=served.known), gr.Timer(active=not served.ready), served.known
+
+    how = {"outputs": [head, body, timer, known], "api_visibility": "private", "show_progress": "hidden"}
+    gr.on([page.load, timer.tick], look, concurrency_limit=None, **how)
 
 
 def build_suite(names: Sequence[str]) -> Page:
     """A front page with a card for each name, and behind it a page for each; a model is loaded when first asked for."""
     raise NotImplementedError
-
-
-def draw(page: Page, served: Served, api_name: str) -> None:
-    """All of one model's page."""
-    gr.HTML(f"<h1>{served.name}</h1>")
-    endpoint(served, api_name)
-    with gr.Tabs():
-        with gr.Tab("One picture"):
-            one_picture(served, examples())
-        with gr.Tab("About"):
-            about(served)
 
 
 def examples() -> list[Path]:

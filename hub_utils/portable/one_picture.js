@@ -7,6 +7,7 @@ const [file, heat, aloud] = ['input[type="file"]', ".heat", ".aloud"].map(find);
 const CELLS = 96; // of the drawn map, along each side; the browser scales it to the picture
 const PAUSE = 400; // milliseconds at least between two looks through the camera
 let turn = 0; // which picture this is: an answer to an earlier one comes too late
+let drawn = 0; // the last one whose answer is shown
 let answered = () => {};
 let stream = null;
 
@@ -63,7 +64,8 @@ image.addEventListener("error", () => {
 const answer = () => page.querySelector(".answer");
 
 function arrived() {
-  if (answer()?.dataset.turn !== String(turn)) return;
+  if (drawn === turn || answer()?.dataset.turn !== String(turn)) return;
+  drawn = turn;
   page.classList.remove("busy");
   if (aloud.textContent !== answer().dataset.said && !stream) aloud.textContent = answer().dataset.said;
   choose(0);
@@ -83,7 +85,7 @@ function choose(number) {
   const levels = Uint8Array.from(atob(maps), (each) => each.charCodeAt(0));
   draw(levels.subarray(number * height * width, (number + 1) * height * width), height, width);
   const [left, top, right, bottom] = seen.split(",").map((share) => `${100 * share}%`);
-  canvas.style.inset = `${top} calc(100% - ${right}) calc(100% - ${bottom}) ${left}`;
+  Object.assign(canvas.style, { left, top, width: `calc(${right} - ${left})`, height: `calc(${bottom} - ${top})` });
 }
 
 // Each cell spreads over its neighbours like a drop: squares of 32 pixels would claim borders that nobody found.
@@ -129,13 +131,15 @@ cover();
 
 // The ways in
 
+const view = find(".view");
 find(".choose").addEventListener("click", () => file.click());
+view.addEventListener("click", () => stage.classList.contains("full") || file.click());
 file.addEventListener("change", () => {
   if (file.files[0]) ask(file.files[0]);
   file.value = "";
 });
 
-const seen = () => element.offsetParent !== null;
+const seen = () => view.offsetParent !== null; // and not on a tab behind
 const dropped = (event) => [...(event.dataTransfer?.files ?? [])][0];
 for (const type of ["dragover", "drop", "dragleave"])
   document.addEventListener(type, (event) => {

@@ -22,7 +22,7 @@ from PIL import Image
 from hub_utils.portable.answer_html import answer_html, as_sentence, problem_html
 from hub_utils.portable.command import UserError
 from hub_utils.portable.served import Served, verdict
-from hub_utils.portable.uploads import MAX_BYTES, Picture, limits_in_words, open_upload
+from hub_utils.portable.uploads import MOST_BYTES, Picture, limits_in_words, open_upload
 
 AT_ONCE = 4  # pictures, each in a thread: while one is opened, another is in the network
 THUMBNAIL = 144  # pixels, twice what is seen: for fine screens
@@ -34,16 +34,16 @@ STAGE = """<div class="stage" data-limit="{limit}">
   <p class="unseen" hidden>Your browser cannot show this kind of file.</p>
   <div class="empty"><svg viewBox="0 0 48 48" aria-hidden="true"><rect x="5" y="9" width="38" height="30" rx="4"/>
     <circle cx="16" cy="19" r="3.5"/><path d="m6 35 11-10 8 7 8-9 9 10"/></svg>
-    <p><b>Drop a picture here,</b> paste one, or</p></div>
-  <div class="doors"><button type="button" class="choose">Choose a picture</button>
-    <button type="button" class="camera">Use the camera</button><button type="button" class="take" hidden>Take this one</button>
-    <button type="button" class="stop" hidden>Stop</button></div>
+    <p><b>Drop a picture here</b> or paste one</p></div>
 </div>
+<div class="doors"><button type="button" class="choose">Choose a picture</button>
+  <button type="button" class="camera">Use the camera</button><button type="button" class="take" hidden>Take this one</button>
+  <button type="button" class="stop" hidden>Stop</button></div>
 <label class="heat" hidden><span>What speaks for <b></b></span>
   <input type="range" min="0" max="100" value="60" aria-label="How strongly the heat map covers the picture"></label>
-<input type="file" accept="image/*" tabindex="-1" aria-hidden="true" hidden>
 {examples}
 <p class="fine">{fine}</p>
+<input type="file" accept="image/*" tabindex="-1" aria-hidden="true" hidden>
 <p class="aloud" role="status" aria-live="polite"></p></div>"""
 WAITING = """<section class="answer waiting"><h2>What is it?</h2><p>Give a picture, and the answer stands here.</p></section>"""
 
@@ -76,7 +76,7 @@ def one_picture(served: Served, examples: Sequence[Path]) -> None:
     fine = escape(f"{limits_in_words()} Pictures are deleted once they are answered: none is stored.")
     with gr.Row(elem_classes="one-picture"):
         stage = gr.HTML(
-            STAGE.format(limit=MAX_BYTES, examples=_examples(examples), fine=fine),
+            STAGE.format(limit=MOST_BYTES, examples=_examples(examples), fine=fine),
             js_on_load=script, apply_default_css=False, elem_classes="stage-column",
         )  # fmt: skip
         shown = gr.HTML(WAITING, js_on_load=None, apply_default_css=False, elem_classes="answer-column")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import os
@@ -85,6 +86,7 @@ class Served:
         if self.problem and time.monotonic() < self._again:
             raise self.problem
         try:
+            _ = self.folder
             self._predictor = load_predictor(*self.place)
         except Exception as error:
             self.problem = error if isinstance(error, UserError) else _in_words(self.name, error)
@@ -143,19 +145,39 @@ class Served:
             self._facts[file] = found if isinstance(found, dict) else {}
         return self._facts[file]
 
-    def facts_are_known(self, patience: float = 0.0) -> bool:
-        """Whether `folder` is there, or comes within so many seconds."""
-        if "folder" not in self.__dict__ and patience:
-            asking = threading.Thread(target=self._ask_for_facts, daemon=True)
-            asking.start()
-            asking.join(patience)
+    @property
+    def known(self) -> bool:
+        """Whether `folder` is there, and `fact` answers at once."""
         return "folder" in self.__dict__
 
-    def _ask_for_facts(self) -> None:
-        try:
-            _ = self.folder
-        except UserError as error:
-            self.problem = self.problem or error
+    def ask_for_facts(self) -> threading.Thread:
+        """A thread in which `folder` is asked for, and which says nothing if that fails: `start` tries again."""
+
+        def ask() -> None:
+            with contextlib.suppress(UserError):
+                _ = self.folder
+
+        thread = threading.Thread(target=ask, name=f"facts of {self.name}", daemon=True)
+        thread.start()
+        return thread
+
+    @property
+    def title(self) -> str:
+        """What people call it; the recipe's title, or the model's own name."""
+        found = self.fact("recipe.json").get("recipe", {}).get("title") if self.known else None
+        return found or (self.model.rstrip("/").rsplit("/", 1)[-1] if self.known else self.name.replace("_", " ").title())
+
+    @property
+    def classes(self) -> list[str]:
+        """Names of the classes as the model's files say them; [] if they do not."""
+        config = self.fact("config.json")
+        named = config.get("id2label") or dict(enumerate(config.get("label_names") or []))
+        return [str(name) for _, name in sorted(named.items(), key=lambda each: int(each[0]))]
+
+    @property
+    def card(self) -> dict[str, Any]:
+        """What the recipe says for the model card: limits, licences, citation, medical; {} of a stranger's model."""
+        return self.fact("recipe.json").get("recipe", {}).get("card", {})
 
 
 def where_is(name: str) -> tuple[str, str | None]:

@@ -109,6 +109,15 @@ def open_upload(path: str | Path) -> Image.Image:
         UserError: there is none that we open; why, for whoever sent it, and what to do.
     """
     path = Path(path)
+    return open_content(read_upload(path), path.name)
+
+
+def read_upload(path: Path) -> bytes:
+    """An upload's bytes, no more of them than a picture may have.
+
+    Raises:
+        UserError: as `open_upload`.
+    """
     try:
         about = path.stat()
         if stat.S_ISDIR(about.st_mode):
@@ -116,10 +125,9 @@ def open_upload(path: str | Path) -> Image.Image:
         if not stat.S_ISREG(about.st_mode):
             raise UserError("This is no file. Choose a picture.")
         _check_bytes(about.st_size)
-        content = path.read_bytes()
+        return path.read_bytes()
     except (OSError, ValueError) as error:
         raise UserError("The upload is not there any more. Choose the picture again.") from error
-    return open_content(content, path.name)
 
 
 def open_content(content: bytes, name: str = "") -> Image.Image:

@@ -17,6 +17,7 @@ from pathlib import Path
 
 from tqdm.auto import tqdm
 
+from hub_utils.portable.image_files import SYSTEM_FILES
 from training.data.cache import Cache, identity
 from training.data.images import EXTENSIONS, FOREIGN, Facts, look
 from training.recipe import Data, UserError
@@ -29,7 +30,6 @@ SPLIT_FOLDERS = {
 PACKED = (".zip", ".tar", ".tgz", ".gz", ".bz2", ".xz", ".rar", ".7z")
 BATCH = 256  # images under way at once: memory stays flat however many there are
 TABLES = (".csv", ".tsv", ".parquet")
-SYSTEM_FILES = {"thumbs.db", "desktop.ini", "__macosx", "@eadir", "$recycle.bin"}
 MASK = re.compile(r"(?P<image>.+?)[_-](?:mask|seg|segmentation)(?:[_-]?\d+)?$", re.IGNORECASE)
 MASK_FOLDER = re.compile(r"(^|/)masks?/", re.IGNORECASE)
 

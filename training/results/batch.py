@@ -15,12 +15,12 @@ import numpy as np
 from tqdm.auto import tqdm
 
 from hub_utils.portable.classifier import classes_of, load_classifier, probabilities_of
+from hub_utils.portable.prediction_table import header, row
 from training.data.intake import Skipped, image_files, summary
 from training.fitting import hardware
 from training.hub import hub_answers, why_not_loaded
 from training.recipe import UserError
 from training.results.answers import answers
-from training.results.predictions import MARK
 
 # What a folder holds beside its images.
 NO_IMAGES = ("hidden, or the operating system's own", "not an image by its name", "a table", "an archive")
@@ -136,26 +136,23 @@ Write = Callable[[str, np.ndarray | None, str], None]
 
 def _csv(file: IO[str], classes: Sequence[str]) -> Write:
     writer = csv.writer(file)
-    writer.writerow(["path", "prediction", *(f"{MARK}{name}" for name in classes), "error"])
+    writer.writerow(header(classes))
 
     def write(path: str, probabilities: np.ndarray | None, error: str) -> None:
-        if probabilities is None:
-            writer.writerow([path, "", *("" for _ in classes), error])
-        else:
-            writer.writerow([path, classes[probabilities.argmax()], *(f"{each:.9g}" for each in probabilities), ""])
+        writer.writerow(row(path, classes, probabilities, error))
 
     return write
 
 
 def _json_lines(file: IO[str], classes: Sequence[str]) -> Write:
     def write(path: str, probabilities: np.ndarray | None, error: str) -> None:
-        row: dict[str, Any] = {"path": path}
+        said: dict[str, Any] = {"path": path}
         if probabilities is None:
-            row["error"] = error
+            said["error"] = error
         else:
-            row["prediction"] = classes[probabilities.argmax()]
+            said["prediction"] = classes[probabilities.argmax()]
             values = (float(f"{each:.9g}") for each in probabilities)
-            row["probabilities"] = dict(zip(classes, values, strict=True))
-        file.write(json.dumps(row, ensure_ascii=False) + "\n")
+            said["probabilities"] = dict(zip(classes, values, strict=True))
+        file.write(json.dumps(said, ensure_ascii=False) + "\n")
 
     return write

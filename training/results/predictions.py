@@ -10,11 +10,11 @@ from pathlib import Path
 
 import numpy as np
 
+from hub_utils.portable.prediction_table import MARK
 from training.recipe import UserError
 from training.run_folder import replaced
 
 FIRST, LAST = ["path", "label", "prediction"], ["group", "split"]
-MARK = "p_"  # before the name of a class, so that a class called "path" is no trouble
 
 
 @dataclass(frozen=True)

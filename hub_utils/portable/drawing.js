@@ -1,0 +1,74 @@
+// A field to draw in, and its event "drawn", after each stroke: the drawing, black on white, as a PNG; none if it is
+// empty. Gradio runs this once, with `element` and `trigger`.
+
+const canvas = element.querySelector("canvas");
+const pen = canvas.getContext("2d");
+const PEN = 0.06; // of the field's width
+let strokes = []; // of points, as shares of the field
+let drawing = null; // the pointer that draws
+
+function paint(stroke) {
+  pen.lineWidth = PEN * canvas.width;
+  pen.lineCap = pen.lineJoin = "round";
+  pen.beginPath();
+  const [x, y] = stroke[0];
+  pen.moveTo(x * canvas.width, y * canvas.height);
+  for (const [x, y] of stroke) pen.lineTo(x * canvas.width, y * canvas.height); // to itself: a dot
+  pen.stroke();
+}
+
+function show() {
+  pen.fillStyle = "white";
+  pen.fillRect(0, 0, canvas.width, canvas.height);
+  strokes.forEach(paint);
+  element.querySelector(".hint").hidden = strokes.length > 0;
+}
+
+const tell = () => trigger("drawn", { png: strokes.length ? canvas.toDataURL("image/png").split(",")[1] : "" });
+
+function place(event) {
+  const field = canvas.getBoundingClientRect();
+  return [(event.clientX - field.left) / field.width, (event.clientY - field.top) / field.height];
+}
+
+canvas.addEventListener("pointerdown", (event) => {
+  if (drawing !== null || event.button !== 0) return; // a second finger, the right button
+  drawing = event.pointerId;
+  canvas.setPointerCapture(drawing); // a stroke may leave the field and come back
+  strokes.push([place(event)]);
+  show();
+  event.preventDefault();
+});
+
+canvas.addEventListener("pointermove", (event) => {
+  if (event.pointerId !== drawing) return;
+  const passed = event.getCoalescedEvents?.() ?? [];
+  strokes.at(-1).push(...(passed.length ? passed : [event]).map(place));
+  show();
+});
+
+for (const end of ["pointerup", "pointercancel"])
+  canvas.addEventListener(end, (event) => {
+    if (event.pointerId !== drawing) return;
+    drawing = null;
+    tell();
+  });
+
+function change(left) {
+  if (!strokes.length) return;
+  strokes = left;
+  show();
+  tell();
+}
+
+element.querySelector(".undo").addEventListener("click", () => change(strokes.slice(0, -1)));
+element.querySelector(".clear").addEventListener("click", () => change([]));
+// The answer is said aloud, too.
+const page = element.closest(".drawing");
+const aloud = element.querySelector(".aloud");
+new MutationObserver(() => {
+  const said = page.querySelector(".answer")?.dataset.said ?? "";
+  if (aloud.textContent !== said) aloud.textContent = said;
+}).observe(page, { subtree: true, childList: true, attributes: true, attributeFilter: ["data-said"] });
+
+show();
