@@ -163,8 +163,8 @@ def find(wanted: str, models: Sequence[str], revision: str | None = None) -> Wan
         name, run, models = wanted.partition("/")[2], None, [wanted]
     else:
         raise UserError(
-            f"no Space or run '{wanted}'; there are {', '.join([*known, SUITE])}, or a run folder, as train.py wrote it, "
-            "or a model's repo id, NS/NAME"
+            f"no Space or run '{wanted}'; there are {', '.join([*known, SUITE])}, or a run folder that train.py wrote, or "
+            "a model's repo id, NS/NAME"
         )
     if not run and not models:
         raise UserError(
@@ -401,8 +401,8 @@ def _warn_of_token(secrets: Mapping[str, str], say: Callable[[str], None]) -> No
 
     if secrets.get("HF_TOKEN") == get_token():
         say(
-            "warning    --secret HF_TOKEN gives the Space the token that you push with, which may write: a fine-grained "
-            f"one that may only read the model is enough ({READ_ONLY})"
+            "warning    --secret HF_TOKEN gives the Space the token that you push with, which may write: one that may "
+            f"only read the model is enough ({READ_ONLY})"
         )
 
 
@@ -413,8 +413,8 @@ def _check_seen(models: Sequence[Model], repo: Repo, target: Target) -> None:
     private = [model.repo_id for model in models if model.private]
     if private and "HF_TOKEN" not in target.secrets and not has_secret(repo, "HF_TOKEN"):
         raise UserError(
-            f"'{private[0]}' is private, and a Space cannot read it without a token: HF_TOKEN=… --secret HF_TOKEN gives "
-            f"it one (a fine-grained one that may read this repo, {READ_ONLY}), or make the model public in its settings"
+            f"'{private[0]}' is private, and a Space cannot read it without a token: --secret HF_TOKEN gives it yours "
+            f"(one that may only read the model is enough, {READ_ONLY}), or make the model public in its settings"
         )
 
 
@@ -429,9 +429,9 @@ def _look(repo: Repo, files: Mapping[str, bytes], replace_changes: bool) -> None
     stale = sorted(path for path in there if path.startswith("examples/") and path not in files)
     if stale:
         raise UserError(
-            f"'{repo.repo_id}' has {', '.join(stale[:3])}{', …' * (len(stale) > 3)}, which this bundle has not, and the "
-            f"page would show; nothing is ever deleted from here: delete them on {repo.url}/tree/main/examples, or "
-            f"{elsewhere}"
+            f"'{repo.repo_id}' has {', '.join(stale[:3])}{', …' * (len(stale) > 3)}, which this bundle has not, and "
+            f"which its page would show; nothing is ever deleted from here: delete them on {repo.url}/tree/main/examples, "
+            f"or {elsewhere}"
         )
     if not there or replace_changes or not changed(files, repo):
         return
