@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
-import math
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from PIL import Image
+
+from hub_utils.portable.preprocessing import Preprocessing, preprocessing_of
 
 EXAMPLE = """\
 {imports}
@@ -40,7 +41,7 @@ def onnx_example(folder: Path, model: str | Path) -> str:
     from transformers import AutoImageProcessor
 
     processor = AutoImageProcessor.from_pretrained(folder)
-    preprocessing = _plain_preprocessing(processor)
+    preprocessing = _plain_preprocessing(folder, processor)
     libraries = ["import numpy as np", "import onnxruntime", "from PIL import Image, ImageOps"]
     if isinstance(model, Path):
         where = json.dumps(model.as_posix(), ensure_ascii=False)
@@ -59,68 +60,41 @@ def onnx_example(folder: Path, model: str | Path) -> str:
     )
 
 
-def _plain_preprocessing(processor: Any) -> str | None:
+def _plain_preprocessing(folder: Path, processor: Any) -> str | None:
     """Lines that make `pixels` (1, 3, height, width) of a PIL `image` as the processor does; None if none are known.
 
     On noise torchvision's uint8 resampling differs from PIL's by up to two levels, in one colour of a hundred.
     """
-    try:
-        lines, deviation = _timm_lines(processor) if hasattr(processor, "data_config") else _native_lines(processor)
-    except (AttributeError, KeyError, TypeError, ValueError):  # it has other values than are known here
+    if (known := preprocessing_of(folder)) is None:
         return None
+    lines = _lines(known)
     draw = np.random.default_rng(0)
     for width, height in ((301, 200), (200, 301), (37, 64)):
         image = Image.fromarray(draw.integers(0, 256, (height, width, 3), dtype=np.uint8))
         names = {"np": np, "Image": Image, "image": image}
         exec(lines, names)
         expected = processor(image, return_tensors="pt")["pixel_values"].numpy()
-        levels = (names["pixels"] - expected) * np.reshape(deviation, (3, 1, 1)) * 255
+        levels = (names["pixels"] - expected) * np.reshape(known.std, (3, 1, 1)) * 255
         if names["pixels"].shape != expected.shape or np.abs(levels).max() > 2.01 or np.abs(levels).mean() > 0.05:
             return None
     return lines
 
 
-def _timm_lines(processor: Any) -> tuple[str, list[float]]:
-    """timm cuts the fraction off the longer side, as all of torchvision does, and rounds the place of its crop."""
-    values = processor.data_config
-    height, width = values["input_size"][1:]
-    larger = [math.floor(side / values["crop_pct"]) for side in (width, height)]
-    resized = larger if values["crop_mode"] == "squash" else larger[0]
-    corner = f"round((width - {width}) / 2), round((height - {height}) / 2)"
-    resample = Image.Resampling[values["interpolation"].upper()].name
-    colours = list(values["mean"]), list(values["std"])
-    return _lines(resized, (width, height), corner, resample, *colours), colours[1]
-
-
-def _native_lines(processor: Any) -> tuple[str, list[float]]:
-    """transformers cuts off both fractions. ConvNeXT's processor crops below 384 pixels and squashes from there on."""
-    edge, share = processor.size.get("shortest_edge"), getattr(processor, "crop_pct", None)
-    if edge is None:
-        resized = cropped = [processor.size["width"], processor.size["height"]]
-    elif share is not None:
-        cropped = [edge, edge]
-        resized = int(edge / share) if edge < 384 else cropped
-    else:
-        resized = edge
-    if getattr(processor, "do_center_crop", False):
-        cropped = [processor.crop_size["width"], processor.crop_size["height"]]
-    corner = f"(width - {cropped[0]}) // 2, (height - {cropped[1]}) // 2"
-    resample = Image.Resampling(processor.resample).name
-    colours = list(processor.image_mean), list(processor.image_std)
-    return _lines(resized, cropped, corner, resample, *colours), colours[1]
-
-
-def _lines(resized: int | list[int], cropped: list[int], corner: str, resample: str, mean: Any, std: Any) -> str:
-    """`resized`: width and height, or the shorter side. `cropped`: width and height."""
+def _lines(known: Preprocessing) -> str:
     lines = []
-    if isinstance(resized, int):
-        lines.append(f"width, height = (int({resized} * side / min(image.size)) for side in image.size)")
+    if isinstance(known.resized, int):
+        lines.append(f"width, height = (int({known.resized} * side / min(image.size)) for side in image.size)")
     else:
-        lines.append(f"width, height = {resized[0]}, {resized[1]}")
-    lines.append(f"image = image.resize((width, height), Image.Resampling.{resample})")
-    if resized != cropped:
-        lines.append(f"left, top = {corner}")
-        lines.append(f"image = image.crop((left, top, left + {cropped[0]}, top + {cropped[1]}))")
+        lines.append(f"width, height = {known.resized[0]}, {known.resized[1]}")
+    lines.append(f"image = image.resize((width, height), Image.Resampling.{known.resample})")
+    if known.resized != known.cropped:
+        width, height = known.cropped
+        if known.timm:
+            lines.append(f"left, top = round((width - {width}) / 2), round((height - {height}) / 2)")
+        else:
+            lines.append(f"left, top = (width - {width}) // 2, (height - {height}) // 2")
+        lines.append(f"image = image.crop((left, top, left + {width}, top + {height}))")
+    mean, std = list(known.mean), list(known.std)
     lines.append(f"pixels = (np.asarray(image, np.float32) / 255 - np.float32({mean})) / np.float32({std})")
     lines.append("pixels = pixels.transpose(2, 0, 1)[None]")
     return "\n".join(lines)

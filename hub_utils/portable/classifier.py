@@ -76,8 +76,12 @@ def quiet() -> Iterator[None]:
 
 
 def classes_of(classifier: Any) -> list[str]:
-    """Names of the classes, in the order of the logits; where two have one name (ImageNet's cranes), with a number."""
-    names = [name for _, name in sorted(classifier.model.config.id2label.items())]
+    """Names of the classes, in the order of the logits, told apart."""
+    return told_apart([name for _, name in sorted(classifier.model.config.id2label.items())])
+
+
+def told_apart(names: list[str]) -> list[str]:
+    """Names of classes; where two have one name (ImageNet's cranes), each with its number."""
     return [name if names.count(name) == 1 else f"{name} ({index})" for index, name in enumerate(names)]
 
 

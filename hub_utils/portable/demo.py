@@ -13,7 +13,10 @@ which tries again by itself. Its parts know nothing of each other; what they ask
 
 from __future__ import annotations
 
+import importlib.util
+import os
 import sys
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -21,16 +24,56 @@ from typing import Any
 import gradio as gr
 
 from hub_utils.portable.about import about
+from hub_utils.portable.drawing import drawing
 from hub_utils.portable.one_picture import endpoint, one_picture
 from hub_utils.portable.served import Served
-from hub_utils.portable.state_html import head_html
+from hub_utils.portable.state_html import door_html, head_html
 from hub_utils.portable.uploads import MOST_UPLOAD
 
 PATIENCE = 3.0  # seconds that the page waits for what the Hub knows of the model; it comes up without, and adds it later
 EVERY = 1.0  # seconds between two looks at whether the model is there
 EMPTIED = (60, 600)  # seconds: how often, and older than what, files are deleted that came by the API
+KINDS = (".jpg", ".jpeg", ".png", ".webp")  # of examples: what every browser shows
 SANS = ("ui-sans-serif", "system-ui", "-apple-system", "Segoe UI", "Roboto", "Arial", "sans-serif")
 MONO = ("ui-monospace", "SFMono-Regular", "Menlo", "Consolas", "monospace")
+
+
+def build_demo(name: str) -> Page:
+    """The page of one model; `name` is a recipe's, and where its model is says `where_is`."""
+    served = Served(name)
+    served.ask_for_facts().join(PATIENCE)
+    served.start()
+    page = Page(served.title)
+    with page:
+        draw(page, served, "predict", examples())
+    return page
+
+
+def build_suite(names: Sequence[str]) -> Page:
+    """A front page with a card for each name, and behind it a page for each, at /NAME, with the endpoint /predict_NAME.
+
+    A model is loaded when its page is opened, or its endpoint asked, for the first time.
+    """
+    several = [Served(name) for name in names]
+    until = time.monotonic() + PATIENCE
+    for thread in [served.ask_for_facts() for served in several]:
+        thread.join(max(until - time.monotonic(), 0))
+    page = Page("Image classifiers")
+    with page:
+        gr.Navbar(visible=False)  # the cards are the way in
+        front = gr.HTML(door_html(several), js_on_load=None, apply_default_css=False)
+
+        def look() -> str:
+            for served in several:
+                served.known or served.ask_for_facts()
+            return door_html(several)
+
+        page.load(look, None, front, **QUIETLY)
+    for served in several:
+        with page.route(served.title, f"/{served.name}", show_in_navbar=False):
+            gr.Navbar(visible=False)
+            draw(page, served, f"predict_{served.name}", examples(served.name), door="./")
+    return page
 
 
 class Page(gr.Blocks):
@@ -40,6 +83,10 @@ class Page(gr.Blocks):
         super().__init__(title=title, analytics_enabled=False, delete_cache=EMPTIED)
 
     def launch(self, *args: Any, **how: Any) -> Any:
+        """As gradio's; GRADIO_MCP_SERVER=True in the environment makes the endpoints tools of an MCP server as well."""
+        wanted = how.get("mcp_server", os.environ.get("GRADIO_MCP_SERVER", "").lower() == "true")
+        if wanted and importlib.util.find_spec("mcp") is None:
+            sys.exit("error: the MCP server is switched on, and not installed: pip install 'gradio[mcp]'")
         return super().launch(*args, **(looks() | how))
 
 
@@ -58,52 +105,58 @@ def looks() -> dict[str, Any]:
     }
 
 
-def build_demo(name: str) -> Page:
-    """The page of one model; `name` is a recipe's, and where its model is says `where_is`."""
-    served = Served(name)
-    served.ask_for_facts().join(PATIENCE)
-    served.start()
-    with Page(f"{served.title} · demo") as page:
-        draw(page, served, "predict")
-    return page
+# Of pages behind a door gradio names the door alone.
+TITLE = """const name = () => (document.title = element.querySelector("h1").textContent); name(); watch("value", name);"""
+QUIETLY = {"api_visibility": "private", "show_progress": "hidden", "concurrency_limit": None}
 
 
-def draw(page: Page, served: Served, api_name: str, door: str | None = None) -> None:
+def draw(page: Page, served: Served, api_name: str, shown: Sequence[Path], door: str | None = None) -> None:
     """One model's page, inside it. What hangs on facts of the model that are not known yet is drawn when they are."""
     known = gr.State(served.known)
-    head = gr.HTML(head_html(served, door), apply_default_css=False)
+    head = gr.HTML(head_html(served, door), js_on_load=TITLE, apply_default_css=False)
     timer = gr.Timer(EVERY)
     endpoint(served, api_name)
 
-    def later(part: Callable[[], None]) -> None:
+    def later(part: Callable[[Served], None]) -> None:
         if served.known:
-            part()
+            part(served)
         else:
-            gr.render(triggers=[known.change])(lambda: part() if served.known else None)
+            gr.render(triggers=[known.change])(lambda: part(served) if served.known else None)
 
-    with gr.Column(visible=served.known) as body:
-        with gr.Tabs():
-            with gr.Tab("One picture"):
-                one_picture(served, examples())
-            with gr.Tab("About"):
-                later(lambda: about(served))
+    with gr.Column(visible=served.known) as body, gr.Tabs():
+        if served.name == "digits":
+            with gr.Tab("Draw"):
+                drawing(served)
+        with gr.Tab("One picture"):
+            one_picture(served, shown)
+        with gr.Tab("About"):
+            later(about)
 
     def look() -> tuple[str, gr.Column, gr.Timer, bool]:
         served.start()
         return head_html(served, door), gr.Column(visible=served.known), gr.Timer(active=not served.ready), served.known
 
-    how = {"outputs": [head, body, timer, known], "api_visibility": "private", "show_progress": "hidden"}
-    gr.on([page.load, timer.tick], look, concurrency_limit=None, **how)
+    gr.on([page.load, timer.tick], look, None, [head, body, timer, known], **QUIETLY)
 
 
-def build_suite(names: Sequence[str]) -> Page:
-    """A front page with a card for each name, and behind it a page for each; a model is loaded when first asked for."""
-    raise NotImplementedError
-
-
-def examples() -> list[Path]:
-    """The pictures in examples/ beside app.py, in the order of their names."""
+def examples(name: str = "") -> list[Path]:
+    """The pictures in examples/, or examples/NAME/, beside app.py, in the order of their names."""
     main = getattr(sys.modules["__main__"], "__file__", None)
-    folder = Path(main).parent / "examples" if main else Path("examples")
-    kinds = (".jpg", ".jpeg", ".png", ".webp")
-    return sorted(each for each in folder.glob("*") if each.suffix.lower() in kinds)
+    folder = (Path(main).parent if main else Path()) / "examples" / name
+    return sorted(each for each in folder.glob("*") if each.suffix.lower() in KINDS)
+
+
+def _suit_zero_gpu() -> None:
+    """ZeroGPU starts a Space only if a function asks for its GPU. Ours need none: the one that asks is never called.
+
+    From the root of the project `spaces` is a folder of ours.
+    """
+    try:
+        import spaces
+    except ImportError:
+        return
+    if hasattr(spaces, "GPU"):
+        spaces.GPU(lambda: None)
+
+
+_suit_zero_gpu()

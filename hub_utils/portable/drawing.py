@@ -23,7 +23,7 @@ LARGEST = 500_000  # characters of a drawing that is sent; a canvas full of scri
 FIELD = f"""<div class="field"><canvas width="{SIDE}" height="{SIDE}" role="img"
 aria-label="Field to draw a digit in, with mouse, pen or finger"></canvas>
 <p class="hint">Draw a digit, 0 to 9,<br>with mouse, pen or finger</p>
-<div class="tools"><button type="button" class="undo">Undo</button>
+<div class="doors"><button type="button" class="undo">Undo</button>
 <button type="button" class="clear">Clear</button></div>
 <p class="aloud" role="status"></p></div>"""
 WAITING = """<section class="answer waiting"><h2>Which digit?</h2>
@@ -32,11 +32,11 @@ WAITING = """<section class="answer waiting"><h2>Which digit?</h2>
 
 def drawing(served: Served) -> None:
     """Draw it, inside an open `gr.Blocks`: the field, what the model sees of it, and the answer after each stroke."""
-    script, style = (Path(__file__).with_suffix(kind).read_text(encoding="utf-8") for kind in (".js", ".css"))
+    script = Path(__file__).with_suffix(".js").read_text(encoding="utf-8")
     with gr.Row(elem_classes="one-picture drawing"):
         with gr.Column(elem_classes="stage-column"):
-            field = gr.HTML(FIELD, js_on_load=script, css_template=style, apply_default_css=False)
-            small = gr.HTML(js_on_load=None, css_template=style, apply_default_css=False)
+            field = gr.HTML(FIELD, js_on_load=script, apply_default_css=False)
+            small = gr.HTML(js_on_load=None, apply_default_css=False)
         panel = gr.HTML(WAITING, js_on_load=None, apply_default_css=False, elem_classes="answer-column")
 
     def look(event: gr.EventData) -> tuple[str, str]:

@@ -42,13 +42,15 @@ class Sent:
 class Uploads:
     """Files and zips as (name, path), in the order they were given; iterate for a `Sent` each.
 
+    In the place of a path may stand, as text, why there is none.
+
     `count` is how many there are; `passed_by` how many files in zips are no pictures by their names.
 
     Raises:
         UserError: nothing was given, or more files than `MOST_PICTURES`.
     """
 
-    def __init__(self, files: Iterable[tuple[str, Path]]) -> None:
+    def __init__(self, files: Iterable[tuple[str, Path | str]]) -> None:
         self.count = self.passed_by = self._bytes = 0
         self._opened = contextlib.ExitStack()
         self._names: Counter[str] = Counter()
@@ -57,7 +59,7 @@ class Uploads:
         if not files:
             raise UserError("Nothing was given. Choose pictures, or a zip of them.")
         if len(files) > MOST_PICTURES:
-            raise UserError(f"These are {len(files):,} files, and {MOST_PICTURES:,} are the limit. Give fewer at once.")
+            raise UserError(too_many(len(files)))
         try:
             for name, path in files:
                 self._take(name, path)
@@ -75,6 +77,10 @@ class Uploads:
     def __exit__(self, *exception: object) -> None:
         self.close()
 
+    @property
+    def names(self) -> list[str]:
+        return [name for name, _, _ in self._all]
+
     def __iter__(self) -> Iterator[Sent]:
         for name, source, info in self._all:
             try:
@@ -84,9 +90,9 @@ class Uploads:
             except UserError as error:
                 yield Sent(name, problem=str(error))
 
-    def _take(self, name: str, path: Path) -> None:
+    def _take(self, name: str, path: Path | str) -> None:
         try:
-            if _is_zip(path):
+            if isinstance(path, Path) and _is_zip(path):
                 self._take_zip(name, path)
             else:
                 self._all.append((self._unlike_others(name), path, None))
@@ -123,6 +129,10 @@ class Uploads:
         return name if self._names[name] == 1 else self._unlike_others(f"{name} ({self._names[name]})")
 
 
+def too_many(files: int) -> str:
+    return f"These are {files:,} files, and {MOST_PICTURES:,} are the limit. Give fewer at once, or a zip in parts."
+
+
 class _Frugal:
     """A file, never many bytes at once: a zip may claim gigabytes for its table of contents, which are then read."""
 
@@ -130,9 +140,9 @@ class _Frugal:
         self.file, self.seek, self.tell, self.seekable = file, file.seek, file.tell, file.seekable
 
     def read(self, size: int = -1) -> bytes:
-        if not 0 <= size <= MOST_DIRECTORY:
+        if size > MOST_DIRECTORY:
             raise zipfile.BadZipFile(f"{size:,} bytes at once")
-        return self.file.read(size)
+        return self.file.read(size if size >= 0 else MOST_DIRECTORY)  # all there is, from the last 65,557 bytes on
 
 
 def _is_zip(path: Path) -> bool:

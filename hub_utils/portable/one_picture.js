@@ -113,7 +113,7 @@ function draw(levels, height, width) {
 }
 
 // From a veil of night over what says nothing to a clear warm glow over what speaks most: told apart by lightness alone.
-const STOPS = [[24, 18, 60, 215], [94, 24, 120, 190], [205, 60, 90, 165], [250, 150, 50, 150], [255, 235, 140, 150]];
+const STOPS = [[20, 16, 48, 220], [70, 20, 110, 205], [190, 40, 110, 180], [255, 120, 40, 150], [255, 225, 90, 135]];
 
 function colour(level) {
   const place = Math.min(Math.max(level, 0), 0.9999) * (STOPS.length - 1);

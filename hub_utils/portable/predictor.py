@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import importlib.util
+import json
+import re
+import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,8 +13,20 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
+from hub_utils.portable.classifier import told_apart
+from hub_utils.portable.command import UserError
+from hub_utils.portable.hub import in_words, without_token
+from hub_utils.portable.network import Network, softmax
+from hub_utils.portable.preprocessing import preprocessing_of
+from hub_utils.portable.repo import set_patience
+
 if TYPE_CHECKING:
     from PIL import Image
+
+ONNX = "onnx/model.onnx"
+FACTS = ("config.json", "preprocessor_config.json", "serving.json", "recipe.json", "test_results.json", "README.md")
+FILES = (*FACTS, "plots/*.png", ONNX)  # what is downloaded of a repo
+WEIGHTS = ("model.safetensors", "model-*-of-*.safetensors", "model.safetensors.index.json")  # where it has no ONNX
 
 
 @dataclass(frozen=True)
@@ -48,24 +64,225 @@ class Predictor(Protocol):
         ...
 
 
-def load_predictor(model: str | Path, revision: str | None = None, **how: Any) -> Predictor:
-    """The model of a run folder, a folder in the Hub's layout, or a repo id."""
-    return _Pipeline(model, revision, **how)
+def load_predictor(model: str | Path, revision: str | None = None, full: bool = False) -> Predictor:
+    """The model of a run folder, a folder in the Hub's layout, or a repo id.
+
+    Its ONNX file is computed by OpenVINO, without torch or transformers; a model that has none, or none that is known
+    what to show to, by transformers. With `full` all is computed in float32; else probabilities may be off by 0.01. Of
+    a repo the files that are needed are downloaded, or found in the cache when the Hub is away; no code comes along.
+
+    Raises:
+        UserError: there is no such model, the Hub does not give it, or it cannot be loaded.
+    """
+    folder, commit = _files(model, revision)
+    problem = None
+    if (folder / ONNX).is_file():
+        try:
+            return _Onnx(folder, commit, full)
+        except _Unknown as unknown:
+            problem = str(unknown)
+        except ImportError as error:
+            problem = f"{error.name or 'OpenVINO'} is not installed"
+        except RuntimeError as error:
+            problem = f"{ONNX} cannot be read: {_short(error)}"
+    return _by_transformers(model, folder, commit, problem)
 
 
-class _Pipeline:
-    """Any image classifier, as transformers loads it."""
+def labels_of(config: dict[str, Any]) -> list[str] | None:
+    """Names of the classes as config.json tells them, in the order of the logits; None if it does not."""
+    if names := config.get("label_names"):  # timm's
+        return told_apart([str(name) for name in names])
+    known = config.get("id2label") or {}
+    if sorted(known) != sorted(str(index) for index in range(len(known))) or len(known) < 2:
+        return None
+    return told_apart([str(known[str(index)]) for index in range(len(known))])
 
-    def __init__(self, model: str | Path, revision: str | None = None, **how: Any) -> None:
-        from hub_utils.portable.classifier import classes_of, load_classifier
 
-        self._classifier = load_classifier(model, revision, **how)
-        self.labels = classes_of(self._classifier)
-        self.folder, self.revision = Path(model), revision
-        self.runtime = "transformers"
+class _Unknown(Exception):
+    """What a model's files say is not known here: transformers must be asked."""
+
+
+class _Model:
+    """What all models do alike. Subclasses set `labels` and `runtime`, and bring `_outputs` and `_probabilities`."""
+
+    labels: list[str]
+    runtime: str
+
+    def __init__(self, folder: Path, revision: str | None) -> None:
+        self.folder, self.revision = folder, revision
+        self._preprocessing = preprocessing_of(folder)
+        self._statistics = _json(folder / "serving.json").get("strangeness") or {}
 
     def __call__(self, images: Sequence[Image.Image]) -> list[Answer]:
-        from hub_utils.portable.classifier import logits_of, probabilities_of
+        return [self._answer(image) for image in images]
 
-        logits = np.stack(list(logits_of(self._classifier, images)))
-        return [Answer(each.astype(np.float32), None, None) for each in probabilities_of(self._classifier, logits)]
+    def _answer(self, image: Image.Image) -> Answer:
+        outputs = self._outputs(image)
+        probabilities = self._probabilities(outputs["logits"]).astype(np.float32)
+        strangeness = self._strangeness(outputs.get("features"))
+        seen = self._preprocessing.seen(image.size) if self._preprocessing else (0.0, 0.0, 1.0, 1.0)
+        return Answer(probabilities, outputs.get("maps"), strangeness, seen)
+
+    def _strangeness(self, features: np.ndarray | None) -> float | None:
+        """How strange a picture is by its features (width,); None where they or the statistics are missing."""
+        if features is None or "reason" in self._statistics or not self._statistics:
+            return None
+        from hub_utils.portable.strangeness import strangeness
+
+        return float(strangeness(features[None], self._statistics)[0])
+
+    def _try_out(self) -> None:
+        """Ask about a grey picture: what is broken is known now, and the first who asks does not wait longer.
+
+        Raises:
+            RuntimeError: the answer is none.
+        """
+        from PIL import Image
+
+        grey = Image.new("RGB", (64, 64), "grey")
+        try:
+            answer = self._answer(grey)
+        except ValueError:  # statistics that another version of ours made
+            self._statistics = {}
+            answer = self._answer(grey)
+        given, named = len(answer.probabilities), len(self.labels)
+        if given != named:
+            raise RuntimeError(f"it answers with {given} numbers, and config.json names {named} classes")
+        if not np.isfinite(answer.probabilities).all():
+            raise RuntimeError("it answers with what is no number")
+
+    def _outputs(self, image: Image.Image) -> dict[str, np.ndarray]:
+        """`logits` (classes,) and, of a model that has them, `maps` (classes, h, w) and `features` (width,)."""
+        raise NotImplementedError
+
+    def _probabilities(self, logits: np.ndarray) -> np.ndarray:
+        raise NotImplementedError
+
+
+class _Onnx(_Model):
+    """A model that brings an ONNX file."""
+
+    def __init__(self, folder: Path, revision: str | None, full: bool) -> None:
+        """
+        Raises:
+            _Unknown: its classes or its image processor are others than are known here.
+            ImportError: OpenVINO is not installed.
+            RuntimeError: OpenVINO cannot read it, or it answers with nothing that is a choice of its classes.
+        """
+        super().__init__(folder, revision)
+        config = _json(folder / "config.json")
+        if config.get("problem_type") not in (None, "single_label_classification"):
+            raise _Unknown(f"its answers are no choice of one class: {config['problem_type']}")
+        if (labels := labels_of(config)) is None:
+            raise _Unknown("config.json names no classes")
+        if self._preprocessing is None:
+            raise _Unknown("it prepares pictures as only transformers can")
+        self.labels = labels
+        width, height = self._preprocessing.cropped
+        self._network = Network(folder / ONNX, (3, height, width), full)
+        self.runtime = f"OpenVINO, {self._network.precision}"
+        self._try_out()
+
+    def _outputs(self, image: Image.Image) -> dict[str, np.ndarray]:
+        return self._network(self._preprocessing(image))
+
+    def _probabilities(self, logits: np.ndarray) -> np.ndarray:
+        return softmax(logits)
+
+
+class _Transformers(_Model):
+    """Any image classifier, as transformers loads it."""
+
+    def __init__(self, folder: Path, revision: str | None, runtime: str) -> None:
+        """Raises what transformers raises."""
+        from hub_utils.portable.activation_maps import ActivationMaps
+        from hub_utils.portable.classifier import classes_of, load_classifier
+
+        super().__init__(folder, revision)
+        self._lock = threading.Lock()
+        self._classifier = load_classifier(folder)
+        self.labels, self.runtime = classes_of(self._classifier), runtime
+        try:
+            self._network, self._names = ActivationMaps(self._classifier.model), ("logits", "maps", "features")
+        except ValueError:  # most kinds of networks have none
+            self._network, self._names = self._classifier.model, ("logits",)
+        self._try_out()
+
+    def _outputs(self, image: Image.Image) -> dict[str, np.ndarray]:
+        import torch
+
+        pixels = self._classifier.preprocess(image)["pixel_values"]
+        with self._lock, torch.inference_mode():
+            found = self._network(pixels)
+        found = found if isinstance(found, tuple) else (found.logits,)
+        return {name: each[0].float().numpy() for name, each in zip(self._names, found, strict=False)}
+
+    def _probabilities(self, logits: np.ndarray) -> np.ndarray:
+        from hub_utils.portable.classifier import probabilities_of
+
+        return probabilities_of(self._classifier, logits)
+
+
+def _by_transformers(model: str | Path, folder: Path, commit: str | None, problem: str | None) -> _Transformers:
+    """`problem`: why its ONNX file is not asked, if it has one.
+
+    Raises:
+        UserError: transformers is not installed, or there are no weights that it can load.
+    """
+    why = f"{problem}; " if problem else ""
+    if not importlib.util.find_spec("transformers") or not importlib.util.find_spec("torch"):
+        raise UserError(
+            f"{model}: {why or f'it has no {ONNX}; '}then transformers must compute it, and is not installed: "
+            "pip install transformers torch torchvision timm"
+        )
+    if commit:
+        _download(str(model), commit, WEIGHTS)
+    if not any(folder.glob("*.safetensors")):
+        raise UserError(f"{model}: {why}there are no weights in safetensors; other files of weights can run code")
+    try:
+        return _Transformers(folder, commit, f"transformers ({problem})" if problem else "transformers")
+    except Exception as error:  # whatever a stranger's model makes of the libraries
+        raise UserError(f"{model}: {why}transformers cannot load it: {_short(error)}") from error
+
+
+def _files(model: str | Path, revision: str | None) -> tuple[Path, str | None]:
+    """The folder of a model's files, and the full commit if it is a repo's.
+
+    Raises:
+        UserError: there is no such folder and no such repo, or the Hub does not give it.
+    """
+    folder, commit = Path(model).expanduser(), None
+    if folder.is_dir() and revision:
+        raise UserError(f"'{model}' is a folder, and has no revision '{revision}'; leave it out")
+    if not folder.is_dir():
+        if not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", str(model)):
+            raise UserError(f"there is no folder '{model}', and no repo on the Hub can be called so")
+        folder = _download(str(model), revision, FILES)
+        commit = folder.name
+    if not (folder / "config.json").is_file():
+        raise UserError(f"'{model}' has no config.json: it is no model that transformers saved, nor a run of training")
+    return folder, commit
+
+
+def _download(repo_id: str, revision: str | None, patterns: Sequence[str]) -> Path:
+    """The folder of a repo's files in the cache, which is called like the commit."""
+    from huggingface_hub import snapshot_download
+
+    set_patience()
+    with in_words(f"'{repo_id}'", flag="DEMO_MODEL"):
+        return Path(snapshot_download(repo_id, revision=revision, allow_patterns=list(patterns)))
+
+
+def _json(path: Path) -> dict[str, Any]:
+    """What a JSON file holds; {} if there is none that is whole."""
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def _short(error: Exception) -> str:
+    """The end of what a library says, which is where OpenVINO says what is wrong, in one line of bearable length."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return without_token(lines[-1] if lines else type(error).__name__)[-300:]

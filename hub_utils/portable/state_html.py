@@ -1,10 +1,12 @@
-"""The head of a page: what it does, and how it stands with its model."""
+"""What stands above a page, and on the door to several: what a model does, and how it stands with it."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from html import escape
 
-from hub_utils.portable.answer_html import BROKEN, as_sentence
+from hub_utils.portable.about import accuracy_of, range_html
+from hub_utils.portable.answer_html import BROKEN, as_sentence, percent
 from hub_utils.portable.markdown import as_list, counted, one_line
 from hub_utils.portable.served import Served
 
@@ -37,4 +39,31 @@ def state_html(served: Served) -> str:
     return (
         f'<div class="note broken">{BROKEN}<span><b>There is no model to ask.</b> '
         f"{escape(as_sentence(str(served.problem)))} <i>This page tries again by itself.</i></span></div>"
+    )
+
+
+def door_html(several: Sequence[Served]) -> str:
+    """A card for each model: what it tells apart, how well, and the way to its page."""
+    cards = "".join(_card(served) for served in several)
+    return (
+        '<header class="head"><h1>What is in the picture?</h1>'
+        f'<p class="lede">{counted(len(several), "image classifier")} to try, each with its own page.</p></header>'
+        f'<ul class="cards">{cards}</ul>'
+    )
+
+
+def _card(served: Served) -> str:
+    accuracy = accuracy_of(served.fact("test_results.json")) if served.known else None
+    if not served.known:
+        results = "<p>Not trained yet.</p>"
+    elif accuracy is None:
+        results = "<p>Brings no test results.</p>"
+    else:
+        images = counted(served.fact("test_results.json").get("images", 0), "test picture")
+        figure = f"<b>{escape(percent(accuracy['value'], 1))}</b> of {images} right"
+        results = f'<p class="figure">{figure}<i>{range_html(accuracy)}</i></p>'
+    medical = "<p><i>For study, not for diagnosis.</i></p>" if served.known and served.card.get("medical") else ""
+    return (
+        f'<li><a href="{escape(served.name)}"><h2>{escape(one_line(served.title))}</h2>{_lede(served)}{results}'
+        f"{medical}</a></li>"
     )

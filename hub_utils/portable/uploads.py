@@ -85,10 +85,20 @@ class Picture(gr.Image, metaclass=_WithoutStub):
         if payload is None or payload.path:
             return payload and payload.path
         _, _, content = (payload.url or "").partition(";base64,")  # a picture that stands in the request itself
-        return save_bytes_to_cache(base64.b64decode(content), "picture", self.GRADIO_CACHE)
+        return save_bytes_to_cache(base64.b64decode(content), "picture.bin", self.GRADIO_CACHE)
 
     def get_block_name(self) -> str:
         return "image"  # gradio draws a component by this name
+
+
+class Files(gr.File, metaclass=_WithoutStub):
+    """A `gr.File` of several that hands on the names as visitors have them, (name, path) each."""
+
+    def preprocess(self, payload: Any) -> list[tuple[str, str]]:
+        return [(each.orig_name or Path(each.path).name, each.path) for each in payload or ()]
+
+    def get_block_name(self) -> str:
+        return "file"
 
 
 def limits_in_words(many: bool = False) -> str:
@@ -163,7 +173,11 @@ def _check_bytes(size: int) -> None:
     if not size:
         raise UserError("This file is empty. Copy or download it again.")
     if size > MOST_BYTES:
-        raise UserError(f"This file has {size / MB:,.0f} MB, and {MOST_BYTES // MB} MB are the limit. Make it smaller.")
+        raise UserError(too_large(size))
+
+
+def too_large(size: int) -> str:
+    return f"This file has {size / MB:,.0f} MB, and {MOST_BYTES // MB} MB are the limit. Make it smaller."
 
 
 def _check_header(image: Image.Image, content: bytes) -> None:

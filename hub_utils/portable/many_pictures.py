@@ -1,0 +1,295 @@
+"""Many pictures at once, as files or zips: how far it is, a table with a row a file, and a CSV to take away.
+
+One bad file has its reason in its row, and the others go on. Pictures are opened and asked about in a few threads, one
+a picture: on a CPU the network gains nothing from batches, and no more than a handful of pictures are in memory. The
+browser sorts; what was uploaded is deleted once it is answered.
+"""
+
+from __future__ import annotations
+
+import base64
+import csv
+import io
+import logging
+import os
+import secrets
+import time
+from collections import Counter, deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from html import escape
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+import numpy as np
+from gradio.utils import get_upload_folder, is_in_or_equal
+from PIL import Image
+
+from hub_utils.portable.answer_html import as_sentence, percent, problem_html
+from hub_utils.portable.command import UserError
+from hub_utils.portable.many_uploads import Sent, Uploads, too_many
+from hub_utils.portable.markdown import counted
+from hub_utils.portable.prediction_table import harmless, header, row
+from hub_utils.portable.served import Served, verdict
+from hub_utils.portable.uploads import (
+    MOST_BYTES,
+    MOST_PICTURES,
+    MOST_UPLOAD,
+    Files,
+    limits_in_words,
+    open_content,
+    too_large,
+)
+
+WORKERS = min(4, os.cpu_count() or 1)
+LONGEST = 600  # seconds that one visitor's pictures may take: others wait meanwhile
+EVERY = 0.3  # seconds between two words of how far it is
+THUMBNAIL, MOST_THUMBNAIL = (
+    80,
+    2200,
+)  # pixels, for fine screens twice what is seen; bytes, which are a third more in HTML
+LONG_NAME = 300  # letters of a file's name that are kept
+LATE = f"Not looked at: {LONGEST // 60} minutes were over. Give fewer at once."
+LOST = "This file did not get here: the connection broke. Give it again."
+STOPPED = "Not looked at: you stopped before."
+STAGE = """<div class="stage many-stage" data-most="{most}" data-limit="{limit}" data-zip="{zip}">
+<div class="view"><div class="empty"><svg viewBox="0 0 48 48" aria-hidden="true">
+  <rect x="13" y="5" width="30" height="23" rx="3"/><path d="M9 12v17a4 4 0 0 0 4 4h24M4 19v17a5 5 0 0 0 5 5h22"/>
+  <path d="m14 25 8-7 6 5 6-6 8 8"/></svg>
+  <p><b>Drop pictures here,</b> a folder or a zip of them, or</p></div>
+  <div class="doors"><button type="button" class="choose">Choose pictures or a zip</button></div>
+  <div class="running" hidden><p class="how-far"></p><progress max="1" aria-label="How far it is"></progress>
+    <div class="doors"><button type="button" class="halt">Stop</button></div></div></div>
+<input type="file" multiple accept="image/*,.zip,.heic,.tif,.tiff" tabindex="-1" aria-hidden="true" hidden>
+<p class="fine">{fine}</p><p class="aloud" role="status" aria-live="polite"></p></div>"""
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Looked:
+    """What became of one file: `said` as /predict has it, with all `probabilities` and a thumbnail; or a `problem`."""
+
+    name: str
+    problem: str = ""
+    said: dict[str, Any] | None = None
+    probabilities: np.ndarray | None = None
+    thumbnail: str = ""
+
+    @property
+    def as_json(self) -> dict[str, Any]:
+        return {"file": self.name, **(self.said or {"error": self.problem})}
+
+
+def look_at(served: Served, uploads: Uploads, stopped: Callable[[], bool] = lambda: False) -> Iterator[Looked]:
+    """What the model says of each upload, in their order; once `stopped`, of those that follow that nobody looked.
+
+    Raises:
+        UserError: the model cannot be loaded.
+    """
+    served.predictor()
+    waiting, sent, begun = deque(), iter(uploads), 0
+    until, why = time.monotonic() + LONGEST, ""
+    with ThreadPoolExecutor(WORKERS) as pool:
+        while begun < uploads.count:
+            why = STOPPED if stopped() else LATE if time.monotonic() > until else ""
+            if why:
+                break
+            waiting.append(pool.submit(_look, served, next(sent)))
+            begun += 1
+            if len(waiting) >= 2 * WORKERS:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
+    for name in uploads.names[begun:]:
+        yield Looked(name, why)
+
+
+def _look(served: Served, sent: Sent) -> Looked:
+    try:
+        if sent.problem:
+            raise UserError(sent.problem)
+        start = time.perf_counter()
+        image = open_content(sent.content, sent.name)
+        (answer,) = served.answer([image])
+        said = verdict(served, answer, 1000 * (time.perf_counter() - start))
+    except UserError as error:
+        return Looked(sent.name, as_sentence(str(error)))
+    except Exception:  # the others shall not suffer
+        logger.exception("no answer to an upload")
+        return Looked(sent.name, "The model has no answer to this picture.")
+    return Looked(sent.name, "", said, answer.probabilities, _thumbnail(image))
+
+
+def _thumbnail(image: Image.Image) -> str:
+    """A data URI of a few hundred bytes, at most `MOST_THUMBNAIL` and a third."""
+    image.thumbnail((THUMBNAIL, THUMBNAIL))
+    for quality in (60, 30, 5):
+        small = io.BytesIO()
+        image.save(small, "WEBP", quality=quality)
+        if small.tell() <= MOST_THUMBNAIL:
+            return f"data:image/webp;base64,{base64.b64encode(small.getvalue()).decode()}"
+    return ""
+
+
+def as_csv(labels: Sequence[str], looked: Sequence[Looked]) -> bytes:
+    """The table that `training/predict.py` writes; names of files are a stranger's, and are no formulas in it."""
+    text = io.StringIO(newline="")
+    writer = csv.writer(text)
+    writer.writerow([harmless(cell) for cell in header(labels)])
+    for each in looked:
+        cells = row(each.name, labels, each.probabilities, each.problem)
+        writer.writerow([harmless(cell) for cell in cells])
+    return text.getvalue().encode(errors="backslashreplace")
+
+
+def many_endpoint(served: Served, api_name: str = "predict_many") -> None:
+    """The API's way to the same answers; inside an open `gr.Blocks`."""
+
+    def predict_many(files: list[tuple[str, str]] | None, progress: Any = gr.Progress()) -> tuple[list[dict], str]:  # noqa: B008
+        """Says what each of many pictures shows.
+
+        Parameters:
+            files: image files, and zips of them.
+        Returns:
+            answers: an object a file, in their order: "file", its name (ZIP/NAME in a zip), and what /predict says of
+            it, or "error", a sentence. table: a CSV file, a row a file: path, prediction, p_CLASS for each class, error.
+        """
+        try:
+            with Uploads((name, Path(path)) for name, path in files or []) as uploads:
+                answered = look_at(served, uploads)
+                looked = list(progress.tqdm(answered, total=uploads.count, desc="Looking", unit="pictures"))
+        except UserError as error:
+            raise gr.Error(as_sentence(str(error)), print_exception=False) from error
+        return [each.as_json for each in looked], _kept(table, as_csv(served.predictor().labels, looked))
+
+    files = Files(file_count="multiple", visible=False, label="files")
+    answers, table = gr.JSON(visible=False, label="answers"), gr.File(visible=False, label="table")
+    files.upload(predict_many, files, [answers, table], api_name=api_name, concurrency_limit=1)
+
+
+def _kept(component: gr.File | gr.DownloadButton, content: bytes) -> str:
+    """A file of this content where gradio serves it from, and deletes it after a while."""
+    path = Path(get_upload_folder(), secrets.token_hex(16), "predictions.csv")
+    path.parent.mkdir(parents=True)
+    path.write_bytes(content)
+    component.temp_files.add(str(path))
+    return str(path)
+
+
+def many_pictures(served: Served) -> None:
+    """Draw it, inside an open `gr.Blocks`."""
+    script = Path(__file__).with_suffix(".js").read_text(encoding="utf-8")
+    fine = f"{limits_in_words(many=True)} It may take up to {LONGEST // 60} minutes. Uploads are deleted once answered."
+    limits = {"most": MOST_PICTURES, "limit": MOST_BYTES, "zip": MOST_UPLOAD}
+    stopped: set[tuple[str, str]] = set()
+    with gr.Column(elem_classes="many-pictures"):
+        how = {"apply_default_css": False}
+        stage = gr.HTML(STAGE.format(fine=escape(fine), **limits), js_on_load=script, **how)
+        how_far = gr.HTML(js_on_load=None, elem_classes="told-how-far", **how)
+        table = gr.DownloadButton("Download the table (CSV)", visible=False, elem_classes="take-away")
+        shown = gr.HTML(js_on_load=None, **how)
+
+    def look(event: gr.EventData, request: gr.Request) -> Iterator[dict]:
+        asked: dict[str, Any] = event._data or {}
+        turn = str(asked.get("turn", ""))[:40]
+        mine = (str(request.session_hash), turn)
+        files = _uploaded(asked.get("files"))
+        try:
+            yield {shown: "", table: gr.DownloadButton(visible=False)}
+            if isinstance(count := asked.get("count"), int) and count > MOST_PICTURES:
+                raise UserError(too_many(count))  # none of them was sent
+            with Uploads(files) as uploads:
+                looked, last, began = [], 0.0, time.monotonic()
+                for each in look_at(served, uploads, lambda: mine in stopped):
+                    looked.append(each)
+                    if time.monotonic() - last > EVERY:
+                        last = time.monotonic()
+                        yield {how_far: _how_far(len(looked), uploads.count, turn)}
+                drawn = results_html(looked, uploads.passed_by, time.monotonic() - began, turn)
+            kept = _kept(table, as_csv(served.predictor().labels, looked))
+            yield {shown: drawn, table: gr.DownloadButton(value=kept, visible=True), how_far: ""}
+        except UserError as error:
+            yield {shown: problem_html(str(error), turn), table: gr.DownloadButton(visible=False), how_far: ""}
+        finally:
+            stopped.discard(mine)
+            for path in (path for _, path in files if isinstance(path, Path)):
+                path.unlink(missing_ok=True)
+
+    def halt(event: gr.EventData, request: gr.Request) -> None:
+        if len(stopped) < 10_000:
+            stopped.add((str(request.session_hash), str((event._data or {}).get("turn", ""))[:40]))
+
+    private = {"api_visibility": "private", "show_progress": "hidden"}
+    stage.pictures(look, None, [shown, table, how_far], concurrency_limit=1, trigger_mode="multiple", **private)
+    stage.halt(halt, None, None, queue=False, trigger_mode="multiple", **private)
+
+
+def _uploaded(files: Any) -> list[tuple[str, Path | str]]:
+    """Names and paths as the browser tells them; no other file of this machine is opened, or deleted, for it."""
+    found, folder = [], get_upload_folder()
+    for each in files if isinstance(files, list) else ():
+        name, path, size = str(each.get("name"))[-LONG_NAME:], each.get("path"), each.get("size")
+        if isinstance(path, str) and "\0" not in path and is_in_or_equal(path, folder):
+            found.append((name, Path(path)))
+        else:
+            found.append((name, too_large(size) if isinstance(size, int) and size > MOST_BYTES else LOST))
+    return found
+
+
+def _how_far(done: int, of: int, turn: str) -> str:
+    return f'<p data-turn="{escape(turn)}" data-done="{done}" data-of="{of}">{done:,} of {of:,} pictures</p>'
+
+
+def results_html(looked: Sequence[Looked], passed_by: int, seconds: float, turn: str = "") -> str:
+    """The table, with what there is to say of all of it above."""
+    good = [each.said for each in looked if each.said]
+    notes = _summary(looked, good, passed_by, seconds)
+    counts = Counter(said["label"] for said in good).most_common()
+    tags = "".join(f"<li>{escape(label)} <b>{number:,}</b></li>" for label, number in counts)
+    rows = "".join(_row(number, each) for number, each in enumerate(looked))
+    return (
+        f'<section class="answer many-results" data-turn="{escape(turn)}" data-said="{escape(notes)}">'
+        f'<p class="summary">{escape(notes)}</p><ul class="counts" aria-label="How often each class">{tags}</ul>'
+        '<label class="order">Order <select><option value="at">as given</option>'
+        '<option value="sure">least sure first</option><option value="label">by class</option>'
+        '<option value="name">by name</option></select></label>'
+        '<table><thead><tr><td></td><th scope="col">File</th><th scope="col">Class</th>'
+        '<th scope="col">Probability</th><th scope="col">Remarks</th></tr></thead>'
+        f"<tbody>{rows}</tbody></table></section>"
+    )
+
+
+def _summary(looked: Sequence[Looked], good: Sequence[dict[str, Any]], passed_by: int, seconds: float) -> str:
+    told = [f"{len(good):,} of {counted(len(looked), 'picture')} answered in {seconds:,.1f} seconds."]
+    if unsure := sum(not said["sure"] for said in good):
+        told.append(f"Not sure of {unsure:,}.")
+    if strange := sum(said["familiar"] is False for said in good):
+        told.append(f"{strange:,} {'look' if strange > 1 else 'looks'} unlike the training pictures.")
+    if passed_by:
+        told.append(f"{counted(passed_by, 'file')} in zips {'are' if passed_by > 1 else 'is'} no picture by name.")
+    return " ".join(told)
+
+
+def _row(number: int, looked: Looked) -> str:
+    name = escape(looked.name.encode(errors="replace").decode())
+    if looked.said is None:
+        return (
+            f'<tr class="bad" data-at="{number}" data-sure="2"><td class="small"></td><th scope="row">{name}</th>'
+            f'<td colspan="3" class="why">{escape(looked.problem)}</td></tr>'
+        )
+    said, remarks = looked.said, []
+    if not said["sure"]:
+        remarks.append("not sure")
+    if said["familiar"] is False:
+        remarks.append("unlike the training pictures")
+    share = said["probabilities"][said["label"]]
+    small = f'<img src="{looked.thumbnail}" alt="" loading="lazy" decoding="async">' if looked.thumbnail else ""
+    marks = "".join(f"<span>{each}</span>" for each in remarks)
+    return (
+        f'<tr data-at="{number}" data-sure="{share:.5f}"><td class="small">{small}</td><th scope="row">{name}</th>'
+        f'<td class="label">{escape(said["label"])}</td><td class="share">{escape(percent(share, 1))}</td>'
+        f'<td class="marks">{marks}</td></tr>'
+    )
