@@ -247,8 +247,9 @@ def push(wanted: Wanted, output: Path, options: Options, target: Target, say: Ca
     files = make(wanted, models, output, options, say)
     _look(repo, files, target.replace_changes)
     new = changed(files, repo)
+    was_there = repo.info is not None
     repo = make_space(repo, target.hardware)
-    for done in set_up(repo, target.variables, target.secrets, target.hardware):
+    for done in set_up(repo, target.variables, target.secrets, target.hardware if was_there else None):
         say(f"set        {done}")
     sha = repo.head
     if new:

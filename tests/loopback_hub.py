@@ -48,6 +48,7 @@ class LoopbackHub:
         self.jobs: list[Job] = []
         self.spaces: dict[str, Space] = {}
         self.free_accounts: set[str] = set()  # users who pay nothing: what they may host is little
+        self.next_space = Space()  # what the next one is like: its stages and logs, for a test to say
         self.runs_spaces = False  # whether a commit to a Space starts it
         self.requests: list[tuple[str, str]] = []
         self.faults = Faults()

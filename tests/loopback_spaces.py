@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 import urllib.request
+from copy import deepcopy
 from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -62,7 +63,8 @@ class Spaces:
     def make_space(self, repo_id: str, asked: dict) -> None:
         if asked.get("sdk") not in ("gradio", "docker", "static"):
             raise HubError(400, "Invalid space sdk")
-        space = Space(asked.get("hardware"))
+        space = deepcopy(self.hub.next_space)
+        space.hardware = asked.get("hardware")
         for kind in ("variables", "secrets"):
             getattr(space, kind).update({each["key"]: each["value"] for each in asked.get(kind, ())})
         if self.user() in self.hub.free_accounts and asked["sdk"] != "static" and space.hardware != FREE:

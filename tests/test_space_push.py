@@ -10,6 +10,7 @@ import pytest
 from gradio_client import Client, handle_file
 from huggingface_hub import HfApi, constants
 from loopback_hub import LoopbackHub
+from loopback_spaces import Space
 
 from hub_utils import running
 from hub_utils.allowlist import contents_of
@@ -33,6 +34,7 @@ def hub(monkeypatch):
         monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
         monkeypatch.setattr("huggingface_hub.utils._http.time.sleep", lambda seconds: None)  # between retries
         monkeypatch.setattr(running, "EVERY", 0.02)
+        monkeypatch.setattr(running, "GRACE", 1.0)
         monkeypatch.setenv("HF_TOKEN", ALICE)
         monkeypatch.setenv("HF_ENDPOINT", hub.url)
         yield hub
@@ -71,22 +73,11 @@ def refusal(*words: str) -> tuple[str, str]:
     return str(refused.value), said.getvalue()
 
 
-def runs(hub: LoopbackHub, *stages: str) -> None:
-    """Let the Space that comes to be go through these stages."""
-    made = type(hub.spaces)
-    hub.spaces = _Staged(made(hub.spaces), stages)
-
-
-class _Staged(dict):
-    """Spaces that are made anew get these stages."""
-
-    def __init__(self, spaces: dict, stages: tuple[str, ...]):
-        super().__init__(spaces)
-        self.stages = stages
-
-    def __setitem__(self, repo_id, space):
-        space.stages = list(self.stages)
-        super().__setitem__(repo_id, space)
+def runs(hub: LoopbackHub, *stages: str, **logs: list[str]) -> None:
+    """Let the next Space, and those that are there, go through these stages."""
+    hub.next_space = Space(stages=list(stages), **logs)
+    for space in hub.spaces.values():
+        space.stages = list(stages)
 
 
 def test_a_space_is_made_in_one_commit_for_oneself_alone_and_waited_for(hub, here):
@@ -94,7 +85,7 @@ def test_a_space_is_made_in_one_commit_for_oneself_alone_and_waited_for(hub, her
     runs(hub, "NO_APP_FILE", "BUILDING", "APP_STARTING", "RUNNING")
     said = push()
     assert f"runs       {hub.url}/spaces/alice/colours, for you alone" in said
-    first, commit = hub.commits("alice/colours", "space")
+    _, commit = hub.commits("alice/colours", "space")
     assert commit.title == MESSAGE
     files = hub.files("alice/colours", "space")
     assert all(map(may_go, files.keys() - {".gitattributes"}))
@@ -109,8 +100,7 @@ def test_a_space_is_made_in_one_commit_for_oneself_alone_and_waited_for(hub, her
 
 def test_pushed_again_nothing_is_committed_and_what_runs_is_told(hub, here):
     put_model(hub, here)
-    runs(hub, "RUNNING")
-    hub.spaces.stages = ("BUILDING", "RUNNING")
+    runs(hub, "BUILDING", "RUNNING")
     push()
     said = push()
     assert "changed    nothing" in said and "runs       " in said
@@ -122,7 +112,7 @@ def test_a_new_model_is_a_new_commit_of_what_changed(hub, here):
     runs(hub, "BUILDING", "RUNNING")
     push()
     hub.add("alice/colours", {"notes.txt": b"a new commit"})
-    hub.spaces["alice/colours"].stages = ["BUILDING", "RUNNING"]
+    runs(hub, "BUILDING", "RUNNING")
     said = push()
     assert "changed    README.md, model.json\n" in said
 
@@ -146,7 +136,7 @@ def test_a_private_model_wants_a_token_which_is_never_given_by_itself(hub, here,
     assert hub.spaces["alice/colours"].secrets == {"HF_TOKEN": ALICE}
     assert "set        secret HF_TOKEN" in said and "warning    --secret HF_TOKEN gives the Space the token" in said
     assert not any(ALICE.encode() in content for content in hub.files("alice/colours", "space").values())
-    hub.spaces["alice/colours"].stages = ["RUNNING"]
+    runs(hub, "RUNNING")
     assert "set " not in push()  # it has one
 
 
@@ -158,6 +148,7 @@ def test_variables_are_set_once_and_hardware_as_it_is_asked_for(hub, here):
     space = hub.spaces["alice/colours"]
     assert (space.variables, space.hardware) == ({"DEMO_FEEDBACK": "alice/said"}, "zero-a10g")
     assert "set " not in push(*words)
+    runs(hub, "RUNNING")
     assert "set        hardware cpu-basic" in push("--hardware", "cpu-basic")
 
 
@@ -175,21 +166,12 @@ def test_an_account_that_does_not_pay_is_told_what_it_may_have(hub, here):
 )
 def test_what_fails_there_shows_the_tail_of_its_log(hub, here, stage, log):
     put_model(hub, here)
-    runs(hub, "BUILDING", stage)
-    push_of = hub.spaces.__class__.__setitem__
-
-    def with_log(spaces, repo_id, space):
-        setattr(space, log, [f"line {number}\n" for number in range(100)] + [f"ERROR: no gradio for {ALICE}\n"])
-        push_of(spaces, repo_id, space)
-
-    hub.spaces.__class__.__setitem__ = with_log
-    try:
-        told, said = refusal()
-    finally:
-        hub.spaces.__class__.__setitem__ = push_of
+    lines = [f"line {number}\n" for number in range(100)] + [f"ERROR: no gradio for {ALICE}\n"]
+    runs(hub, "BUILDING", stage, **{log: lines})
+    told, said = refusal()
     assert f"does not run ({stage}): see above" in told and "all files are on the Hub, as " in told
-    lines = said.splitlines()
-    assert lines[-1] == "  ERROR: no gradio for hf_…" and "  line 99" in lines and "  line 1" not in lines
+    shown = said.splitlines()
+    assert shown[-1] == "  ERROR: no gradio for hf_…" and "  line 99" in shown and "  line 1" not in shown
 
 
 def test_a_space_that_is_paused_is_said_to_be(hub, here):
@@ -203,7 +185,7 @@ def test_what_the_hub_says_at_first_may_be_of_the_commit_before(hub, here):
     runs(hub, "BUILDING", "RUNNING")
     push()
     hub.add("alice/colours", {"notes.txt": b"a new commit"})
-    hub.spaces["alice/colours"].stages = ["RUNNING", "RUNNING", "BUILDING", "BUILD_ERROR"]
+    runs(hub, "RUNNING", "RUNNING", "BUILDING", "BUILD_ERROR")
     assert "does not run (BUILD_ERROR)" in refusal()[0]
 
 
@@ -251,7 +233,7 @@ def test_a_space_that_was_not_made_here_is_left_alone(hub, here):
     assert "is a Space that was not made here (app.py); --repo_id" in told
     assert hub.files("alice/colours", "space")["app.py"] == b"mine"
     hub.add("alice/new", {"README.md": b"---\nsdk: gradio\n---\n"}, "space", private=True)  # as its page makes one
-    hub.spaces["alice/new"].stages = ["BUILDING", "RUNNING"]
+    runs(hub, "BUILDING", "RUNNING")
     assert "runs " in push("--repo_id", "new")
 
 
@@ -263,7 +245,7 @@ def test_what_somebody_changed_there_is_replaced_only_if_it_may_be(hub, here):
     told, _ = refusal()
     assert "somebody changed 'alice/colours' on the Hub since ('Added'" in told and "--replace_changes" in told
     assert b"Mine" in hub.files("alice/colours", "space")["README.md"]
-    hub.spaces["alice/colours"].stages = ["BUILDING", "RUNNING"]
+    runs(hub, "BUILDING", "RUNNING")
     assert "changed    README.md" in push("--replace_changes")
 
 
@@ -304,7 +286,7 @@ def test_a_bundle_with_a_secret_in_it_is_not_written(hub, here, monkeypatch):
     known = json.loads(recipe.read_text())
     known["recipe"]["title"] = f"Colours {ALICE}"
     recipe.write_text(json.dumps(known))
-    with pytest.raises(UserError, match="nothing was written.*a token of Hugging Face"):
+    with pytest.raises(UserError, match=r"nothing was written.*a token of Hugging Face"):
         tell("runs/colours", "--no_check")
     assert not (here / "bundles").exists()
 
@@ -324,7 +306,7 @@ def test_a_bundle_that_needs_what_a_space_has_not_is_found_out(here):
     files = contents("colours", [model], {})
     files["app.py"] = b"import torch\n" + files["app.py"]
     said: list[str] = []
-    with pytest.raises(UserError, match="does not start: its app.py ended with status 1"):
+    with pytest.raises(UserError, match=r"does not start: its app\.py ended with status 1"):
         start_and_ask(files, [model], say=said.append)
     assert "import of torch halted" in said[-1]
 
