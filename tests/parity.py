@@ -19,6 +19,7 @@ from transformers import pipeline
 
 from hub_utils.onnx_example import onnx_example
 from hub_utils.portable.classifier import classes_of, load_classifier
+from hub_utils.portable.predictor import load_predictor
 from training.data.images import open_rgb
 from training.data.source import load_source
 from training.data.splits import read_splits
@@ -46,6 +47,8 @@ def answers_of(run: RunFolder) -> dict[str, np.ndarray]:
         "predict.py": _predict(run, files, classes),
         "pipeline": _pipeline(run, files, classes),
         "ONNX": _onnx(run, files),
+        "predictor": _predictor(run, files),
+        "predictor, full precision": _predictor(run, files, full=True),
         "ONNX, the card's lines": np.array([_card(run, file) for file in tqdm(files, "ONNX", disable=None)]),
     }
 
@@ -82,6 +85,11 @@ def _onnx(run, files) -> np.ndarray:
     return softmax(np.array(logits, dtype=np.float64), axis=1)
 
 
+def _predictor(run, files, **how) -> np.ndarray:
+    ask = load_predictor(run.path, **how)
+    return np.array([ask([open_rgb(file)])[0].probabilities for file in files], dtype=np.float64)
+
+
 def _card(run, file: str) -> np.ndarray:
     """As the model card's lines compute it, with PIL's pixels: torchvision rounds a colour here and there otherwise."""
     lines = onnx_example(run.path, run.path).replace('"photo.jpg"', json.dumps(file))
@@ -89,6 +97,11 @@ def _card(run, file: str) -> np.ndarray:
     with redirect_stdout(io.StringIO()):
         exec(lines, names)
     return names["scores"]
+
+
+def allowed(name: str) -> float:
+    """How far who answers may be from `eval.py`'s probabilities: pages compute with half the bits what is certain."""
+    return 1e-2 if name == "predictor" else 1e-3
 
 
 def largest_differences(answers: dict[str, np.ndarray]) -> dict[str, tuple[int, float]]:
@@ -104,4 +117,4 @@ if __name__ == "__main__":
     asked = answers_of(RunFolder(Path(sys.argv[1])))
     print(f"{len(asked['eval.py'])} test images")
     for name, (other, difference) in largest_differences(asked).items():
-        print(f"{name:<24}{other} other classes, probabilities differ by {difference:.1e} at most")
+        print(f"{name:<26}{other} other classes, probabilities differ by {difference:.1e} at most")

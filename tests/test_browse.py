@@ -22,6 +22,7 @@ import numpy as np
 import pytest
 import torch
 import uvicorn
+from chromium import chromium, opened
 from conftest import ROOT, help_of, write_photos
 from PIL import Image
 
@@ -399,29 +400,13 @@ def test_filters_answer_over_the_api(address, gallery):
 
 
 @pytest.fixture
-def chromium():
-    """A page of a real browser, and what it complained of or asked of others."""
-    playwright = pytest.importorskip(
-        "playwright.sync_api", reason="playwright is not installed: pip install playwright"
-    )
-    found = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-    with playwright.sync_playwright() as drive:
-        try:
-            browser = drive.chromium.launch(executable_path=found, args=["--no-sandbox"])
-        except playwright.Error as error:
-            pytest.skip(f"no Chromium: {error.message.splitlines()[0]}")
-        page = browser.new_page(viewport={"width": 360, "height": 800})
-        page.set_default_timeout(20_000)
-        complaints = []
-        page.on("console", lambda each: complaints.append(each.text) if each.type in ("error", "warning") else None)
-        page.on("pageerror", lambda error: complaints.append(str(error)))
-        page.on("request", lambda each: None if "//127.0.0.1:" in each.url else complaints.append(each.url))
-        yield page, complaints
-        browser.close()
+def browser_page():
+    with chromium() as browser:
+        yield opened(browser, width=360, height=800)
 
 
-def test_a_cell_is_clicked_its_images_seen_and_the_ticked_one_exported(chromium, address, gallery):
-    page, complaints = chromium
+def test_a_cell_is_clicked_its_images_seen_and_the_ticked_one_exported(browser_page, address, gallery):
+    page, complaints = browser_page
     predictions = gallery.predictions
     [wrong] = gallery.ask(Question("test", only_mistakes=True)).tolist()
     label, said = int(predictions.labels[wrong]), int(predictions.predicted[wrong])

@@ -175,7 +175,6 @@ def _origin(served: Served, test: dict[str, Any]) -> str:
     base = recipe.get("recipe", {}).get("base_model")
     facts = [
         ("Model", model_html(served)),
-        ("Runs on", escape(served.predictor().runtime) if served.ready else ""),
         ("Fine-tuned from", escape(one_line(base or ""))),
         ("Data", _linked(recipe.get("recipe", {}).get("data", {}).get("homepage") or "")),
         ("Licence", escape(one_line(card.get("license") or ""))),

@@ -47,7 +47,7 @@ def answer_html(served: Served, answer: Answer, milliseconds: float, turn: str =
         f'<ol class="bars" aria-label="The likeliest classes">{bars}</ol>'
         f"<details><summary>All {counted(len(shares), 'class', 'classes')}</summary>"
         f'<ol class="rest">{rest}</ol></details>'
-        f'<p class="facts">{_took(milliseconds)}{model_html(served)}</p></section>'
+        f'<p class="facts">{milliseconds:,.0f} ms by {escape(served.predictor().runtime)} · {model_html(served)}</p></section>'
     )
 
 
@@ -74,7 +74,7 @@ def as_sentence(text: str) -> str:
     """One line that starts with a capital, unless with a name, and ends with a stop."""
     line = one_line(text)
     capital = line[:1].upper() if line.split(" ")[0].isalpha() else line[:1]
-    return f"{capital}{line[1:]}{'' if line.endswith(('.', '!', '?')) else '.'}"
+    return f"{capital}{line[1:]}" + "." * (not line.endswith((".", "!", "?", "…")))
 
 
 def _headline(label: str) -> str:
@@ -124,15 +124,11 @@ def _maps(answer: Answer) -> str:
     return f'data-maps="{text}" data-shape="{shape}" data-seen="{",".join(f"{share:.5f}" for share in answer.seen)}"'
 
 
-def _took(milliseconds: float) -> str:
-    return f"{milliseconds:,.0f} ms · "
-
-
 def model_html(served: Served) -> str:
     """Which model at which revision: a link to the very commit, if it is on the Hub."""
-    name = escape(one_line(served.model))
+    name = escape(one_line(served.public_name))
     if Path(served.model).is_dir():
-        return f"{escape(one_line(Path(served.model).resolve().name))}, a folder on this machine"
+        return f"{name}, a folder on this machine"
     at = f" at {escape(served.revision[:7])}" if served.revision else ""
     page = f"https://huggingface.co/{name}/tree/{escape(served.revision or 'main')}"
     return f'<a href="{page}" target="_blank" rel="noopener">{name}{at}</a>'

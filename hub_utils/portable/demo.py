@@ -25,6 +25,7 @@ import gradio as gr
 
 from hub_utils.portable.about import about
 from hub_utils.portable.drawing import drawing
+from hub_utils.portable.many_pictures import many_pictures
 from hub_utils.portable.one_picture import endpoint, one_picture
 from hub_utils.portable.served import Served
 from hub_utils.portable.state_html import door_html, head_html
@@ -129,6 +130,8 @@ def draw(page: Page, served: Served, api_name: str, shown: Sequence[Path], door:
                 drawing(served)
         with gr.Tab("One picture"):
             one_picture(served, shown)
+        with gr.Tab("Many pictures"):
+            many_pictures(served)
         with gr.Tab("About"):
             later(about)
 

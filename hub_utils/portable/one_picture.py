@@ -22,11 +22,11 @@ from PIL import Image
 from hub_utils.portable.answer_html import answer_html, as_sentence, problem_html
 from hub_utils.portable.command import UserError
 from hub_utils.portable.served import Served, verdict
-from hub_utils.portable.uploads import MOST_BYTES, Picture, limits_in_words, open_upload
+from hub_utils.portable.uploads import MOST_BYTES, Picture, limits_in_words, open_upload, too_large
 
 AT_ONCE = 4  # pictures, each in a thread: while one is opened, another is in the network
 THUMBNAIL = 144  # pixels, twice what is seen: for fine screens
-SENT = "the picture did not get here: the connection broke, or the file is too large; give it again"
+LOST = "the picture did not get here: the connection broke; give it again"
 STAGE = """<div class="stage" data-limit="{limit}">
 <div class="view">
   <div class="frame" hidden><img alt="Your picture"><video playsinline muted hidden></video>
@@ -85,7 +85,7 @@ def one_picture(served: Served, examples: Sequence[Path]) -> None:
         asked: dict[str, Any] = event._data or {}
         turn = str(asked.get("turn", ""))[:40]
         try:
-            return answer_html(served, *_look_and_forget(served, asked.get("path")), turn)
+            return answer_html(served, *_look_and_forget(served, asked), turn)
         except UserError as error:
             return problem_html(str(error), turn)
 
@@ -103,9 +103,12 @@ def _look(served: Served, path: Path) -> tuple[Any, float]:
     return answer, 1000 * (time.perf_counter() - start)
 
 
-def _look_and_forget(served: Served, path: Any) -> tuple[Any, float]:
+def _look_and_forget(served: Served, asked: dict[str, Any]) -> tuple[Any, float]:
+    path, size = asked.get("path"), asked.get("size")
+    if isinstance(size, int) and size > MOST_BYTES:
+        raise UserError(too_large(size))  # it was not even sent
     if not isinstance(path, str) or not is_in_or_equal(path, get_upload_folder()) or not Path(path).is_file():
-        raise UserError(SENT)
+        raise UserError(LOST)
     try:
         return _look(served, Path(path))
     finally:

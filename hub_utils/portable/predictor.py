@@ -84,7 +84,7 @@ def load_predictor(model: str | Path, revision: str | None = None, full: bool = 
         except ImportError as error:
             problem = f"{error.name or 'OpenVINO'} is not installed"
         except RuntimeError as error:
-            problem = f"{ONNX} cannot be read: {_short(error)}"
+            problem = f"{ONNX} cannot be used: {_short(error)}"
     return _by_transformers(model, folder, commit, problem)
 
 

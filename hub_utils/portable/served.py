@@ -21,7 +21,6 @@ if TYPE_CHECKING:
     from hub_utils.portable.predictor import Answer, Predictor
 
 ROOT = Path(__file__).parents[2]  # of the project, or of a Space, where this package lies beside app.py
-FACTS = ("README.md", "*.json", "plots/*.png")  # what a page reads of a model, besides the model
 LONGEST_WAIT = 30.0  # seconds between two attempts at a model that cannot be loaded
 
 logger = logging.getLogger(__name__)
@@ -59,6 +58,11 @@ class Served:
     def model(self) -> str:
         """The folder or repo id; raises as `place` does."""
         return self.place[0]
+
+    @property
+    def public_name(self) -> str:
+        """The repo id; of a folder only the name, since where it lies is nobody's business."""
+        return Path(self.model).resolve().name if Path(self.model).is_dir() else self.model
 
     @property
     def revision(self) -> str | None:
@@ -116,7 +120,7 @@ class Served:
 
     @cached_property
     def folder(self) -> Path:
-        """Where the files of `FACTS` lie.
+        """Where the files lie that say something of the model: predictor.py's `FACTS`.
 
         Raises:
             UserError: there is no model, or the Hub cannot be asked for them.
@@ -127,6 +131,7 @@ class Served:
         from huggingface_hub import snapshot_download
 
         from hub_utils.portable.hub import in_words
+        from hub_utils.portable.predictor import FACTS
 
         with in_words(model):
             return Path(snapshot_download(model, revision=revision, allow_patterns=list(FACTS)))
@@ -165,14 +170,16 @@ class Served:
     def title(self) -> str:
         """What people call it; the recipe's title, or the model's own name."""
         found = self.fact("recipe.json").get("recipe", {}).get("title") if self.known else None
-        return found or (self.model.rstrip("/").rsplit("/", 1)[-1] if self.known else self.name.replace("_", " ").title())
+        if found or self.known:
+            return found or self.public_name.rsplit("/", 1)[-1]
+        return self.name.replace("_", " ").title()
 
     @property
     def classes(self) -> list[str]:
         """Names of the classes as the model's files say them; [] if they do not."""
-        config = self.fact("config.json")
-        named = config.get("id2label") or dict(enumerate(config.get("label_names") or []))
-        return [str(name) for _, name in sorted(named.items(), key=lambda each: int(each[0]))]
+        from hub_utils.portable.predictor import labels_of
+
+        return labels_of(self.fact("config.json")) or []
 
     @property
     def card(self) -> dict[str, Any]:
@@ -219,7 +226,7 @@ def verdict(served: Served, answer: Answer, milliseconds: float | None = None) -
     """
     predictor, serving = served.predictor(), served.fact("serving.json")
     order = (-answer.probabilities).argsort(kind="stable")
-    probabilities = {predictor.labels[index]: float(answer.probabilities[index]) for index in order}
+    probabilities = {predictor.labels[index]: round(float(answer.probabilities[index]), 6) for index in order}
     label = predictor.labels[order[0]]
     threshold = serving.get("not_sure", {}).get("threshold")
     strangest = serving.get("strangeness", {}).get("threshold")
@@ -231,6 +238,6 @@ def verdict(served: Served, answer: Answer, milliseconds: float | None = None) -
         "probabilities": probabilities,
         "strangeness": None if answer.strangeness is None else float(answer.strangeness),
         "milliseconds": None if milliseconds is None else round(milliseconds, 1),
-        "model": served.model,
+        "model": served.public_name,
         "revision": served.revision,
     }
