@@ -50,7 +50,8 @@ class Model:
     """A model that a page shows.
 
     `name` is the recipe's, or of a user's own run the folder's; `run` is the folder here, and `repo_id` at `revision`,
-    a full commit, what is on the Hub: one of them at least. `files` are its paths, POSIX.
+    a full commit, what is on the Hub: one of them at least. `files` are its paths, POSIX; `known` says whether the
+    page prepares its pictures and names its classes without transformers.
     """
 
     name: str
@@ -59,11 +60,12 @@ class Model:
     repo_id: str | None = None
     revision: str | None = None
     private: bool = False
+    known: bool = True
 
     @property
     def slim(self) -> bool:
         """Whether a page needs no torch for it."""
-        return ONNX in self.files
+        return self.known and ONNX in self.files
 
     @property
     def place(self) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shlex
 from collections.abc import Sequence
@@ -96,25 +97,42 @@ def run_of(name: str) -> Path | None:
 def of_run(name: str, run: Path) -> Model:
     """A model that is only here."""
     files = (path.relative_to(run).as_posix() for path in run.rglob("*") if path.is_file())
-    return Model(name, frozenset(path for path in files if path.split("/")[0] not in ("local", "checkpoints")), run)
+    kept = frozenset(path for path in files if path.split("/")[0] not in ("local", "checkpoints"))
+    return Model(name, kept, run, known=_is_known(run))
 
 
 def of_repo(name: str, repo_id: str, revision: str | None, run: Path | None) -> Model:
     """A model of the Hub, at the full commit that `revision` is now.
 
     Raises:
-        UserError: it is not there, or no image classifier's repo.
+        UserError: it is not there, or no model's repo.
     """
-    from huggingface_hub import HfApi
+    from huggingface_hub import HfApi, snapshot_download
 
     from hub_utils.portable.repo import PATIENCE
 
     with in_words(f"the model '{repo_id}'", state="nothing has changed on the Hub", flag="--model"):
         info = HfApi().model_info(repo_id, revision=revision, files_metadata=True, timeout=PATIENCE)
-    files = {file.rfilename: file for file in info.siblings or ()}
-    if "config.json" not in files:
-        raise UserError(f"'{repo_id}' has no config.json, by which a model is loaded; --model NS/NAME names another")
-    return Model(name, frozenset(files), run, info.id, info.sha, bool(info.private))
+        files = {file.rfilename for file in info.siblings or ()}
+        if "config.json" not in files:
+            raise UserError(
+                f"'{repo_id}' has no config.json, by which a model is loaded; --model NS/NAME names another"
+            )
+        told = snapshot_download(repo_id, revision=info.sha, allow_patterns=["config.json", "preprocessor_config.json"])
+    return Model(name, frozenset(files), run, info.id, info.sha, bool(info.private), _is_known(Path(told)))
+
+
+def _is_known(folder: Path) -> bool:
+    """Whether a page shows pictures to this model, and names its classes, as its configuration says, by itself."""
+    from hub_utils.portable.predictor import labels_of
+    from hub_utils.portable.preprocessing import preprocessing_of
+
+    try:
+        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UserError(f"'{folder / 'config.json'}' cannot be read ({error}); train the run anew") from error
+    several = config.get("problem_type") not in (None, "single_label_classification")
+    return not several and labels_of(config) is not None and preprocessing_of(folder) is not None
 
 
 def pushed(model: Model, who: Account) -> Model:

@@ -447,7 +447,9 @@ def test_the_mcp_server_that_is_not_installed_is_asked_for_in_words(monkeypatch)
 
 
 def test_zero_gpu_finds_a_function_that_asks_for_its_gpu(tmp_path):
-    (tmp_path / "spaces.py").write_text("asked = []\ndef GPU(function):\n    asked.append(function)\n    return function\n")
+    (tmp_path / "spaces.py").write_text(
+        "asked = []\ndef GPU(function):\n    asked.append(function)\n    return function\n"
+    )
     code = "import hub_utils.portable.demo, spaces; print(len(spaces.asked))"
     done = in_a_process(code, PYTHONPATH=os.pathsep.join([str(tmp_path), str(ROOT)]))
     assert done.stdout.strip() == "1", done.stdout + done.stderr

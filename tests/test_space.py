@@ -111,6 +111,14 @@ def test_a_model_with_an_onnx_file_needs_no_torch_and_versions_are_those_install
     assert not [line for line in lines if "+" in line]
 
 
+def test_a_model_that_only_transformers_prepares_pictures_for_needs_it_with_an_onnx_file_too(colours, tmp_path):
+    run = shutil.copytree(colours.path, tmp_path / "run")
+    assert of_run("colours", run).slim
+    path = run / "preprocessor_config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"image_processor_type": "SomebodysImageProcessor"}))
+    assert not of_run("colours", run).slim
+
+
 def test_the_readme_names_the_model_its_commit_and_the_version_of_gradio():
     text = contents("digits", [model()], {})["README.md"].decode()
     facts = front_matter(text)
