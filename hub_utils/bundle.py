@@ -34,7 +34,8 @@ CODE = (
     "hub_utils/portable/*.css",
     "hub_utils/portable/*.js",
 )
-MAY_GO = (*CODE, "README.md", "requirements.txt", "model.json", "examples/*.png", "examples/*.jpg")
+EXAMPLES = ("examples/*.png", "examples/*.jpg", "examples/*/*.png", "examples/*/*.jpg")  # in a suite, by model
+MAY_GO = (*CODE, "README.md", "requirements.txt", "model.json", *EXAMPLES)
 MARK = "hub_utils/portable/demo.py"  # a bundle has it, and hardly anything else
 SLIM = ("gradio", "openvino", "numpy", "pillow", "huggingface_hub")
 LARGE = (*SLIM, "torch", "torchvision", "transformers", "timm", "safetensors")  # where there is no ONNX file

@@ -207,14 +207,20 @@ def _examples(wanted: Wanted, models: Sequence[Model], options: Options) -> tupl
     from hub_utils.examples import take_examples
 
     if options.examples is None:
-        kept = (path for path in (SPACES / wanted.name / "examples").glob("*") if may_go(f"examples/{path.name}"))
-        return {path.name: path.read_bytes() for path in kept}, ""
+        folders = [f"{model.name}/" for model in models] if wanted.name == SUITE else [""]
+        return {f"{each}{path.name}": path.read_bytes() for each in folders for path in _kept(each or wanted.name)}, ""
     if wanted.name == SUITE:
         raise UserError("--examples is for the page of one model; leave it out")
     if not models[0].run:
         raise UserError(f"--examples wants a run, whose test split is known: there is none in runs/{wanted.name}")
     found = take_examples(models[0].run, options.examples, options.public, options.have_the_right)
     return found.files, found.credit
+
+
+def _kept(name: str) -> list[Path]:
+    """The examples that lie in spaces/NAME."""
+    folder = SPACES / name / "examples"
+    return sorted(path for path in folder.glob("*") if may_go(f"examples/{path.name}"))
 
 
 def _check(files: Mapping[str, bytes], models: Sequence[Model], clean: bool, say: Callable[[str], None]) -> None:

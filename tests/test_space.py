@@ -205,6 +205,19 @@ def test_a_file_in_the_way_is_no_folder(tmp_path):
         write(contents("digits", [model()], {}), tmp_path / "digits")
 
 
+def test_the_pictures_of_digits_go_with_its_page_and_with_the_suite(here, colours):
+    for name in ("digits", "rocks"):
+        shutil.copytree(colours.path, here / "runs" / name)
+    with redirect_stdout(io.StringIO()):
+        main(["digits", "--no_check"])
+        main(["suite", "--no_check"])
+    for folder in ("digits/examples", "suite/examples/digits"):
+        assert (here / "bundles" / folder / "02-1.png").read_bytes() == (
+            SPACES / "digits" / "examples" / "02-1.png"
+        ).read_bytes()
+    assert [path.name for path in (here / "bundles" / "suite" / "examples").iterdir()] == ["digits"]
+
+
 # Words
 
 
