@@ -68,7 +68,7 @@ def _visit(question: dict[str, Any], folder: Path, model: Model) -> dict[str, An
     script = str(Path(__file__).with_name("visitor.py"))
     visitor = [sys.executable, "-P", "-X", "utf8", script, str(asked), str(answered)]
     with log.open("wb") as said:
-        environment = _environment(folder, offline=model.commit is None)
+        environment = clean_environment(folder, offline=model.commit is None)
         process = subprocess.Popen(
             visitor, cwd=folder / "here", env=environment, stdin=subprocess.DEVNULL, stdout=said, stderr=said
         )
@@ -93,7 +93,8 @@ def _visit(question: dict[str, Any], folder: Path, model: Model) -> dict[str, An
     return {"error": f"the process that asked ended with status {process.returncode}: {last}"}
 
 
-def _environment(folder: Path, offline: bool) -> dict[str, str]:
+def clean_environment(folder: Path, offline: bool) -> dict[str, str]:
+    """What a stranger's process gets: caches below `folder`; of secrets the token alone, and none if `offline`."""
     from huggingface_hub import get_token
 
     kept = {name: value for name, value in os.environ.items() if PASSED_ON.fullmatch(name)}

@@ -7,7 +7,7 @@
 
 transformers and datasets know no endpoint but HF_ENDPOINT and read it when imported: give them a process of
 their own. `HfApi` and `hf_hub_download` also take `endpoint=hub.url`. Each `@route` answers one more request: here
-those that read, in `loopback_uploads` those that write, in `loopback_jobs` those that compute.
+those that read, in `loopback_uploads` those that write, in `loopback_jobs` and `loopback_spaces` those that compute.
 """
 
 import os
@@ -22,6 +22,7 @@ from urllib.parse import parse_qs
 from loopback_faults import Faults
 from loopback_http import API, REPO, REVISION, Answering, HubError, route
 from loopback_jobs import Job, Jobs
+from loopback_spaces import Space, Spaces
 from loopback_storage import LFS_BYTES, Blob, Commit, Repo, Storage
 from loopback_uploads import Uploads
 from loopback_xet import Xet, fetch
@@ -45,11 +46,16 @@ class LoopbackHub:
         self.organisations = dict(organisations or {})  # name to the users who may write there
         self.repos: dict[tuple[str, str], Repo] = {}
         self.jobs: list[Job] = []
+        self.spaces: dict[str, Space] = {}
+        self.free_accounts: set[str] = set()  # users who pay nothing: what they may host is little
+        self.next_space = Space()  # what the next one is like: its stages and logs, for a test to say
+        self.runs_spaces = False  # whether a commit to a Space starts it
         self.requests: list[tuple[str, str]] = []
         self.faults = Faults()
         self.lock = RLock()
-        self._folder = TemporaryDirectory(prefix="loopback-hub-")
-        self.storage = Storage(Path(self._folder.name))
+        self._temporary = TemporaryDirectory(prefix="loopback-hub-")
+        self.folder = Path(self._temporary.name)
+        self.storage = Storage(self.folder)
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), partial(_Handler, self))
         self.url = f"http://127.0.0.1:{self._server.server_port}"
         # Large files lie under another name, as they do on the real Hub: no token may follow there.
@@ -61,9 +67,11 @@ class LoopbackHub:
 
     def __exit__(self, *exception) -> None:
         self.recover()
+        for space in self.spaces.values():
+            space.stop()
         self._server.shutdown()
         self._server.server_close()
-        self._folder.cleanup()
+        self._temporary.cleanup()
 
     def add(self, repo_id: str, files: Files, repo_type: str = "model", private: bool = False) -> str:
         """Commit files on top of main, creating the repo if it is new, and return the commit's sha.
@@ -76,6 +84,8 @@ class LoopbackHub:
         with self.lock:
             repo = self.repos.setdefault((f"{repo_type}s", repo_id), Repo(repo_id, private))
             parent = repo.at("main")
+            if repo_type == "space":
+                self.spaces.setdefault(repo_id, Space())
             return repo.commit("main", (parent.files if parent else {}) | blobs, "Added").sha
 
     def files(self, repo_id: str, repo_type: str = "model", revision: str = "main") -> dict[str, bytes]:
@@ -142,7 +152,7 @@ class LoopbackHub:
         return user is not None and (user == namespace or user in self.organisations.get(namespace, ()))
 
 
-class _Handler(Uploads, Xet, Jobs, Answering):
+class _Handler(Uploads, Xet, Jobs, Spaces, Answering):
     """Who asks, for what, and what reads."""
 
     @route("GET", "/api/whoami-v2")

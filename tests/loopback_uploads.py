@@ -35,6 +35,8 @@ class Uploads:
             if (kind, repo_id) in self.hub.repos:
                 message = f"You already created this {kind[:-1]} repo"
                 raise HubError(409, message, body=answer | {"error": message})
+            if kind == "spaces":
+                self.make_space(repo_id, asked)
             repo = self.hub.repos[kind, repo_id] = Repo(repo_id, asked.get("visibility") == "private")
             repo.commit("main", attributes, "initial commit", author=user)
         self.send_json(answer)
@@ -142,6 +144,8 @@ class Uploads:
             for operation in operations:
                 self.apply(operation["key"], operation["value"], files, repo)
             commit = repo.commit(revision, files, header["summary"], header.get("description", ""), self.user())
+        if kind == "spaces":
+            self.committed(repo_id, commit.sha)
         prefix = "" if kind == "models" else f"{kind}/"
         url = f"{self.hub.url}/{prefix}{repo_id}/commit/{commit.sha}"
         self.send_json({"success": True, "commitOid": commit.sha, "commitUrl": url, "hookOutput": ""})

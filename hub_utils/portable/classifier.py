@@ -117,11 +117,11 @@ def probabilities_of(classifier: Any, logits: np.ndarray) -> np.ndarray:
     Raises:
         ValueError: a model of numbers, not of classes.
     """
-    from scipy.special import expit, softmax
+    from hub_utils.portable.network import softmax  # scipy is not in a Space
 
     config = classifier.model.config
     if config.problem_type == "regression":
         raise ValueError(f"{type(classifier.model).__name__} predicts numbers, not classes")
     if config.problem_type == "multi_label_classification" or config.num_labels == 1:
-        return expit(logits.astype(np.float64))
-    return softmax(logits.astype(np.float64), axis=-1)
+        return np.exp(-np.logaddexp(0, -logits.astype(np.float64)))  # the sigmoid, which nothing makes overflow
+    return softmax(logits)

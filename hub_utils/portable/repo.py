@@ -101,8 +101,8 @@ def find_repo(
     return repo
 
 
-def make_repo(repo: Repo, wrong: type[Exception] = UserError, flag: str = "--repo_id") -> Repo:
-    """The repo, which is made if there is none yet.
+def make_repo(repo: Repo, wrong: type[Exception] = UserError, flag: str = "--repo_id", **how: Any) -> Repo:
+    """The repo, which is made if there is none yet; `how` goes to the client's `create_repo`.
 
     Raises:
         wrong: the Hub does not make it.
@@ -113,7 +113,7 @@ def make_repo(repo: Repo, wrong: type[Exception] = UserError, flag: str = "--rep
         return repo
     state = "no file was sent, but an empty repo of this name may be there"
     with in_words(f"'{repo.repo_id}'", wrong, state, flag):
-        made = HfApi().create_repo(repo.repo_id, repo_type=repo.kind, private=not repo.public, exist_ok=True)
+        made = HfApi().create_repo(repo.repo_id, repo_type=repo.kind, private=not repo.public, exist_ok=True, **how)
         info = info_of(made.repo_id, repo.kind)
     repo = replace(repo, repo_id=info.id, info=info)
     _check_visibility(repo, wrong, flag)

@@ -1,32 +1,19 @@
-"""Whose images may be published: what is said of their licence, against a table of those that allow it.
-
-A licence of the table lets anybody pass the images on, changed as well (metadata is removed), as long as it is named
-and its terms are kept, which the card does. All else needs a person who knows better: `--i_have_the_right`.
-"""
+"""What is said of the licence of a data set that is to be published, and what speaks against it."""
 
 from __future__ import annotations
 
 import re
 
+from hub_utils.portable import licence
+from hub_utils.portable.licence import FREE, short_name
 from training.recipe import Recipe
 
-# By the Hub's own short names. Not in it: -nc (for whoever sells), -nd (a file without its EXIF data is another one).
-FREE = frozenset(
-    ["cc0-1.0", "pddl", "unlicense", "mit", "apache-2.0", "bsd", "bsd-2-clause", "bsd-3-clause", "isc", "zlib"]
-    + ["cc-by-2.0", "cc-by-2.5", "cc-by-3.0", "cc-by-4.0", "cc-by-sa-3.0", "cc-by-sa-4.0", "odc-by", "odbl"]
-    + ["cdla-permissive-1.0", "cdla-permissive-2.0", "cdla-sharing-1.0"]
-)
 UNKNOWN = frozenset({"unknown", "unverified", "none-stated", "none"})
-
-
-def short_name(licence: str) -> str:
-    """As the Hub writes it, if it is a licence at all: `CC BY 4.0` is cc-by-4.0."""
-    return re.sub(r"[^a-z0-9.]+", "-", licence.lower()).strip("-.")
 
 
 def is_own(recipe: Recipe) -> bool:
     """Whether the recipe says nothing of where images come from: then they are the user's."""
-    return not (recipe.data.source or recipe.data.homepage) and recipe.card.data_license == "unknown"
+    return licence.is_own(recipe.card.data_license, recipe.data.source or recipe.data.homepage)
 
 
 def objection(recipe: Recipe, public: bool) -> str | None:
@@ -38,7 +25,7 @@ def objection(recipe: Recipe, public: bool) -> str | None:
             "--public shows these images to everybody, and nothing says that you may: add --i_have_the_right if they "
             "are yours to publish (and --license NAME, so that others know what they may do), or leave out --public"
         )
-    if short_name(recipe.card.data_license) in FREE:
+    if licence.is_free(recipe.card.data_license):
         return None
     where = recipe.data.homepage or recipe.data.source or "not stated"
     return (
