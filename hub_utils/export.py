@@ -2,8 +2,8 @@
 
 At inference BatchNorm is affine and Dropout is nothing, so a head folds into Linear layers with a ReLU between. One
 Linear deploys as the architecture's own class, which plain `pipeline` loads; more need `modeling_backbone_with_head`.
-The deployable's ONNX form carries every head, and class activation maps beside the logits. serving.json says what it
-answers about the golden images, so that whoever loads it elsewhere can see that it answers as here.
+The deployable's ONNX form carries every head, and class activation maps and features beside the logits. serving.json
+says what it answers about the golden images, so that whoever loads it elsewhere can see that it answers as here.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
-from hub_utils.portable.activation_maps import ActivationMaps
+from hub_utils.portable.activation_maps import ActivationMaps, Features
 from hub_utils.portable.classifier import load_classifier, logits_of, probabilities_of
 from hub_utils.portable.golden import FORMULA, golden_images, weights_sha256
 from hub_utils.portable.modeling_backbone_with_head import (
@@ -255,18 +255,16 @@ def save_onnx(folder: Path) -> float:
     """Write `folder`/onnx/model.onnx of the deployable in `folder`, and return how far it answers from it.
 
     The file takes `pixel_values`, float32 of shape (batch, 3, height, width) with the size that the image processor
-    makes, and gives `logits` (batch, classes) and, if the network pools a feature map, `maps` (batch, classes, h, w) as
-    of `ActivationMaps`. Its answers are compared with torch's on noise; returned is the largest difference of either
-    output, as a share of that output's largest value.
+    makes, and gives `logits` (batch, classes), if the network pools a feature map `maps` (batch, classes, h, w) as of
+    `ActivationMaps`, and if it is known where its head begins `features` (batch, width), what the head takes. Its
+    answers are compared with torch's on noise; returned is the largest difference of any output, as a share of that
+    output's largest value.
 
     Raises:
         RuntimeError: ONNX Runtime does not answer as torch does.
     """
     classifier = load_classifier(folder)
-    try:
-        network, outputs = ActivationMaps(classifier.model), ["logits", "maps"]
-    except ValueError:  # a transformer, for example, pools no map
-        network, outputs = _Logits(classifier.model), ["logits"]
+    network, outputs = _with_outputs(classifier.model)
     shape = _input_shape(classifier.image_processor)
     with _moved_when_whole(folder, folder / "onnx", last=".onnx") as partial:
         path = partial / "model.onnx"
@@ -292,6 +290,18 @@ def save_onnx(folder: Path) -> float:
                 f"{ONNX_TOLERANCE:g}: please report this"
             )
     return difference
+
+
+def _with_outputs(model: nn.Module) -> tuple[nn.Module, list[str]]:
+    """A network that gives all that is known of `model`, and the names of its outputs."""
+    try:
+        return ActivationMaps(model), ["logits", "maps", "features"]
+    except ValueError:  # a transformer, for example, pools no map
+        pass
+    try:
+        return Features(model), ["logits", "features"]
+    except ValueError:
+        return _Logits(model), ["logits"]
 
 
 def _input_shape(processor: Any) -> tuple[int, int, int]:
