@@ -12,9 +12,10 @@ import json
 import os
 import shutil
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -208,21 +209,16 @@ def _save_timm(network: nn.Module, linear: nn.Linear, folder: Path) -> None:
     (folder / "config.json").write_text(json.dumps(config, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
-def save_serving(folder: Path) -> None:
-    """Write `folder`/serving.json: which weights these are, and what the deployable in `folder` says of golden images.
+def save_serving(folder: Path, facts: Mapping[str, Any] = MappingProxyType({})) -> None:
+    """Write `folder`/serving.json: which weights these are, what the deployable in `folder` says of golden images, and
+    `facts` beside these, whole or not at all.
 
     The answers are of the deployable as loaded again, in fp32 on the CPU: a probability per class, in the order of the
     classes, whose names stand beside them as `labels`. What else the file says of the same weights stays in it.
 
     Raises:
-        ValueError: an answer is no finite number.
+        ValueError: an answer, or one of the facts, is no finite number.
     """
-    weights, path = weights_sha256(folder), folder / "serving.json"
-    try:
-        there = json.loads(path.read_text(encoding="utf-8"))
-        there = there if there["weights_sha256"] == weights else {}
-    except (OSError, ValueError, KeyError, TypeError):  # none, or broken
-        there = {}
     images, classifier = golden_images(), load_classifier(folder)
     answers = probabilities_of(classifier, np.stack(list(logits_of(classifier, images.values()))))
     golden = {
@@ -233,10 +229,38 @@ def save_serving(folder: Path) -> None:
             for (name, image), answer in zip(images.items(), answers, strict=True)
         ],
     }
-    partial = folder / ".serving.json"
-    facts = {**there, "weights_sha256": weights, "golden": golden}
-    partial.write_text(json.dumps(facts, indent=2, ensure_ascii=False, allow_nan=False) + "\n", encoding="utf-8")
-    os.replace(partial, path)
+    _write_serving(folder, {**serving_facts(folder), "golden": golden, **facts})
+
+
+def extend_serving(folder: Path, facts: Mapping[str, Any]) -> None:
+    """Put `facts` into `folder`/serving.json, which is written first if it is missing or of other weights.
+
+    Raises:
+        ValueError: one of the facts is no finite number.
+    """
+    there = serving_facts(folder)
+    if isinstance(there.get("golden"), dict):
+        _write_serving(folder, {**there, **facts})
+    else:
+        save_serving(folder, facts)
+
+
+def serving_facts(folder: Path) -> dict[str, Any]:
+    """What `folder`/serving.json says of the weights that lie there now; {} if it is missing, broken or of others."""
+    try:
+        there = json.loads((folder / "serving.json").read_text(encoding="utf-8"))
+        return there if there["weights_sha256"] == weights_sha256(folder) else {}
+    except (OSError, ValueError, KeyError, TypeError):
+        return {}
+
+
+def _write_serving(folder: Path, facts: Mapping[str, Any]) -> None:
+    partial, facts = folder / ".serving.json", {"weights_sha256": weights_sha256(folder), **facts}
+    try:
+        partial.write_text(json.dumps(facts, indent=2, ensure_ascii=False, allow_nan=False) + "\n", encoding="utf-8")
+        os.replace(partial, folder / "serving.json")
+    finally:
+        partial.unlink(missing_ok=True)
 
 
 class _Logits(nn.Module):
@@ -290,6 +314,13 @@ def save_onnx(folder: Path) -> float:
                 f"{ONNX_TOLERANCE:g}: please report this"
             )
     return difference
+
+
+def gives_features(folder: Path) -> bool:
+    """Whether `folder`/onnx/model.onnx has the output `features`; those of earlier versions have not."""
+    import onnx
+
+    return "features" in {output.name for output in onnx.load(folder / "onnx" / "model.onnx").graph.output}
 
 
 def _with_outputs(model: nn.Module) -> tuple[nn.Module, list[str]]:

@@ -1,56 +1,71 @@
-"""How unlike its training images a picture is to a model: how far its features lie from the directions these took.
+"""How unlike its training images a picture is to a model: the sine of the angle between its features and theirs.
 
-Features are scaled to length 1, so that brightness and contrast count for little. The training images' then lie close
-to a subspace, that of their principal components; what is left of a picture's outside of it is its strangeness (the
-residual of Wang et al. 2022, ViM, https://arxiv.org/abs/2203.10807). Classes have no part in it: neither a rare one nor
-one that is never predicted can spoil it.
+Training images leave most directions of the features unused: those of hundreds of kinds of pictures lie close to the
+few principal axes of their features. What a picture has outside of these, as a share of its features' length, is its
+strangeness (the residual of Wang et al. 2022, ViM, https://arxiv.org/abs/2203.10807, of features that are scaled to
+length 1, so that brightness and contrast count for little). Classes have no part in it: neither a rare one nor one that
+is never predicted can spoil it. `tests/benchmarks/strangeness.py` holds it against other scores.
 """
 
 from __future__ import annotations
 
 import base64
 from collections.abc import Mapping
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
 
 METHOD = "residual-1"  # another formula is another name: stored statistics and thresholds belong to one
-AXES = 32  # of 2,048 features they are 175 kB of base64
-FEWEST = 20  # training images; fewer tell no subspace
+AXES = 40
+LARGEST = 200_000  # bytes of all axes; a third more in base64
+FEWEST = 20  # training images; fewer tell no axes
 
 
 def strangeness(features: np.ndarray, statistics: Mapping[str, Any]) -> np.ndarray:
-    """How strange each picture is, float64 (n,), from 0 to 2; its `features`, float32 (n, width), are what the model's
-    head takes, and `statistics` are those of `fit`. Of features that are no finite numbers it is infinite.
+    """How strange each picture is, float64 (n,), from 0 to 1, by `features`, float32 (n, width), what the head takes.
+
+    `statistics` are those of `fit`. Of features that are no finite numbers it is infinite; of none but zeros it is 1.
 
     Raises:
-        ValueError: the statistics are of another method or another width, or are none.
+        ValueError: the statistics are of another method or another width, or are broken.
     """
-    mean, axes = _decoded(statistics, "mean", 1), _decoded(statistics, "axes", 2)
-    if features.ndim != 2 or features.shape[1] != len(mean):
-        raise ValueError(f"features of shape {features.shape} do not go with statistics of {len(mean)}")
-    offsets = _directions(features) - mean
-    inside = offsets @ axes.T
-    outside = (offsets**2).sum(axis=1) - (inside**2).sum(axis=1)
-    # The stored axes are rounded, so that nothing may be left of less than nothing.
-    return np.where(np.isfinite(outside), np.sqrt(np.maximum(outside, 0)), np.inf)
+    try:
+        axes = _axes(statistics["method"], statistics["width"], statistics["axes"])
+    except (KeyError, TypeError, ValueError) as error:  # base64's is a ValueError, too
+        raise ValueError(f"the statistics of strangeness are broken, or not known here: {error}") from error
+    if features.ndim != 2 or features.shape[1] != axes.shape[1]:
+        raise ValueError(f"features of shape {features.shape} do not go with statistics of {axes.shape[1]}")
+    finite = np.isfinite(features).all(axis=1)
+    result = np.full(len(features), np.inf)
+    inside = ((_directions(features[finite]) @ axes.T) ** 2).sum(axis=1)
+    result[finite] = np.sqrt(np.maximum(1 - inside, 0))  # the stored axes are rounded
+    return result
 
 
 def fit(features: np.ndarray) -> dict[str, Any]:
     """Statistics for `strangeness`, as JSON takes them, from the features (n, width) of training images.
 
-    `mean` (width,) and `axes` (axes, width), orthonormal rows, are little-endian float16 in base64.
+    `axes` (axes, width), orthonormal rows, are little-endian float16 in base64.
 
     Raises:
         ValueError: there are fewer than `FEWEST` images whose features are finite numbers.
     """
     directions = _directions(features[np.isfinite(features).all(axis=1)])
-    if len(directions) < FEWEST:
-        raise ValueError(f"{len(directions)} training images are too few; {FEWEST} are needed")
-    mean = directions.mean(axis=0)
-    count = min(AXES, features.shape[1] // 2, len(directions) // 2)
-    axes = np.linalg.svd(directions - mean, full_matrices=False)[2][:count]
-    return {"method": METHOD, "width": len(mean), "mean": _encoded(mean), "axes": _encoded(axes)}
+    count, width = directions.shape
+    if count < FEWEST:
+        raise ValueError(f"{count} training images are too few to say what is strange; {FEWEST} are needed")
+    most = max(1, min(AXES, LARGEST // (2 * width), width // 2, count // 2))
+    axes = _principal_axes(directions, most)
+    return {"method": METHOD, "width": width, "axes": base64.b64encode(axes.astype("<f2").tobytes()).decode("ascii")}
+
+
+def _principal_axes(directions: np.ndarray, most: int) -> np.ndarray:
+    """Orthonormal rows (most, width) or, of images that are nearly copies, fewer; the smaller matrix is the faster."""
+    count, width = directions.shape
+    values, vectors = np.linalg.eigh(directions @ directions.T if count < width else directions.T @ directions)
+    vectors = vectors[:, values > 1e-9 * values[-1]][:, -most:].T
+    return _directions(vectors @ directions) if count < width else vectors
 
 
 def _directions(features: np.ndarray) -> np.ndarray:
@@ -59,19 +74,12 @@ def _directions(features: np.ndarray) -> np.ndarray:
     return features / np.maximum(np.linalg.norm(features, axis=1, keepdims=True), np.finfo(np.float64).tiny)
 
 
-def _encoded(values: np.ndarray) -> str:
-    return base64.b64encode(values.astype("<f2").tobytes()).decode("ascii")
-
-
-def _decoded(statistics: Mapping[str, Any], name: str, dimensions: int) -> np.ndarray:
-    """A float64 array of rows of `width`, or one row."""
-    if statistics.get("method") != METHOD:
-        raise ValueError(f"strangeness of the method {statistics.get('method')!r}, and only {METHOD!r} is known")
-    try:
-        values = np.frombuffer(base64.b64decode(statistics[name], validate=True), "<f2").astype(np.float64)
-        values = values.reshape(-1, statistics["width"])
-    except (KeyError, TypeError, ValueError) as error:
-        raise ValueError(f"the statistics of strangeness are broken: {name}: {error}") from error
-    if not len(values) or not np.isfinite(values).all() or (dimensions == 1 and len(values) > 1):
-        raise ValueError(f"the statistics of strangeness are broken: {name} is no array of finite numbers")
-    return values[0] if dimensions == 1 else values
+@lru_cache(8)  # of whoever serves several models, once for each and not for each picture
+def _axes(method: str, width: int, encoded: str) -> np.ndarray:
+    """float64 (axes, width)."""
+    if method != METHOD:
+        raise ValueError(f"the method is {method!r}, and only {METHOD!r} is known")
+    axes = np.frombuffer(base64.b64decode(encoded, validate=True), "<f2").astype(np.float64).reshape(-1, width)
+    if not len(axes) or not np.isfinite(axes).all():
+        raise ValueError("the axes are no finite numbers")
+    return axes
