@@ -23,6 +23,7 @@ from hub_utils.card_results import (
     as_interval,
     as_percent,
     calibration_section,
+    doubt,
     results_section,
     training_section,
 )
@@ -383,6 +384,7 @@ def _limits(facts: Facts) -> list[str]:
         "wrong answer does harm that nobody would notice.",
         f"It answers with one of its {len(facts.classes)} classes whatever the picture shows, and can be sure of "
         "itself and wrong.",
+        *([doubt(facts)] if doubt(facts) else []),
         "The test images are of the same collection as the training images. Of other cameras, places and times the "
         "intervals say nothing; expect less there.",
     ]

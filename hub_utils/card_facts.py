@@ -34,6 +34,7 @@ class Facts:
     processor: dict[str, Any]
     results: dict[str, Any]
     test: dict[str, Any] | None
+    serving: dict[str, Any]  # serving.json, if it is of the weights that lie there
     history: list[dict[str, str]]
     dataset: dict[str, Any]  # id, revision and configuration of a data set on the Hub
     images: Counter  # by split and class; empty for a stream
@@ -97,6 +98,7 @@ def read_run(run: Path, repo_id: str | None) -> Facts:
         processor=_json(run / "preprocessor_config.json"),
         results=_json(run / "all_results.json"),
         test=_evaluation(run),
+        serving=_serving(run),
         history=_csv(run / "log_history.csv"),
         dataset={key: data[key] for key in ("dataset", "revision", "config") if data.get(key)},
         images=Counter((row["split"], row["label"]) for row in rows),
@@ -156,6 +158,16 @@ def _classes(config: dict[str, Any]) -> list[str]:
     if "label_names" in config:  # timm's layout
         return config["label_names"]
     return [config["id2label"][str(index)] for index in range(len(config["id2label"]))]
+
+
+def _serving(run: Path) -> dict[str, Any]:
+    """Nothing if it is missing, broken or of other weights: a push then writes it anew."""
+    try:
+        serving = _json(run / "serving.json")
+    except ValueError:
+        return {}
+    weights = run / "model.safetensors"
+    return {} if weights.is_file() and serving.get("weights_sha256") != weights_sha256(run) else serving
 
 
 def _evaluation(run: Path) -> dict[str, Any] | None:

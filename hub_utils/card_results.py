@@ -278,6 +278,32 @@ def calibration_section(facts: Facts) -> str | None:
     return f"{told}\n\n{as_table(head, rows)}" if rows else told
 
 
+def doubt(facts: Facts) -> str | None:
+    """What the model itself has against an answer; nothing for a run that knows of no threshold."""
+    unsure, strange = (facts.serving.get(name) or {} for name in ("not_sure", "strangeness"))
+    told = []
+    if unsure.get("threshold") is not None:
+        right = "" if unsure["accuracy_answered"] is None else f", and {as_percent(unsure['accuracy_answered'])} right"
+        told.append(
+            f"An answer with a probability below {as_percent(unsure['threshold'])} is better called “not sure”: of the "
+            f"{as_text(unsure['split'])} images {as_percent(unsure['answered'])} are answered then{right}, against "
+            f"{as_percent(unsure['accuracy_all'])} of all."
+        )
+    if strange.get("threshold") is not None:
+        split, share = strange["split"], strange["share_below"]
+        if strange.get("test"):
+            split, share = "test", strange["test"]["share_below"]
+        told.append(
+            "A picture whose features lie far from those of the training images does not look like what the model was "
+            f"trained on: with the threshold {strange['threshold']:.3g} that is said of {as_percent(1 - share)} of the "
+            f"{as_text(split)} images."
+        )
+    where = "`serving.json` holds the threshold and how it was chosen."
+    if len(told) == 2:
+        where = "`serving.json` holds both thresholds and how they were chosen."
+    return " ".join([*told, where]) if told else None
+
+
 def as_interval(estimate: dict[str, Any], write: Callable[[float], str] = as_percent) -> str:
     low, high = (write(bound) for bound in estimate["interval"])
     return f"{low.removesuffix(' %')} to {high}"

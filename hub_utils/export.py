@@ -2,8 +2,8 @@
 
 At inference BatchNorm is affine and Dropout is nothing, so a head folds into Linear layers with a ReLU between. One
 Linear deploys as the architecture's own class, which plain `pipeline` loads; more need `modeling_backbone_with_head`.
-The deployable's ONNX form carries every head, and class activation maps beside the logits. serving.json says what it
-answers about the golden images, so that whoever loads it elsewhere can see that it answers as here.
+The deployable's ONNX form carries every head, and class activation maps and features beside the logits. serving.json
+says what it answers about the golden images, so that whoever loads it elsewhere can see that it answers as here.
 """
 
 from __future__ import annotations
@@ -12,9 +12,10 @@ import json
 import os
 import shutil
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -22,7 +23,7 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
-from hub_utils.portable.activation_maps import ActivationMaps
+from hub_utils.portable.activation_maps import ActivationMaps, Features
 from hub_utils.portable.classifier import load_classifier, logits_of, probabilities_of
 from hub_utils.portable.golden import FORMULA, golden_images, weights_sha256
 from hub_utils.portable.modeling_backbone_with_head import (
@@ -208,21 +209,16 @@ def _save_timm(network: nn.Module, linear: nn.Linear, folder: Path) -> None:
     (folder / "config.json").write_text(json.dumps(config, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
-def save_serving(folder: Path) -> None:
-    """Write `folder`/serving.json: which weights these are, and what the deployable in `folder` says of golden images.
+def save_serving(folder: Path, facts: Mapping[str, Any] = MappingProxyType({})) -> None:
+    """Write `folder`/serving.json: which weights these are, what the deployable in `folder` says of golden images, and
+    `facts` beside these, whole or not at all.
 
     The answers are of the deployable as loaded again, in fp32 on the CPU: a probability per class, in the order of the
     classes, whose names stand beside them as `labels`. What else the file says of the same weights stays in it.
 
     Raises:
-        ValueError: an answer is no finite number.
+        ValueError: an answer, or one of the facts, is no finite number.
     """
-    weights, path = weights_sha256(folder), folder / "serving.json"
-    try:
-        there = json.loads(path.read_text(encoding="utf-8"))
-        there = there if there["weights_sha256"] == weights else {}
-    except (OSError, ValueError, KeyError, TypeError):  # none, or broken
-        there = {}
     images, classifier = golden_images(), load_classifier(folder)
     answers = probabilities_of(classifier, np.stack(list(logits_of(classifier, images.values()))))
     golden = {
@@ -233,10 +229,38 @@ def save_serving(folder: Path) -> None:
             for (name, image), answer in zip(images.items(), answers, strict=True)
         ],
     }
-    partial = folder / ".serving.json"
-    facts = {**there, "weights_sha256": weights, "golden": golden}
-    partial.write_text(json.dumps(facts, indent=2, ensure_ascii=False, allow_nan=False) + "\n", encoding="utf-8")
-    os.replace(partial, path)
+    _write_serving(folder, {**serving_facts(folder), "golden": golden, **facts})
+
+
+def extend_serving(folder: Path, facts: Mapping[str, Any]) -> None:
+    """Put `facts` into `folder`/serving.json, which is written first if it is missing or of other weights.
+
+    Raises:
+        ValueError: one of the facts is no finite number.
+    """
+    there = serving_facts(folder)
+    if isinstance(there.get("golden"), dict):
+        _write_serving(folder, {**there, **facts})
+    else:
+        save_serving(folder, facts)
+
+
+def serving_facts(folder: Path) -> dict[str, Any]:
+    """What `folder`/serving.json says of the weights that lie there now; {} if it is missing, broken or of others."""
+    try:
+        there = json.loads((folder / "serving.json").read_text(encoding="utf-8"))
+        return there if there["weights_sha256"] == weights_sha256(folder) else {}
+    except (OSError, ValueError, KeyError, TypeError):
+        return {}
+
+
+def _write_serving(folder: Path, facts: Mapping[str, Any]) -> None:
+    partial, facts = folder / ".serving.json", {"weights_sha256": weights_sha256(folder), **facts}
+    try:
+        partial.write_text(json.dumps(facts, indent=2, ensure_ascii=False, allow_nan=False) + "\n", encoding="utf-8")
+        os.replace(partial, folder / "serving.json")
+    finally:
+        partial.unlink(missing_ok=True)
 
 
 class _Logits(nn.Module):
@@ -255,18 +279,16 @@ def save_onnx(folder: Path) -> float:
     """Write `folder`/onnx/model.onnx of the deployable in `folder`, and return how far it answers from it.
 
     The file takes `pixel_values`, float32 of shape (batch, 3, height, width) with the size that the image processor
-    makes, and gives `logits` (batch, classes) and, if the network pools a feature map, `maps` (batch, classes, h, w) as
-    of `ActivationMaps`. Its answers are compared with torch's on noise; returned is the largest difference of either
-    output, as a share of that output's largest value.
+    makes, and gives `logits` (batch, classes), if the network pools a feature map `maps` (batch, classes, h, w) as of
+    `ActivationMaps`, and if it is known where its head begins `features` (batch, width), what the head takes. Its
+    answers are compared with torch's on noise; returned is the largest difference of any output, as a share of that
+    output's largest value.
 
     Raises:
         RuntimeError: ONNX Runtime does not answer as torch does.
     """
     classifier = load_classifier(folder)
-    try:
-        network, outputs = ActivationMaps(classifier.model), ["logits", "maps"]
-    except ValueError:  # a transformer, for example, pools no map
-        network, outputs = _Logits(classifier.model), ["logits"]
+    network, outputs = _with_outputs(classifier.model)
     shape = _input_shape(classifier.image_processor)
     with _moved_when_whole(folder, folder / "onnx", last=".onnx") as partial:
         path = partial / "model.onnx"
@@ -292,6 +314,25 @@ def save_onnx(folder: Path) -> float:
                 f"{ONNX_TOLERANCE:g}: please report this"
             )
     return difference
+
+
+def gives_features(folder: Path) -> bool:
+    """Whether `folder`/onnx/model.onnx has the output `features`; those of earlier versions have not."""
+    import onnx
+
+    return "features" in {output.name for output in onnx.load(folder / "onnx" / "model.onnx").graph.output}
+
+
+def _with_outputs(model: nn.Module) -> tuple[nn.Module, list[str]]:
+    """A network that gives all that is known of `model`, and the names of its outputs."""
+    try:
+        return ActivationMaps(model), ["logits", "maps", "features"]
+    except ValueError:  # a transformer, for example, pools no map
+        pass
+    try:
+        return Features(model), ["logits", "features"]
+    except ValueError:
+        return _Logits(model), ["logits"]
 
 
 def _input_shape(processor: Any) -> tuple[int, int, int]:

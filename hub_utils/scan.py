@@ -47,6 +47,8 @@ PLACES = (
     r"/[\w.-]"
     r"|(?<![\w(?.-])[A-Z]:(?:\\\\|\\(?![nrtbfu])|/)\w|(?<![\\\w])(?:\\{4}[\w.-]+\\{2}|\\\\[\w.-]+\\)[\w$]"
 )
+# Of serving.json: an array of numbers in base64, which by chance holds an image's short name, or looks like a key.
+NUMBERS = r'(?<=")[A-Za-z0-9+/]{200,}={0,2}(?=")'
 PATH = "a path of this machine"
 IMAGE = "the name of an image of the data set"
 PERSON = "a patient or group of the data set"
@@ -90,6 +92,8 @@ def scan(files: Mapping[str, bytes | Path], run: Path, token: str | None = None)
 
 def _scan_file(path: str, data: bytes, kinds: Iterable[tuple[str, re.Pattern]], data_set: _DataSet) -> list[Finding]:
     text, place = _as_text(data)
+    if path == "serving.json":
+        text = re.sub(NUMBERS, lambda match: " " * len(match[0]), text)
     if path.endswith((".md", ".json", ".csv", "--message")):
         kinds = [*kinds, (PATH, re.compile(PLACES))]
     found = [Finding(path, place(match.start()), kind) for kind, regex in kinds for match in _first(regex, text)]

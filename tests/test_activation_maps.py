@@ -89,7 +89,7 @@ def pixels(batch: int, size: int = 64) -> torch.Tensor:
 def test_the_logits_are_the_models_own(model):
     maps = ActivationMaps(model)
     with torch.inference_mode():
-        logits, _ = maps(pixels(3))
+        logits, _, _ = maps(pixels(3))
         expected = model(pixels(3)).logits
     assert expected.std() > 0.01
     assert (logits - expected).abs().max() <= 1e-6 * expected.abs().max()
@@ -117,8 +117,8 @@ def test_the_maps_are_grad_cam_by_autograd_in_float64(model):
     weights = gradients.mean((3, 4)) * places  # the mean spreads a feature's derivative over all places
     expected = torch.einsum("cbk,bkhw->bchw", weights, feature_map)
     with torch.inference_mode():
-        _, maps = ActivationMaps(exact)(batch)
-        _, single = ActivationMaps(model)(pixels(3))
+        _, maps, _ = ActivationMaps(exact)(batch)
+        _, single, _ = ActivationMaps(model)(pixels(3))
     assert places > 1
     assert expected.abs().max() > 0
     torch.testing.assert_close(maps, expected, rtol=1e-9, atol=1e-9 * expected.abs().max().item())
@@ -130,7 +130,7 @@ def test_with_one_linear_layer_a_maps_mean_and_the_bias_are_the_logit(name):
     torch.manual_seed(0)
     model = stirred(MODELS[name]())
     with torch.inference_mode():
-        logits, maps = ActivationMaps(model)(pixels(2))
+        logits, maps, _ = ActivationMaps(model)(pixels(2))
     bias = [*head_of(model).parameters()][-1]
     assert bias.abs().max() > 0
     torch.testing.assert_close(maps.mean((2, 3)) + bias, logits, rtol=0, atol=1e-5 * logits.abs().max().item())

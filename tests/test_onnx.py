@@ -18,11 +18,13 @@ from loopback_hub import LoopbackHub
 from PIL import Image
 from safetensors.torch import load_file, save_file
 from test_export import HIDDEN, LABELS, PLAIN, timm_base, upset
+from torch import nn
+from transformers import ViTConfig, ViTForImageClassification, ViTImageProcessor
 
 from hub_utils import export
 from hub_utils.export import save_deployable, save_onnx
 from hub_utils.onnx_example import onnx_example
-from hub_utils.portable.activation_maps import ActivationMaps
+from hub_utils.portable.activation_maps import ActivationMaps, body_and_head
 from hub_utils.portable.classifier import classes_of, load_classifier
 from training.fitting.network import build_network
 from training.recipe import Recipe, Stage
@@ -69,20 +71,25 @@ def assert_answers_as_the_deployable(folder: Path, batches=(1, 2, 5)) -> None:
     size = classifier.preprocess(Image.new("RGB", (90, 70)))["pixel_values"].shape[1:]
     (taken,), given = ours.get_inputs(), ours.get_outputs()
     assert (taken.name, taken.type, taken.shape) == ("pixel_values", "tensor(float)", ["batch", *size])
-    assert [output.name for output in given] == ["logits", "maps"]
-    assert [output.shape[:2] for output in given] == [["batch", 4]] * 2
+    assert [output.name for output in given] == ["logits", "maps", "features"]
+    assert [output.shape[:2] for output in given[:2]] == [["batch", 4]] * 2
+    head = body_and_head(classifier.model)[1][0]
+    assert given[2].shape == ["batch", head.weight.shape[1]]
     for batch in batches:
         pixels = torch.randn(batch, *size, generator=torch.Generator().manual_seed(batch))
         with torch.inference_mode():
-            logits, maps = classifier.model(pixels).logits, ActivationMaps(classifier.model)(pixels)[1]
-        for got, expected in zip(ours.run(None, {"pixel_values": pixels.numpy()}), (logits, maps), strict=True):
+            pooled = []
+            with head.register_forward_pre_hook(lambda _, inputs, pooled=pooled: pooled.append(inputs[0].flatten(1))):
+                logits = classifier.model(pixels).logits
+            outputs = logits, ActivationMaps(classifier.model)(pixels)[1], pooled[0]
+        for got, expected in zip(ours.run(None, {"pixel_values": pixels.numpy()}), outputs, strict=True):
             assert got.shape == expected.shape
             assert expected.abs().max() > 0.01
             np.testing.assert_allclose(got, expected, rtol=0, atol=1e-4 * expected.abs().max().item())
 
 
 @pytest.mark.parametrize("form", FORMS)
-def test_logits_and_maps_are_the_deployables_at_any_batch_size(form, exported):
+def test_logits_maps_and_features_are_the_deployables_at_any_batch_size(form, exported):
     assert_answers_as_the_deployable(exported[form])
 
 
@@ -92,14 +99,27 @@ def test_inception_resnet_answers_alike_as_well(tmp_path):
     assert_answers_as_the_deployable(tmp_path / "run", batches=(1, 2))
 
 
-def test_a_network_that_pools_no_map_has_logits_alone(tmp_path):
-    folder = deployed(tmp_path / "run", timm_base(tmp_path, "test_vit", 160), HIDDEN)
+@pytest.mark.parametrize("head", [PLAIN, HIDDEN])
+def test_a_network_that_pools_no_map_has_logits_and_features(head, tmp_path):
+    folder = deployed(tmp_path / "run", timm_base(tmp_path, "test_vit", 160), head)
     assert save_onnx(folder) < 1e-4
-    pixels = torch.randn(2, 3, 160, 160)
+    pixels, model = torch.randn(2, 3, 160, 160), load_classifier(folder).model
     with torch.inference_mode():
-        expected = load_classifier(folder).model(pixels).logits
-    (logits,) = session(folder).run(None, {"pixel_values": pixels.numpy()})
-    np.testing.assert_allclose(logits, expected, rtol=0, atol=1e-4 * expected.abs().max().item())
+        expected = model(pixels).logits
+    assert [output.name for output in session(folder).get_outputs()] == ["logits", "features"]
+    logits, features = session(folder).run(None, {"pixel_values": pixels.numpy()})
+    again = nn.Sequential(*body_and_head(model)[1])(torch.from_numpy(features)).detach()
+    for found in (logits, again):
+        np.testing.assert_allclose(found, expected, rtol=0, atol=1e-4 * expected.abs().max().item())
+
+
+def test_a_network_whose_head_is_unknown_has_logits_alone(tmp_path):
+    """A transformers ViT, which is no deployable of ours."""
+    values = {"hidden_size": 8, "num_attention_heads": 2, "num_hidden_layers": 1, "intermediate_size": 8}
+    ViTForImageClassification(ViTConfig(image_size=32, **values)).save_pretrained(tmp_path)
+    ViTImageProcessor(size={"height": 32, "width": 32}).save_pretrained(tmp_path)
+    assert save_onnx(tmp_path) < 1e-4
+    assert [output.name for output in session(tmp_path).get_outputs()] == ["logits"]
 
 
 @pytest.mark.parametrize("form", FORMS)

@@ -198,13 +198,24 @@ class Stage:
 
 @dataclass(frozen=True, kw_only=True)
 class Card:
-    """What the model card must say and no program can find out."""
+    """What the model card must say and no program can find out.
+
+    `positive` names the classes that are looked for, as a malignant one is: a picture's probability of these together
+    is what a threshold is set for, with a sensitivity and a specificity.
+    """
 
     license: str = "unknown"
     data_license: str = "unknown"
     citation: str | None = None
     limits: str | None = None
     medical: bool = False
+    positive: tuple[str, ...] = ()
+
+    def __post_init__(self):
+        if self.positive != () and not _is_tuple_of(self.positive, str):
+            raise ValueError(
+                f"Card(positive={self.positive!r}): a tuple of class names is needed, as in positive=('malignant',)"
+            )
 
 
 @dataclass(frozen=True, kw_only=True)

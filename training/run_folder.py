@@ -71,6 +71,10 @@ class RunFolder:
         return self.path / "model.safetensors"
 
     @property
+    def onnx(self) -> Path:
+        return self.path / "onnx" / "model.onnx"
+
+    @property
     def test_results(self) -> Path:
         return self.path / "test_results.json"
 

@@ -1,4 +1,4 @@
-"""Class activation maps beside the logits: which places of a picture speak for each class.
+"""Class activation maps and features beside the logits: which places of a picture speak for each class.
 
 After global average pooling, Grad-CAM (Selvaraju et al. 2017, https://arxiv.org/abs/1610.02391) of any head is the
 head's own Jacobian on the pooled features; for one Linear layer it is CAM (Zhou et al. 2016,
@@ -14,9 +14,32 @@ from torch import nn
 from torch.nn import functional as F
 
 
+class Features(nn.Module):
+    """`model`, put in eval mode: `pixel_values` (batch, 3, height, width) to logits (batch, classes) and features
+    (batch, width), which are what its head takes, flat.
+
+    Raises:
+        ValueError: where the head begins is not known here.
+    """
+
+    def __init__(self, model: nn.Module):
+        super().__init__()
+        self.model = model
+        self.eval()  # a new module starts in train mode, and torch.onnx hands the wrapper's mode on to the model
+        body_and_head(model)
+
+    def forward(self, pixel_values: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        taken: list[torch.Tensor] = []
+        head = body_and_head(self.model)[1][0]
+        with head.register_forward_pre_hook(lambda _, inputs: taken.append(inputs[0])):
+            logits = self.model(pixel_values=pixel_values).logits
+        return logits, taken[0].flatten(1)
+
+
 class ActivationMaps(nn.Module):
-    """`model`, put in eval mode, with its maps: `pixel_values` (batch, 3, height, width) to logits (batch, classes) and
-    maps (batch, classes, h, w), where h and w are the last feature map's: 7 and 7 for a ResNet and 224 pixels.
+    """`model`, put in eval mode, with its maps: `pixel_values` (batch, 3, height, width) to logits (batch, classes),
+    maps (batch, classes, h, w), where h and w are the last feature map's: 7 and 7 for a ResNet and 224 pixels, and
+    features (batch, width), as of `Features`.
 
     maps[b, c, y, x] is the sum over features k of ∂logit_c/∂feature_k, at the pooled features of picture b, times its
     feature map's A_k(y, x). It may be negative: whoever draws it takes what is above 0, and scales. With one Linear
@@ -29,7 +52,7 @@ class ActivationMaps(nn.Module):
     def __init__(self, model: nn.Module):
         super().__init__()
         self.model = model
-        self.eval()  # a new module starts in train mode, and torch.onnx hands the wrapper's mode on to the model
+        self.eval()
         body, layers = body_and_head(model)
         if not _pools_by_mean(body, layers):
             raise ValueError(
@@ -37,12 +60,13 @@ class ActivationMaps(nn.Module):
                 "layer sees at each place, and so there are no class activation maps"
             )
 
-    def forward(self, pixel_values: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    def forward(self, pixel_values: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         body, layers = body_and_head(self.model)
         feature_map = _feature_map(body, pixel_values)
-        logits, jacobian = logits_and_jacobian(layers, _pool(body, feature_map))
+        features = _pool(body, feature_map)
+        logits, jacobian = logits_and_jacobian(layers, features)
         maps = jacobian @ feature_map.flatten(2)
-        return logits, maps.unflatten(2, feature_map.shape[2:])
+        return logits, maps.unflatten(2, feature_map.shape[2:]), features
 
 
 def logits_and_jacobian(layers: Sequence[nn.Module], features: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

@@ -387,8 +387,14 @@ class StreamedViews(IterableDataset):
         return f"{self.rows.source.revision}/{split}/{index - before}"
 
     def encoded(self) -> Iterator[tuple[str, int, bytes | None]]:
-        """Path, class and encoded bytes of every image, in order; None for one that is gone."""
-        for index, label, content in self._fetched(self._rows(0, len(self.rows), 0)):
+        """Path, class and encoded bytes of every image; None for one that is gone.
+
+        In order, or with an augmentation, of which nothing else is done here, in that of an epoch.
+        """
+        rows = self._rows(0, len(self.rows), 0)
+        if self.augmentation is not None:
+            rows = _mixed(rows, random.Random(self.seed), BUFFER)
+        for index, label, content in self._fetched(rows):
             yield self.path_of(index), label, content
 
     def _gap(self, spare: deque[tuple[int, bytes]], number: int, epoch: int) -> torch.Tensor:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +23,7 @@ from training.recipe import UserError, first_line
 from training.results.calibration import fit_temperature
 from training.results.calibration_error import expected_calibration_error
 from training.results.metrics import classification_metrics
+from training.results.serving import Strangeness, as_lines, not_sure, training_images
 
 if TYPE_CHECKING:
     from datasets import Dataset, DatasetDict
@@ -59,10 +61,11 @@ def deploy(
     save_deployable(network, processor, folder, temperature or 1.0)
     classifier = load_classifier(folder, device=args.device)
     preprocessing = Preprocessing(classifier.image_processor)
-    found = {
-        split: answers(classifier.model, _batches(datasets[split], preprocessing, args), split)
-        for split in ("validation", "test")
-    }
+    strange = Strangeness.fitted(classifier, *training_images(datasets["train"]))
+    found = {}
+    for split in ("validation", "test"):
+        with strange.watching() if split == "validation" else nullcontext():
+            found[split] = answers(classifier.model, _batches(datasets[split], preprocessing, args), split)
     name = type(classifier.model).__name__
     difference, largest = _compare(trained, found["validation"][0] * (temperature or 1.0))
     say(f"saved      {name}, loaded again; its logits differ by {difference:.1e} at most (largest logit {largest:.1f})")
@@ -84,7 +87,14 @@ def deploy(
     if temperature is not None:
         told = f"logits divided by {temperature:.2f}; on the test split {_gain(**results['calibration']['test'])}"
         say("calibrated " + (told if temperature != 1 else "nothing to do: the validation split asks for no scaling"))
-    save_serving(folder)
+    logits, labels = found["validation"]
+    serving = {
+        "not_sure": not_sure(softmax(logits.astype(np.float64), axis=1), labels),
+        "strangeness": strange.fact(strange.scores),
+    }
+    save_serving(folder, serving)
+    for line in as_lines(serving):
+        say(line)
     return results
 
 

@@ -7,7 +7,7 @@ import shutil
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -38,6 +38,7 @@ from training.fitting.progress import Progress, history_rows, write_history
 from training.fitting.trainer import StageTrainer, balanced_weights
 from training.recipe import BatchNorm, Recipe, Stage, UserError
 from training.results.curves import plot_curves
+from training.results.serving import positive_classes
 from training.run_folder import RunFolder, check_same, recipe_facts, write_json, write_skipped
 
 if TYPE_CHECKING:
@@ -129,6 +130,7 @@ def fit(
         say(line)
     streamed = isinstance(source, Streamed)
     labels = source.survey.classes if streamed else sorted({row.label for row in reading.rows})
+    positive_classes(asdict(recipe.card), labels)  # better now than when all is trained
     network, processor = build_network(recipe, labels)
     config = network.config
     say(f"network\n{describe(network, recipe)}")

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from typing import Any
 
 from accelerate.utils.memory import clear_device_cache
@@ -33,6 +33,7 @@ from training.fitting.network import build_network
 from training.recipe import Recipe, UserError
 from training.results.folds import plot_folds
 from training.results.metrics import mean_interval, wilson_interval
+from training.results.serving import positive_classes
 from training.run_folder import FoldsFolder, check_same, read_json, write_json
 
 METRICS = {"accuracy": 1.0, "macro_f1": 1.0, "loss": float("inf")}  # and how high each can be
@@ -106,7 +107,9 @@ def _make_ready(plan: Plan, source: Source, run: FoldsFolder, folds: int, option
         plan.say(f"           the data's own test split ({own:,} images) is used for nothing here")
     for line in left_out_lines(Reading(found.source, [], skipped, torn, found.duplicates, suspects(found.examples))):
         plan.say(line)
-    network, _ = build_network(plan.recipe, sorted({row.label for row in parts[0]}))
+    labels = sorted({row.label for row in parts[0]})
+    positive_classes(asdict(plan.recipe.card), labels)
+    network, _ = build_network(plan.recipe, labels)
     check_space(network, plan.recipe, run.path, folds)
     facts = {"folds": folds, "seed": plan.recipe.splits.seed}
     run.begin(facts)

@@ -49,5 +49,6 @@ recipe = Recipe(
         "histopathological image classification. IEEE Transactions on Biomedical Engineering, 63(7), 1455-1462.",
         limits="82 patients of one laboratory, one stain and one microscope; nothing can be said about others.",
         medical=True,
+        positive=("malignant",),
     ),
 )

@@ -54,5 +54,6 @@ recipe = Recipe(
         limits="One laboratory, one camera, 89 patients without identifiers: how it does on another microscope or on a "
         "new patient cannot be known from these images.",
         medical=True,
+        positive=("[Malignant] early Pre-B", "[Malignant] Pre-B", "[Malignant] Pro-B"),
     ),
 )

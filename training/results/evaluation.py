@@ -16,6 +16,9 @@ if TYPE_CHECKING:
     from training.results.figures import Figure
 
 MANY_CLASSES = 10  # of more than these the five most probable count too
+SLACK = 1e-5  # of a threshold; as far as probabilities in fp32 are apart from one runtime to the next
+# Of an operating curve: every hundredth, and closer where probabilities of a sure network lie.
+THRESHOLDS = (0.001, 0.002, 0.005, *(number / 100 for number in range(1, 100)), 0.995, 0.998, 0.999)
 
 
 def evaluate_split(
@@ -25,6 +28,7 @@ def evaluate_split(
     groups: Sequence[str],
     *,
     threshold: float | None = None,
+    positive: int = 1,
     seed: int = 0,
 ) -> dict[str, Any]:
     """What `test_results.json` holds of labels (images,) and probabilities (images, classes) whose rows sum to 1.
@@ -33,8 +37,9 @@ def evaluate_split(
     `None` for value and interval, and a `reason`; so has a value that too few images give an interval to. Balanced
     accuracy and macro F1 that leave classes out have a `note`.
 
-    Of two classes the second is positive, and `threshold` is its p that reaches 95 % sensitivity on validation, from
-    `sensitivity_threshold`. `groups` (images,) name what belongs together. The same `seed` gives the same intervals.
+    Of two classes the one with index `positive` is looked for, and `threshold` is its p that reaches 95 % sensitivity
+    on validation, from `sensitivity_threshold`. `groups` (images,) name what belongs together. The same `seed` gives
+    the same intervals.
 
     Raises:
         ValueError: no image, fewer than two classes, shapes that differ, labels or probabilities that are none.
@@ -50,14 +55,50 @@ def evaluate_split(
         "reliability": [asdict(each) for each in spans.bins],
     }
     if len(classes) == 2:
-        half = {"threshold": 0.5, **measured.operating_point(0.5)}
+        of_two = measured if positive == 1 else _Measured(spans.swapped())
+        half = {"threshold": 0.5, **of_two.operating_point(0.5)}
+        results["metrics"] |= of_two.areas()
         results["metrics"] |= {name: half[name] for name in ("sensitivity", "specificity")}
-        results["positive"] = classes[1]
+        results["positive"] = classes[positive]
         results["operating_points"] = {
             "at_half": half,
-            "at_95_sensitivity": {"threshold": threshold, **measured.operating_point(threshold)},
+            "at_95_sensitivity": {"threshold": threshold, **of_two.operating_point(threshold)},
         }
     return results
+
+
+def operating_curve(
+    labels: np.ndarray,
+    probabilities: np.ndarray,
+    classes: Sequence[str],
+    groups: Sequence[str],
+    positive: Sequence[str],
+) -> dict[str, Any]:
+    """Sensitivity and specificity of calling `positive` whatever has a probability of these classes, together, from a
+    threshold up, at `THRESHOLDS`; otherwise as `evaluate_split`.
+    """
+    spans = SplitIntervals(*_checked(labels, probabilities, classes, groups), numbered(groups))
+    chosen = np.isin(classes, positive)
+    is_positive, probability = chosen[spans.labels], spans.probabilities[:, chosen].sum(axis=1)
+
+    def share(right: np.ndarray, counted: np.ndarray, which: str) -> dict[str, Any]:
+        value = float(right[counted].mean()) if counted.any() else None
+        return _beside(value, f"no image of the {which} class", lambda: spans.share(right, counted))
+
+    return {
+        "positive": [name for name in classes if name in positive],
+        "negative": [name for name in classes if name not in positive],
+        "images": len(spans.labels),
+        "groups": int(spans.groups.max()) + 1,
+        "points": [
+            {
+                "threshold": threshold,
+                "sensitivity": share(probability >= threshold, is_positive, "positive"),
+                "specificity": share(probability < threshold, ~is_positive, "negative"),
+            }
+            for threshold in THRESHOLDS
+        ],
+    }
 
 
 def sensitivity_threshold(labels: np.ndarray, positive: np.ndarray, sensitivity: float = 0.95) -> float | None:
@@ -96,14 +137,21 @@ class _Measured:
             "brier_score": (figures.BrierScore(), probabilities),
             "expected_calibration_error": (figures.ExpectedCalibrationError(), probabilities),
         }
-        if classes == 2:
-            chosen["roc_auc"] = figures.RocAuc(), probabilities[:, 1]
-            chosen["average_precision"] = figures.AveragePrecision(), probabilities[:, 1]
         found = {name: self._figure(*each, getattr(spans, name)) for name, each in chosen.items()}
         found["balanced_accuracy"] |= _note(len(np.unique(spans.labels)), classes, "have an image")
         somewhere = len(np.union1d(spans.labels, spans.predicted))
         found["macro_f1"] |= _note(somewhere, classes, "are true or predicted")
         return found
+
+    def areas(self) -> dict[str, dict[str, Any]]:
+        """Under the curves of two classes."""
+        from training.results.figures import AveragePrecision, RocAuc
+
+        scores = self.spans.probabilities[:, 1]
+        return {
+            "roc_auc": self._figure(RocAuc(), scores, self.spans.roc_auc),
+            "average_precision": self._figure(AveragePrecision(), scores, self.spans.average_precision),
+        }
 
     def operating_point(self, threshold: float | None) -> dict[str, dict[str, Any]]:
         """Sensitivity and specificity where p from `threshold` up is called positive; at 0.5 the predicted class."""

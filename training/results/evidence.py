@@ -16,7 +16,7 @@ from torch import nn
 from torchvision.transforms.v2 import functional as tv
 from tqdm.auto import tqdm
 
-from hub_utils.portable.activation_maps import ActivationMaps, body_and_head
+from hub_utils.portable.activation_maps import ActivationMaps, Features
 from training.data.images import open_rgb
 from training.data.transforms import Preprocessing
 
@@ -80,7 +80,7 @@ class Evidence:
             return seen, np.zeros((self._model.config.num_labels, 1, 1), np.float32)
         pixels = self._preprocessing(image)[None].to(self._model.device)
         with torch.inference_mode():
-            _, maps = self._network(pixels)
+            _, maps, _ = self._network(pixels)
         return seen, maps[0].float().cpu().numpy()
 
     def gather(self, kept: Path, of: str) -> None:
@@ -141,11 +141,8 @@ class Evidence:
 
 def pooled_features(model: nn.Module, pixel_values: torch.Tensor) -> np.ndarray:
     """What an image classification model's head takes, float32 (batch, width), for (batch, 3, height, width)."""
-    head = body_and_head(model)[1][0]
-    taken: list[torch.Tensor] = []
-    with head.register_forward_pre_hook(lambda _, inputs: taken.append(inputs[0])), torch.inference_mode():
-        model(pixel_values=pixel_values)
-    return taken[0].flatten(1).float().cpu().numpy()
+    with torch.inference_mode():
+        return Features(model)(pixel_values)[1].float().cpu().numpy()
 
 
 def nearest(asked: np.ndarray, among: np.ndarray, most: int, offset: int = 0) -> tuple[np.ndarray, np.ndarray]:

@@ -14,22 +14,24 @@ from tqdm.auto import tqdm
 from transformers.utils import logging
 
 from hub_utils.card import write_card
+from hub_utils.export import extend_serving, gives_features, save_onnx, serving_facts
 from hub_utils.portable.classifier import classes_of, load_classifier, probabilities_of
+from hub_utils.portable.strangeness import METHOD
 from training.data.images import Facts
 from training.data.source import Folder, Source, load_source
 from training.data.splits import SPLITS, Row, read_splits, some
 from training.data.streaming import Streamed, StreamedViews
 from training.fitting import hardware
 from training.hub import why_not_loaded
-from training.recipe import UserError, first_line
+from training.recipe import UserError, first_line, load_recipe, recipe_names
 from training.results import floors
 from training.results.answers import answers
-from training.results.evaluation import evaluate_split, sensitivity_threshold
+from training.results.evaluation import SLACK, evaluate_split, operating_curve, sensitivity_threshold
 from training.results.plots import plot_results, plot_surest_mistakes
 from training.results.predictions import Predictions, write_predictions
+from training.results.serving import Strangeness, drawn, not_sure, positive_classes, training_images
 from training.run_folder import RunFolder, read_json, session, sha256, write_json
 
-SLACK = 1e-5  # of a threshold; as far as probabilities in fp32 are apart from one runtime to the next
 NO_INTERVAL = "[no interval: too few images]"
 MEASURED = SPLITS[1:]  # validation, by which a threshold is chosen, and test
 
@@ -53,11 +55,12 @@ def measure(run: RunFolder, source: Source | None = None, say: Callable[[str], N
     say(f"{recipe['title']} ({recipe['name']})")
     classifier = load_run(run)
     classes = classes_of(classifier)
+    positive = positive_classes(_card(recipe, classes), classes)
     name = type(classifier.model).__name__
     say(f"model      {name} of {run.path}, loaded as a visitor loads it · {classifier.device.type} · fp32")
     if isinstance(source, Streamed):
         _check_labels(source.survey.classes, classes, run)
-        rows, predictions = _ask_about_stream(classifier, source)
+        rows, predictions, strange = _ask_about_stream(classifier, source, run)
         _check_test(rows, run)
         facts: Mapping[str, Facts] = {}
     else:
@@ -65,7 +68,9 @@ def measure(run: RunFolder, source: Source | None = None, say: Callable[[str], N
         _check_labels({row.label for row in rows}, classes, run)
         _check_test(rows, run)
         facts = _facts(source, rows)
-        predictions = _ask(classifier, [row for row in rows if row.split in MEASURED], source.reader())
+        read = source.reader()
+        strange = _strangeness(classifier, run, lambda: _training_images(rows, facts, read))
+        predictions = _ask(classifier, [row for row in rows if row.split in MEASURED], read, strange)
     if not np.isfinite(predictions.probabilities).all():
         raise UserError(
             f"the answers of the model in '{run.path}' are not finite numbers; train anew with --overwrite and a "
@@ -74,7 +79,7 @@ def measure(run: RunFolder, source: Source | None = None, say: Callable[[str], N
     results = {
         "split": "test",
         "classes": classes,
-        **_results(predictions),
+        **_results(predictions, positive),
         "floors": _floors(rows, facts),
         "temperature": temperature,
         "model_class": name,
@@ -86,6 +91,8 @@ def measure(run: RunFolder, source: Source | None = None, say: Callable[[str], N
     }
     title = f"{recipe['title']} ({recipe['name']}), test split"
     with _writing(run):
+        extend_serving(run.path, _serving(results, predictions, positive, strange))
+        _complete_onnx(run, strange, say)
         _write(results, predictions, run, title)
         if not isinstance(source, Streamed):  # whose images would have to be fetched again
             plot_surest_mistakes(classifier, predictions.of("test"), source.reader(), run.mistakes, title)
@@ -250,7 +257,7 @@ def _facts(source: Source, rows: Sequence[Row]) -> dict[str, Facts]:
     return facts
 
 
-def _ask(classifier: Any, rows: Sequence[Row], read: Callable[[str], bytes]) -> Predictions:
+def _ask(classifier: Any, rows: Sequence[Row], read: Callable[[str], bytes], strange: Strangeness) -> Predictions:
     """What the model says of each row.
 
     Raises:
@@ -258,15 +265,20 @@ def _ask(classifier: Any, rows: Sequence[Row], read: Callable[[str], bytes]) -> 
     """
     logits = []
     found = answers(classifier, rows, lambda row: read(row.path))
-    for row, answer in tqdm(found, "Measuring", len(rows), unit=" images", leave=False, disable=None):
-        if isinstance(answer, str):
-            raise UserError(f"'{row.path}': {answer}; put it back as training saw it, or train anew with --overwrite")
-        logits.append(answer)
+    with strange.watching():
+        for row, answer in tqdm(found, "Measuring", len(rows), unit=" images", leave=False, disable=None):
+            if isinstance(answer, str):
+                raise UserError(
+                    f"'{row.path}': {answer}; put it back as training saw it, or train anew with --overwrite"
+                )
+            logits.append(answer)
     return _predictions(classifier, rows, logits)
 
 
-def _ask_about_stream(classifier: Any, source: Streamed) -> tuple[list[Row], Predictions]:
+def _ask_about_stream(classifier: Any, source: Streamed, run: RunFolder) -> tuple[list[Row], Predictions, Strangeness]:
     """What there is, as rows, those for training without a path, and what the model says of the rest."""
+    splits = source.splits()
+    strange = _strangeness(classifier, run, lambda: training_images(splits["train"]))
     classes = source.survey.classes
     rows = [
         Row("", "", name, "train", "")
@@ -275,13 +287,73 @@ def _ask_about_stream(classifier: Any, source: Streamed) -> tuple[list[Row], Pre
     ]
     asked, logits = [], []
     for split in MEASURED:
-        part = source.splits()[split]
+        part = splits[split]
         found = answers(classifier, StreamedViews(part, None, 1).encoded(), lambda item: item[2])
-        for (path, label, _), answer in tqdm(found, f"Measuring {split}", len(part), leave=False, disable=None):
-            if not isinstance(answer, str):  # training left it out as well, and listed it
-                asked.append(Row(path, "", classes[label], split, ""))
-                logits.append(answer)
-    return rows + asked, _predictions(classifier, asked, logits)
+        with strange.watching():
+            for (path, label, _), answer in tqdm(found, f"Measuring {split}", len(part), leave=False, disable=None):
+                if not isinstance(answer, str):  # training left it out as well, and listed it
+                    asked.append(Row(path, "", classes[label], split, ""))
+                    logits.append(answer)
+    return rows + asked, _predictions(classifier, asked, logits), strange
+
+
+def _strangeness(classifier: Any, run: RunFolder, images: Callable[[], tuple[Iterable[bytes | None], int]]) -> Any:
+    """By the statistics that training left, or by new ones for a run of an earlier version, or of another formula."""
+    known = serving_facts(run.path).get("strangeness")
+    if isinstance(known, dict) and known.get("method") == METHOD:
+        return Strangeness(classifier, {name: known[name] for name in ("method", "width", "axes")})
+    return Strangeness.fitted(classifier, *images())
+
+
+def _training_images(
+    rows: Sequence[Row], facts: Mapping[str, Facts], read: Callable[[str], bytes]
+) -> tuple[Iterator[bytes], int]:
+    """As `training_images`, those that are still there as training saw them."""
+    there = [row.path for row in rows if row.split == "train" and row.path in facts
+             and facts[row.path].sha256 == row.sha256]  # fmt: skip
+    chosen = drawn(len(there))
+    return (read(there[number]) for number in chosen), len(chosen)
+
+
+def _serving(
+    results: Mapping[str, Any], predictions: Predictions, positive: Sequence[str], strange: Strangeness
+) -> dict[str, Any]:
+    """What serving.json gets to know."""
+    validation, test = (predictions.of(split) for split in MEASURED)
+    by_split = [[score for score, each in zip(strange.scores, predictions.splits, strict=False) if each == split]
+                for split in MEASURED]  # fmt: skip
+    facts = {
+        "not_sure": not_sure(validation.probabilities, validation.labels),
+        "strangeness": strange.fact(*by_split),
+        "floors": results["floors"],
+        "operating_curve": {"reason": "no class of these is the one that is looked for: the recipe names none"},
+    }
+    if positive:
+        curve = operating_curve(test.labels, test.probabilities, test.classes, _groups(test), positive)
+        facts["operating_curve"] = {"split": "test", **curve}
+    return facts
+
+
+def _complete_onnx(run: RunFolder, strange: Strangeness, say: Callable[[str], None]) -> None:
+    """Write the ONNX file of a run of an earlier version anew, which does not give the features."""
+    if strange.statistics is None or not run.onnx.is_file() or gives_features(run.path):
+        return
+    try:
+        save_onnx(run.path)
+        say(f"wrote      {run.onnx} anew: it did not give the features, by which strange pictures are known")
+    except Exception as error:  # the exporter's are of many kinds
+        say(f"warning    {run.onnx} does not give the features, and cannot be written anew: {first_line(error)}")
+
+
+def _card(recipe: Mapping[str, Any], classes: Sequence[str]) -> dict[str, Any]:
+    """What the run's recipe says, or, of a run of an earlier version, the recipe of that name of which class is looked
+    for.
+    """
+    card = dict(recipe["card"])
+    if "positive" not in card and recipe["name"] in recipe_names():
+        positive = load_recipe(recipe["name"]).card.positive
+        card["positive"] = positive if set(positive) < set(classes) else ()
+    return card
 
 
 def _predictions(classifier: Any, rows: Sequence[Row], logits: Sequence[np.ndarray]) -> Predictions:
@@ -297,18 +369,21 @@ def _predictions(classifier: Any, rows: Sequence[Row], logits: Sequence[np.ndarr
     )
 
 
-def _results(predictions: Predictions) -> dict[str, Any]:
+def _results(predictions: Predictions, positive: Sequence[str]) -> dict[str, Any]:
     """The figures of the test split; the threshold of two classes is chosen on the validation split."""
     test, validation = (predictions.of(split) for split in ("test", "validation"))
-    threshold = None
+    threshold, index = None, test.classes.index(positive[0]) if positive else 1
     if len(predictions.classes) == 2:
-        threshold = sensitivity_threshold(validation.labels, validation.probabilities[:, 1])
+        threshold = sensitivity_threshold(validation.labels == index, validation.probabilities[:, index])
         # It is an image's own p: a little less, so that the rounding of a table or of another runtime changes no side.
         threshold = None if threshold is None else float(f"{threshold * (1 - SLACK):.9g}")
     missing = [name for number, name in enumerate(test.classes) if number not in test.labels]
-    groups = [group or path for group, path in zip(test.groups, test.paths, strict=True)]
-    figures = evaluate_split(test.labels, test.probabilities, test.classes, groups, threshold=threshold)
-    return {**figures, "missing": missing}
+    how = {"threshold": threshold, "positive": index}
+    return {**evaluate_split(test.labels, test.probabilities, test.classes, _groups(test), **how), "missing": missing}
+
+
+def _groups(predictions: Predictions) -> list[str]:
+    return [group or path for group, path in zip(predictions.groups, predictions.paths, strict=True)]
 
 
 def _floors(rows: Iterable[Row], facts: Mapping[str, Facts]) -> dict[str, Any]:

@@ -27,8 +27,10 @@ def plot_results(results: Mapping[str, Any], test: Predictions, folder: Path, ti
     error = results["metrics"]["expected_calibration_error"]["value"]
     plot_confusion(results["confusion"], test.classes, confusion, title)
     plot_reliability(results["reliability"], reliability, title, error, results["groups"] < results["images"])
-    points = results.get("operating_points")
-    plot_roc_and_precision_recall(test.labels, test.probabilities, test.classes, discrimination, title, points)
+    points, looked_for = results.get("operating_points"), [test.labels, test.probabilities, test.classes]
+    if results.get("positive") == test.classes[0]:  # the second is drawn
+        looked_for = [1 - test.labels, test.probabilities[:, ::-1], test.classes[::-1]]
+    plot_roc_and_precision_recall(*looked_for, discrimination, title, points)
     plot_recall(results["per_class"], recall, title)
 
 

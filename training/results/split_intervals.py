@@ -44,6 +44,10 @@ class SplitIntervals:
     groups: np.ndarray
     seed: int = 0
 
+    def swapped(self) -> SplitIntervals:
+        """Of two classes, with the first as the second, which is the positive one."""
+        return SplitIntervals(1 - self.labels, self.probabilities[:, ::-1], self.groups, self.seed)
+
     @cached_property
     def predicted(self) -> np.ndarray:
         """Classes (images,), of equals the first."""
