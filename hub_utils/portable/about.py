@@ -112,7 +112,7 @@ def _confusions(test: dict[str, Any]) -> str:
     if not pairs:
         return "<h2>Where it goes wrong</h2><p>On the test pictures, nowhere.</p>"
     drawn = _matrix(classes, matrix) if len(classes) <= MOST_CELLS else ""
-    folded = f"<summary>The most frequent mistakes</summary><ol class=\"pairs\">{listed}</ol>"
+    folded = f'<summary>The most frequent mistakes</summary><ol class="pairs">{listed}</ol>'
     return f"<h2>Where it goes wrong</h2>{drawn}<details{'' if drawn else ' open'}>{folded}</details>"
 
 

@@ -13,7 +13,6 @@ which tries again by itself. Its parts know nothing of each other; what they ask
 
 from __future__ import annotations
 
-import importlib
 import importlib.util
 import os
 import sys
@@ -182,10 +181,12 @@ def _suit_zero_gpu() -> None:
 
     Its package is called `spaces`; from the root of the project that is a folder of ours, without any GPU.
     """
-    if importlib.util.find_spec("spaces"):
-        package = importlib.import_module("spaces")
-        if hasattr(package, "GPU"):
-            package.GPU(lambda: None)
+    try:
+        import spaces
+    except ImportError:
+        return
+    if hasattr(spaces, "GPU"):
+        spaces.GPU(lambda: None)
 
 
 _suit_zero_gpu()
