@@ -127,7 +127,7 @@ def test_the_endpoint_answers_as_it_promises(address, red, said):
 
 def test_the_endpoint_is_the_only_one_for_all_and_is_described(address):
     told = json.loads(opened(f"{address}/gradio_api/info"))["named_endpoints"]
-    assert {"/predict"} <= set(told) <= {"/predict", "/predict_many"}
+    assert set(told) == {"/predict", "/predict_many"}
     assert "picture" in told["/predict"]["description"]
     assert [each["parameter_name"] for each in told["/predict"]["parameters"]] == ["picture"]
 
@@ -337,10 +337,10 @@ def test_the_door_leads_to_all_and_each_model_waits_to_be_asked(run, red, said, 
         for page in ("", "/colours", "/leukemia"):
             assert b"gradio" in opened(url + page)
         told = json.loads(opened(f"{url}/gradio_api/info"))["named_endpoints"]
-        assert {"/predict_colours", "/predict_leukemia"} <= set(told)
+        assert set(told) == {f"/predict{many}_{name}" for many in ("", "_many") for name in ("colours", "leukemia")}
         client = Client(url, verbose=False)
         assert client.predict(handle_file(red), api_name="/predict_colours")["label"] == said
-        with pytest.raises(AppError, match="there is no model yet|There is no model yet"):
+        with pytest.raises(AppError, match="no model yet"):
             client.predict(handle_file(red), api_name="/predict_leukemia")
 
 
@@ -447,7 +447,9 @@ def test_the_mcp_server_that_is_not_installed_is_asked_for_in_words(monkeypatch)
 
 
 def test_zero_gpu_finds_a_function_that_asks_for_its_gpu(tmp_path):
-    (tmp_path / "spaces.py").write_text("asked = []\ndef GPU(function):\n    asked.append(function)\n    return function\n")
+    (tmp_path / "spaces.py").write_text(
+        "asked = []\ndef GPU(function):\n    asked.append(function)\n    return function\n"
+    )
     code = "import hub_utils.portable.demo, spaces; print(len(spaces.asked))"
     done = in_a_process(code, PYTHONPATH=os.pathsep.join([str(tmp_path), str(ROOT)]))
     assert done.stdout.strip() == "1", done.stdout + done.stderr

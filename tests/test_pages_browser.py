@@ -3,6 +3,8 @@
 Screenshots go into the folder that PAGE_SCREENSHOTS names, or else into pytest's own temporary folder.
 """
 
+import base64
+import csv
 import json
 import os
 import re
@@ -11,16 +13,16 @@ import sys
 from pathlib import Path
 
 import pytest
-from chromium import PATIENCE, chromium, opened
+from chromium import chromium, opened
 from conftest import write_photo
 from digits_network import save_digits_network
-from PIL import Image
 from strokes import DIGITS, placed
 
 from hub_utils.portable.demo import build_demo, build_suite
 
-DARK = {"color_scheme": "dark"}
 PHONE = {"width": 360, "height": 740, "has_touch": True, "is_mobile": True}
+# Controls, as Chromium tells them to a screen reader.
+CONTROLS = {"button", "link", "tab", "slider", "checkbox", "radio", "combobox", "textbox", "spinbutton", "option"}
 
 
 @pytest.fixture(scope="module")
@@ -35,7 +37,7 @@ def home(tmp_path_factory, colours):
     folder = tmp_path_factory.mktemp("home")
     save_digits_network(folder / "runs" / "digits")
     shutil.copytree(colours.path, folder / "runs" / "colours")
-    for number, name in enumerate(("red", "green", "blue")):
+    for number, name in enumerate(NAMES):
         write_photo(folder / "examples" / f"{name}.png", number / 3, 900 + number, (320, 240))
     before = Path.cwd()
     with pytest.MonkeyPatch.context() as patch:
@@ -44,6 +46,9 @@ def home(tmp_path_factory, colours):
         patch.delenv("DEMO_MODEL", raising=False)
         yield folder
         os.chdir(before)
+
+
+NAMES = ("red", "green", "blue")
 
 
 @pytest.fixture(scope="module")
@@ -93,47 +98,305 @@ def visit(browser, address):
 
 def tab(page, name: str) -> None:
     page.get_by_role("tab", name=name).click()
+    page.get_by_role("tab", name=name, selected=True).wait_for()
 
 
-def said(page, text: str | re.Pattern) -> None:
-    """Wait until the answer that stands on the page says so."""
-    page.locator(".answer:visible").filter(has_text=text).wait_for()
+def says(page, text: str) -> None:
+    """Wait until this stands in large type, or is the sentence in place of an answer."""
+    page.locator(":is(.answer h2 .short, .answer.problem):visible").filter(has_text=re.compile(text)).wait_for()
 
 
-def draw(page, strokes) -> None:
-    """By the mouse; answered when the number of drawings seen is that of the strokes."""
-    field = page.locator("canvas:visible").bounding_box()
-    for stroke in strokes:
-        points = [(field["x"] + x * field["width"], field["y"] + y * field["height"]) for x, y in stroke]
-        page.mouse.move(*points[0])
-        page.mouse.down()
-        for point in points[1:]:
-            page.mouse.move(*point)
-        page.mouse.up()
-
-
-def headline(page) -> str:
-    return page.locator(".answer:visible h2 .short").inner_text().strip()
-
-
-def give(page, path: Path) -> None:
-    page.locator('.one-picture input[type="file"]').set_input_files(path)
-
-
-def photo(folder: Path, name: str, size=(320, 240)) -> Path:
+def photo(folder: Path, name: str, seed: int = 77) -> Path:
     path = folder / f"{name}.png"
-    write_photo(path, ["red", "green", "blue"].index(name) / 3, 77, size)
+    write_photo(path, NAMES.index(name) / 3, seed, (320, 240))
     return path
+
+
+def give(page, *paths: Path) -> None:
+    page.locator('.one-picture:not(.drawing) input[type="file"]').set_input_files(paths)
 
 
 # One picture
 
 
-def test_a_picture_is_given_in_every_way_and_answered(visit, tmp_path, screenshot):
-    page = visit("colours")
+def test_a_picture_is_chosen_dropped_pasted_or_an_example(visit, tmp_path, screenshot):
+    page = visit("colours", permissions=["clipboard-read", "clipboard-write"])
     page.get_by_role("heading", name="Colours").wait_for()
     give(page, photo(tmp_path, "red"))
-    said(page, "red")
+    says(page, "red")
     screenshot(page, "one-picture")
     page.get_by_role("button", name="Example: blue").click()
-    said(page, "blue")
+    says(page, "blue")
+    content = base64.b64encode(photo(tmp_path, "green").read_bytes()).decode()
+    page.evaluate(
+        """async (content) => {
+          const blob = await (await fetch("data:image/png;base64," + content)).blob();
+          await navigator.clipboard.write([new ClipboardItem({ "image/png": blob })]);
+        }""",
+        content,
+    )
+    page.keyboard.press("Control+V")
+    says(page, "green")
+    content = base64.b64encode(photo(tmp_path, "red", 78).read_bytes()).decode()
+    page.evaluate(
+        """async (content) => {
+          const blob = await (await fetch("data:image/png;base64," + content)).blob();
+          const dataTransfer = new DataTransfer();
+          dataTransfer.items.add(new File([blob], "dropped.png", { type: "image/png" }));
+          const view = document.querySelector(".stage .view");
+          for (const type of ["dragover", "drop"])
+            view.dispatchEvent(new DragEvent(type, { dataTransfer, bubbles: true, cancelable: true }));
+        }""",
+        content,
+    )
+    says(page, "red")
+
+
+def test_a_refused_file_gets_a_sentence_and_the_next_one_an_answer(visit, tmp_path, screenshot):
+    page = visit("colours")
+    bad = tmp_path / "letter.png"
+    bad.write_text("Dear all,")
+    give(page, bad)
+    says(page, r"\w+ .+\.$")
+    screenshot(page, "refused")
+    give(page, photo(tmp_path, "blue"))
+    says(page, "blue")
+
+
+def test_the_heat_map_of_any_class_covers_the_picture_as_strongly_as_wished(visit, tmp_path, screenshot):
+    page = visit("colours")
+    give(page, photo(tmp_path, "green"))
+    says(page, "green")
+    canvas, slider = page.locator(".stage canvas").first, page.get_by_role("slider")
+    slider.wait_for()
+    shown = canvas.evaluate("each => each.toDataURL()")
+    screenshot(page, "heat-map")
+    page.locator(".answer summary").click()
+    page.get_by_role("button", name="red").last.click()
+    page.locator(".heat b").filter(has_text="red").wait_for()
+    assert canvas.evaluate("each => each.toDataURL()") != shown
+    opacity = "each => +getComputedStyle(each).opacity"
+    for key, least, most in (("Home", 0, 0.01), ("End", 0.99, 1)):
+        slider.press(key)
+        page.wait_for_function(f"([each, least, most]) => {{ const at = ({opacity})(each); return least <= at && at <= most }}",
+                               arg=[canvas.element_handle(), least, most])  # fmt: skip
+
+
+# Drawing
+
+
+def draw(page, strokes, touch: bool = False) -> None:
+    """By the mouse; or by a finger, as Chromium gets it from a screen."""
+    field = page.locator(".drawing canvas").bounding_box()
+    finger = page.context.new_cdp_session(page) if touch else None
+    for stroke in strokes:
+        points = [(field["x"] + x * field["width"], field["y"] + y * field["height"]) for x, y in stroke]
+        if finger:
+            for number, (x, y) in enumerate(points):
+                kind = "touchMove" if number else "touchStart"
+                finger.send("Input.dispatchTouchEvent", {"type": kind, "touchPoints": [{"x": x, "y": y}]})
+            finger.send("Input.dispatchTouchEvent", {"type": "touchEnd", "touchPoints": []})
+        else:
+            page.mouse.move(*points[0])
+            page.mouse.down()
+            for point in points[1:]:
+                page.mouse.move(*point)
+            page.mouse.up()
+
+
+def digit(name: str):
+    return placed(DIGITS[name][0], 0.2, 0.1, 0.8)
+
+
+def read(page) -> str:
+    """The digit that stands there once the last stroke is answered."""
+    page.locator(".drawing:not(.busy) .answer h2 .short").wait_for()
+    return page.locator(".drawing .answer h2 .short").inner_text().strip()
+
+
+def clear(page) -> None:
+    page.get_by_role("button", name="Clear").click()
+    page.locator(".drawing .answer.waiting").wait_for()
+
+
+def test_nine_of_ten_digits_drawn_are_read_right(visit, screenshot):
+    page = visit("digits")
+    tab(page, "Draw")
+    right = 0
+    for name in DIGITS:
+        draw(page, digit(name))
+        right += read(page) == name
+        if name == "5":
+            screenshot(page, "drawing")
+        clear(page)
+    assert right >= 9
+
+
+def test_a_stroke_is_taken_back_and_a_dot_gets_a_sentence(visit):
+    page = visit("digits")
+    tab(page, "Draw")
+    draw(page, digit("0"))
+    assert read(page) == "0"
+    small = page.locator(".drawing .seen img")
+    before = small.get_attribute("src")
+    draw(page, [[(0.1, 0.1), (0.9, 0.9)]])
+    page.wait_for_function("before => document.querySelector('.drawing .seen img')?.src !== before", arg=before)
+    page.get_by_role("button", name="Undo").click()
+    page.wait_for_function("before => document.querySelector('.drawing .seen img')?.src === before", arg=before)
+    page.get_by_role("button", name="Undo").press("Enter")  # by the keyboard as well
+    page.locator(".drawing .answer.waiting").wait_for()
+    page.get_by_role("button", name="Undo").click()  # there is nothing left: nothing happens
+    draw(page, [[(0.5, 0.5)]])
+    page.locator(".drawing .answer.problem").filter(has_text="too small to read").wait_for()
+    clear(page)
+    draw(page, [[(0.5, -0.2), (0.6, -0.1)]])  # beside the field: nothing is drawn
+    draw(page, digit("7"))
+    assert read(page) == "7"
+
+
+def test_a_finger_draws_in_the_dark_what_a_mouse_draws_by_day(visit, screenshot):
+    day, night = visit("digits"), visit("digits", color_scheme="dark", **PHONE)
+    for page in (day, night):
+        tab(page, "Draw")
+        scrolled = page.evaluate("scrollY")
+        draw(page, digit("2"), touch=page is night)
+        assert read(page) == "2"
+        assert page.evaluate("scrollY") == scrolled  # the finger drew, and did not move the page
+    screenshot(night, "drawing-dark-360")
+    assert night.evaluate("document.body.classList.contains('dark')")
+    # Light strokes on dark are seen, dark ones on light are sent.
+    assert "invert" in night.locator(".drawing canvas").evaluate("each => getComputedStyle(each).filter")
+    middle = "each => [...each.getContext('2d').getImageData(3, 3, 1, 1).data]"
+    assert night.locator(".drawing canvas").evaluate(middle) == [255, 255, 255, 255]
+
+
+# Many pictures
+
+
+def test_many_pictures_with_a_bad_file_in_them_and_the_table_to_take_away(visit, tmp_path, screenshot):
+    page = visit("colours")
+    tab(page, "Many pictures")
+    files = [photo(tmp_path, name) for name in NAMES]
+    (bad := tmp_path / "notes.png").write_text("no picture")
+    page.locator('.many-pictures input[type="file"]').set_input_files([*files, bad])
+    page.locator(".many-results tbody tr").nth(3).wait_for()
+    screenshot(page, "many-pictures")
+    rows = page.locator(".many-results tbody tr").all_inner_texts()
+    assert all(name in text for name, text in zip((*NAMES, "notes.png"), rows, strict=True))
+    assert page.locator(".many-results tr.bad").count() == 1
+    with page.expect_download() as download:
+        page.get_by_role("button", name="Download the table").or_(
+            page.get_by_role("link", name="Download the table")
+        ).click()
+    with download.value.path().open(encoding="utf-8", newline="") as file:
+        table = list(csv.DictReader(file))
+    assert [row["prediction"] for row in table] == [*NAMES, ""]
+    assert [bool(row["error"]) for row in table] == [False, False, False, True]
+
+
+# A page for all
+
+
+def unreadable(page) -> list[str]:
+    """Texts with less contrast to what is behind them than 4.5 to 1, or 3 to 1 where they are large (WCAG 2, AA)."""
+    return page.evaluate("""() => {
+      const context = new OffscreenCanvas(1, 1).getContext("2d", { willReadFrequently: true });
+      const painted = (layers) => {
+        context.clearRect(0, 0, 1, 1);
+        for (const layer of layers) { context.fillStyle = layer; context.fillRect(0, 0, 1, 1); }
+        return [...context.getImageData(0, 0, 1, 1).data].slice(0, 3);
+      };
+      const light = (rgb) => rgb.map((each) => each / 255)
+        .map((each) => each <= 0.04045 ? each / 12.92 : ((each + 0.055) / 1.055) ** 2.4)
+        .reduce((sum, each, at) => sum + each * [0.2126, 0.7152, 0.0722][at], 0);
+      const found = [];
+      for (const each of document.querySelectorAll(".gradio-container *")) {
+        const text = [...each.childNodes].filter((node) => node.nodeType === 3).map((node) => node.data.trim()).join("");
+        if (!text || !each.checkVisibility({ opacityProperty: true, visibilityProperty: true }) || each.closest("footer, .hint")) continue;
+        const behind = [];
+        for (let at = each; at; at = at.parentElement) behind.unshift(getComputedStyle(at).backgroundColor);
+        const style = getComputedStyle(each);
+        const [ink, ground] = [light(painted([...behind, style.color])), light(painted(behind))];
+        const contrast = (Math.max(ink, ground) + 0.05) / (Math.min(ink, ground) + 0.05);
+        const large = parseFloat(style.fontSize) >= 24 || (parseFloat(style.fontSize) >= 18.6 && +style.fontWeight >= 700);
+        if (contrast < (large ? 3 : 4.5)) found.push(`${text.slice(0, 40)}: ${contrast.toFixed(1)} (${style.color})`);
+      }
+      return found;
+    }""")
+
+
+def nameless(page) -> list[str]:
+    """Controls that a screen reader has no name for."""
+    tree = page.context.new_cdp_session(page).send("Accessibility.getFullAXTree")["nodes"]
+    controls = [each for each in tree if not each.get("ignored") and each.get("role", {}).get("value") in CONTROLS]
+    assert len(controls) >= 3
+    return [json.dumps(each["role"]) for each in controls if not each.get("name", {}).get("value", "").strip()]
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("name", ["colours", "digits"])
+def test_every_tab_fits_a_phone_is_readable_and_has_names(visit, tmp_path, screenshot, scheme, name):
+    page = visit(name, color_scheme=scheme, **PHONE)
+    assert page.evaluate("document.body.classList.contains('dark')") == (scheme == "dark")
+    for label in page.get_by_role("tab").all_inner_texts():
+        tab(page, label)
+        if label == "One picture":
+            give(page, photo(tmp_path, "red"))
+            page.locator(".one-picture:not(.drawing) .answer:not(.waiting)").wait_for()
+        screenshot(page, f"{name}-{label.lower().replace(' ', '-')}-360-{scheme}")
+        wide = page.evaluate("document.documentElement.scrollWidth - document.documentElement.clientWidth")
+        assert wide <= 0, f"{label} is {wide} pixels too wide"
+        assert unreadable(page) == []
+        assert nameless(page) == []
+
+
+def test_it_is_used_by_the_keyboard_alone(visit, screenshot):
+    """Tab leads to the example, Enter gives it, and on to the heat map's slider, each with a visible focus."""
+    page = visit("colours")
+
+    def reach(element) -> None:
+        for _ in range(40):
+            page.keyboard.press("Tab")
+            if element.evaluate("each => each === document.activeElement"):
+                break
+        else:
+            pytest.fail("Tab does not lead there")
+        style = element.evaluate(
+            "each => { const { outlineStyle, boxShadow } = getComputedStyle(each); return [outlineStyle, boxShadow] }"
+        )
+        assert style != ["none", "none"]
+
+    reach(page.get_by_role("button", name="Example: green"))
+    page.keyboard.press("Enter")
+    says(page, "green")
+    page.keyboard.press("Shift+Tab")
+    reach(page.get_by_role("button", name=re.compile("^green")).first)
+    screenshot(page, "keyboard")
+    # What the eye sees is said, once.
+    page.locator('[role="status"]').filter(has_text=re.compile(r"green, \S+ %")).wait_for(state="attached")
+
+
+# The model
+
+
+def test_a_page_without_a_model_says_so_and_recovers_by_itself(visit, home, tmp_path, screenshot):
+    page = visit("later")
+    page.get_by_text("There is no model").wait_for()
+    page.get_by_text("training/train.py later").wait_for()
+    screenshot(page, "no-model")
+    shutil.copytree(home / "runs" / "colours", home / "later")
+    (home / "later").rename(home / "runs" / "later")  # at once, as train.py does
+    page.get_by_role("button", name="Choose a picture").wait_for()
+    give(page, photo(tmp_path, "blue"))
+    says(page, "blue")
+
+
+def test_from_the_door_of_the_suite_to_an_answer(visit, tmp_path, screenshot):
+    page = visit("suite")
+    screenshot(page, "suite")
+    page.get_by_role("link", name="Colours").click()
+    page.get_by_role("heading", name="Colours", level=1).wait_for()
+    give(page, photo(tmp_path, "red"))
+    says(page, "red")
+    page.get_by_role("link", name="All demos").click()
+    page.get_by_role("link", name=re.compile("digits", re.IGNORECASE)).wait_for()

@@ -40,14 +40,17 @@ def answer_html(served: Served, answer: Answer, milliseconds: float, turn: str =
     bars = "".join(_bar(number, *each, drawn) for number, each in enumerate(shares[:mattering]))
     rest = "".join(_bar(number, *each, drawn) for number, each in enumerate(shares))
     aloud = one_line(" ".join([first for first, _, _ in notes] + [f"{label}, {percent(best)}"]))
-    told = "".join(f'<p class="note">{icon}<span><b>{first}</b> {escape(more)}</span></p>' for first, more, icon in notes)
+    told = "".join(
+        f'<p class="note">{icon}<span><b>{first}</b> {escape(more)}</span></p>' for first, more, icon in notes
+    )
     return (
         f'<section class="answer" data-turn="{escape(turn)}" data-said="{escape(aloud)}"{_maps(answer)}>'
         f'<h2 class="{"doubtful" if notes else "sure"}">{_headline(label)}<b>{escape(percent(best))}</b></h2>{told}'
         f'<ol class="bars" aria-label="The likeliest classes">{bars}</ol>'
         f"<details><summary>All {counted(len(shares), 'class', 'classes')}</summary>"
         f'<ol class="rest">{rest}</ol></details>'
-        f'<p class="facts">{milliseconds:,.0f} ms by {escape(served.predictor().runtime)} · {model_html(served)}</p></section>'
+        f'<p class="facts">{milliseconds:,.0f} ms by {escape(served.predictor().runtime)} · {model_html(served)}</p>'
+        "</section>"
     )
 
 

@@ -1,11 +1,14 @@
 // A field to draw in, and its event "drawn", after each stroke: the drawing, black on white, as a PNG; none if it is
-// empty. Gradio runs this once, with `element` and `trigger`.
+// empty; `turn` comes back with the answer. Gradio runs this once, with `element` and `trigger`.
 
+const page = element.closest(".drawing");
+const aloud = element.querySelector(".aloud");
 const canvas = element.querySelector("canvas");
 const pen = canvas.getContext("2d");
 const PEN = 0.06; // of the field's width
 let strokes = []; // of points, as shares of the field
 let drawing = null; // the pointer that draws
+let turn = 0; // which drawing this is: an answer to an earlier one comes too late
 
 function paint(stroke) {
   pen.lineWidth = PEN * canvas.width;
@@ -24,7 +27,11 @@ function show() {
   element.querySelector(".hint").hidden = strokes.length > 0;
 }
 
-const tell = () => trigger("drawn", { png: strokes.length ? canvas.toDataURL("image/png").split(",")[1] : "" });
+function tell() {
+  page.classList.add("busy");
+  const png = strokes.length ? canvas.toDataURL("image/png").split(",")[1] : "";
+  trigger("drawn", { turn: String(++turn), png });
+}
 
 function place(event) {
   const field = canvas.getBoundingClientRect();
@@ -63,12 +70,12 @@ function change(left) {
 
 element.querySelector(".undo").addEventListener("click", () => change(strokes.slice(0, -1)));
 element.querySelector(".clear").addEventListener("click", () => change([]));
-// The answer is said aloud, too.
-const page = element.closest(".drawing");
-const aloud = element.querySelector(".aloud");
+// The answer to the last stroke is said aloud, too.
 new MutationObserver(() => {
-  const said = page.querySelector(".answer")?.dataset.said ?? "";
+  const { turn: answered, said = "" } = page.querySelector(".answer")?.dataset ?? {};
+  if (answered !== String(turn)) return;
+  page.classList.remove("busy");
   if (aloud.textContent !== said) aloud.textContent = said;
-}).observe(page, { subtree: true, childList: true, attributes: true, attributeFilter: ["data-said"] });
+}).observe(page, { subtree: true, childList: true, attributes: true, attributeFilter: ["data-turn"] });
 
 show();

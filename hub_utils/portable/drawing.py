@@ -6,7 +6,9 @@ import base64
 import io
 import time
 from dataclasses import replace
+from html import escape
 from pathlib import Path
+from typing import Any
 
 import gradio as gr
 import numpy as np
@@ -26,7 +28,7 @@ aria-label="Field to draw a digit in, with mouse, pen or finger"></canvas>
 <div class="doors"><button type="button" class="undo">Undo</button>
 <button type="button" class="clear">Clear</button></div>
 <p class="aloud" role="status"></p></div>"""
-WAITING = """<section class="answer waiting"><h2>Which digit?</h2>
+WAITING = """<section class="answer waiting" data-turn="{}"><h2>Which digit?</h2>
 <p>Draw one, and the answer stands here after each stroke.</p></section>"""
 
 
@@ -37,22 +39,23 @@ def drawing(served: Served) -> None:
         with gr.Column(elem_classes="stage-column"):
             field = gr.HTML(FIELD, js_on_load=script, apply_default_css=False)
             small = gr.HTML(js_on_load=None, apply_default_css=False)
-        panel = gr.HTML(WAITING, js_on_load=None, apply_default_css=False, elem_classes="answer-column")
+        panel = gr.HTML(WAITING.format(""), js_on_load=None, apply_default_css=False, elem_classes="answer-column")
 
     def look(event: gr.EventData) -> tuple[str, str]:
-        sent = str((event._data or {}).get("png", ""))
+        asked: dict[str, Any] = event._data or {}
+        sent, turn = str(asked.get("png", "")), str(asked.get("turn", ""))[:40]
         if not sent:
-            return "", WAITING
+            return "", WAITING.format(escape(turn))
         try:
             served.predictor()  # whoever comes first waits for the model; that is not the answer's time
             start = time.perf_counter()
             image = as_data(received(sent))
             (answer,) = served.answer([image.convert("RGB")])
         except UserError as error:
-            return "", problem_html(str(error))
+            return "", problem_html(str(error), turn)
         milliseconds = 1000 * (time.perf_counter() - start)
         # Without its maps: 8 × 8 squares are too few to show places on.
-        return seen(image), answer_html(served, replace(answer, maps=None), milliseconds)
+        return seen(image), answer_html(served, replace(answer, maps=None), milliseconds, turn)
 
     # Of strokes that come while one is answered only the last counts: it holds them all.
     field.drawn(

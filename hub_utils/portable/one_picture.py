@@ -24,7 +24,9 @@ from hub_utils.portable.command import UserError
 from hub_utils.portable.served import Served, verdict
 from hub_utils.portable.uploads import MOST_BYTES, Picture, limits_in_words, open_upload, too_large
 
-AT_ONCE = 4  # pictures, each in a thread: while one is opened, another is in the network
+# Pictures, each in a thread: while one is opened, another is in the network. Not gradio's batches: with them one bad
+# picture fails all that were batched with it, and on a CPU the network gains nothing from them.
+AT_ONCE = 2
 THUMBNAIL = 144  # pixels, twice what is seen: for fine screens
 LOST = "the picture did not get here: the connection broke; give it again"
 STAGE = """<div class="stage" data-limit="{limit}">
@@ -37,7 +39,8 @@ STAGE = """<div class="stage" data-limit="{limit}">
     <p><b>Drop a picture here</b> or paste one</p></div>
 </div>
 <div class="doors"><button type="button" class="choose">Choose a picture</button>
-  <button type="button" class="camera">Use the camera</button><button type="button" class="take" hidden>Take this one</button>
+  <button type="button" class="camera">Use the camera</button>
+  <button type="button" class="take" hidden>Take this one</button>
   <button type="button" class="stop" hidden>Stop</button></div>
 <label class="heat" hidden><span>What speaks for <b></b></span>
   <input type="range" min="0" max="100" value="60" aria-label="How strongly the heat map covers the picture"></label>
@@ -45,7 +48,8 @@ STAGE = """<div class="stage" data-limit="{limit}">
 <p class="fine">{fine}</p>
 <input type="file" accept="image/*" tabindex="-1" aria-hidden="true" hidden>
 <p class="aloud" role="status" aria-live="polite"></p></div>"""
-WAITING = """<section class="answer waiting"><h2>What is it?</h2><p>Give a picture, and the answer stands here.</p></section>"""
+WAITING = """<section class="answer waiting"><h2>What is it?</h2>
+<p>Give a picture, and the answer stands here.</p></section>"""
 
 
 def endpoint(served: Served, api_name: str) -> None:
