@@ -5,7 +5,7 @@ import shlex
 
 from conftest import ROOT
 
-from hub_utils import jobs, push, verify
+from hub_utils import jobs, push, space, verify
 from training import browse, data_report, download, predict, push_dataset, rocks_similarity, train
 from training import eval as evaluation
 from training.fitting.flags import parse_flags
@@ -53,9 +53,9 @@ def test_every_command_about_a_run_can_be_typed():
 
 def test_every_command_about_the_hub_can_be_typed():
     scripts = {"hub_utils.push ": push, "hub_utils.verify ": verify, "training/push_dataset.py ": push_dataset}
-    scripts["hub_utils.jobs "] = jobs
+    scripts |= {"hub_utils.jobs ": jobs, "hub_utils.space ": space}
     commands = {name: commands_of(name) for name in scripts}
-    assert [len(found) for found in commands.values()] == [2, 1, 2, 2]
+    assert [len(found) for found in commands.values()] == [2, 1, 2, 2, 4]
     for name, found in commands.items():
         for words in found:
             scripts[name].parser().parse_args(words)
@@ -72,3 +72,15 @@ def test_the_first_screen_is_one_sentence_and_two_commands():
 def test_every_recipe_stands_in_the_table():
     table = re.findall(r"^\| `(\w+)` \|", README, re.MULTILINE)
     assert sorted(table) == recipe_names()
+
+
+def test_every_page_that_is_named_is_there():
+    names = re.findall(r"python spaces/(\w+)/app\.py", README)
+    assert names == ["digits", "flowers", "suite"]
+    assert all((ROOT / "spaces" / name / "app.py").is_file() for name in names)
+
+
+def test_every_picture_is_there():
+    pictures = re.findall(r"!\[[^\]]+\]\(([^)]+)\)", README)
+    assert len(pictures) == 3
+    assert all((ROOT / path).is_file() for path in pictures)
