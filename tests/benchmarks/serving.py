@@ -2,9 +2,9 @@
 
 python tests/benchmarks/serving.py RUN [--rounds 3] [--requests 40] [--seconds 10] [--clients 16]
 
-RUN is a run with an ONNX file whose images are a folder on this machine; photographs of its test split are sent. In each
-round all servers are started in turn, asked about the same photographs in turn, and then loaded in turn. What is said
-at the end are medians of the rounds, and the medians of each round's ratio to the plain `pipeline`.
+RUN is a run with an ONNX file whose images are a folder on this machine; photographs of its test split are sent. In
+each round all servers are started in turn, asked about the same photographs in turn, and then loaded in turn. What is
+said at the end are medians of the rounds, and the medians of each round's ratio to the plain `pipeline`.
 """
 
 import argparse
