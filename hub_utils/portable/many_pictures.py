@@ -232,6 +232,8 @@ def _uploaded(files: Any) -> list[tuple[str, Path | str]]:
     """Names and paths as the browser tells them; no other file of this machine is opened, or deleted, for it."""
     found, folder = [], get_upload_folder()
     for each in files if isinstance(files, list) else ():
+        if not isinstance(each, dict):
+            continue
         name, path, size = str(each.get("name"))[-LONG_NAME:], each.get("path"), each.get("size")
         if isinstance(path, str) and "\0" not in path and is_in_or_equal(path, folder):
             found.append((name, Path(path)))
