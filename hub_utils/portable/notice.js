@@ -12,7 +12,8 @@ function show(understood) {
 yes.addEventListener("click", () => {
   show(true);
   // To what came into sight; a screen reader goes on reading there.
-  const first = document.querySelector('.behind-notice :is(button, [role="tab"], input:not([hidden]), a)');
+  const focusable = document.querySelectorAll('.behind-notice :is(button, input, a):not([tabindex="-1"])');
+  const first = [...focusable].find((each) => each.checkVisibility({ visibilityProperty: true }));
   (first ?? again).focus();
 });
 again.addEventListener("click", () => {

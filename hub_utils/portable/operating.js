@@ -16,6 +16,11 @@ const of100 = (share) => {
 const between = (low, high) => (low === null ? "" : ` (${of100(low)} to ${of100(high)})`);
 const percent = (share) => `${(100 * share).toFixed(share > 0 && share < 0.01 ? 1 : 0)} %`;
 
+// What does not change is not written, or the observer below would hear of it for ever.
+function put(place, words) {
+  if (place.textContent !== words) place.textContent = words;
+}
+
 // What the picture that is answered now is called; its probabilities stand in the answer.
 function probability() {
   const rows = [...page.querySelectorAll(".one-picture .answer .rest li > *")];
@@ -25,17 +30,16 @@ function probability() {
 
 function draw() {
   const [threshold, sensitivity, specificity] = points[slider.value];
-  output.textContent = percent(threshold);
-  const missed = 100 - Math.round(100 * sensitivity[0]);
-  found.textContent = `Of 100 ${name} ones, ${of100(sensitivity[0])} are found${between(sensitivity[1], sensitivity[2])} and ${missed} are missed.`;
+  put(output, percent(threshold));
+  put(found, `Of 100 ${name} ones, ${of100(sensitivity[0])} are found${between(sensitivity[1], sensitivity[2])} and ${of100(1 - sensitivity[0])} are missed.`);
   const [wrong, low, high] = [1 - specificity[0], specificity[2] === null ? null : 1 - specificity[2], specificity[1] === null ? null : 1 - specificity[1]];
-  alarms.textContent = `Of 100 ${rest} ones, ${of100(wrong)} are called ${name}${between(low, high)}.`;
+  put(alarms, `Of 100 ${rest} ones, ${of100(wrong)} are called ${name}${between(low, high)}.`);
   slider.setAttribute("aria-valuetext", `${output.textContent}. ${found.textContent} ${alarms.textContent}`);
   circle.setAttribute("cx", 100 * wrong);
   circle.setAttribute("cy", 100 - 100 * sensitivity[0]);
   const share = probability();
   const words = share === null ? "" : `This picture, with a probability of ${percent(share)}, is called ${share >= threshold ? name : rest} at this line.`;
-  if (own.textContent !== words) own.textContent = words;
+  put(own, words);
 }
 
 slider.addEventListener("input", draw);
