@@ -321,7 +321,7 @@ def unreadable(page) -> list[str]:
         .reduce((sum, each, at) => sum + each * [0.2126, 0.7152, 0.0722][at], 0);
       const found = [], seen = { opacityProperty: true, visibilityProperty: true };
       for (const each of document.querySelectorAll(".gradio-container *")) {
-        const text = [...each.childNodes].filter((node) => node.nodeType === 3).map((node) => node.data).join("").trim();
+        const text = [...each.childNodes].map((node) => node.nodeType === 3 ? node.data : "").join("").trim();
         if (!text || !each.checkVisibility(seen) || each.closest("footer, .hint")) continue;
         const behind = [];
         for (let at = each; at; at = at.parentElement) behind.unshift(getComputedStyle(at).backgroundColor);
