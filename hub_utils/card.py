@@ -39,6 +39,7 @@ from hub_utils.portable.markdown import (
     folded,
     one_line,
 )
+from hub_utils.portable.medical import NOT_A_DEVICE
 
 TEMPLATE = Path(__file__).with_name("card_template.md")
 # The last line, unseen where Markdown is drawn: a card that somebody has changed does not fit to it any more.
@@ -148,6 +149,7 @@ def _places(facts: Facts) -> dict[str, Any]:
     return {
         "title": _title(facts),
         "medical": facts.medical,
+        "not_a_device": NOT_A_DEVICE,
         "cannot_show": _cannot_show(facts),
         "summary": _summary(facts),
         "classes": [as_text(name) for name in facts.classes],

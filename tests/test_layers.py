@@ -16,6 +16,7 @@ from training.recipe import recipe_names
 # Files, in the order of the first that fits: what they may import of ours, and the least number of files there are.
 LAYERS = {
     "hub_utils/portable/modeling_*.py": ([], 1),
+    "hub_utils/portable/demo.py": (["hub_utils.portable", "spaces"], 1),  # ZeroGPU's package is called `spaces`, too
     "hub_utils/portable/*.py": (["hub_utils.portable"], 1),
     "hub_utils/*.py": (["hub_utils"], 2),
     "training/recipe.py": ([], 1),

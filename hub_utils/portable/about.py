@@ -112,7 +112,8 @@ def _confusions(test: dict[str, Any]) -> str:
     if not pairs:
         return "<h2>Where it goes wrong</h2><p>On the test pictures, nowhere.</p>"
     drawn = _matrix(classes, matrix) if len(classes) <= MOST_CELLS else ""
-    return f'<h2>Where it goes wrong</h2>{drawn}<details {"" if drawn else "open"}><summary>The most frequent mistakes</summary><ol class="pairs">{listed}</ol></details>'
+    folded = f'<summary>The most frequent mistakes</summary><ol class="pairs">{listed}</ol>'
+    return f"<h2>Where it goes wrong</h2>{drawn}<details{'' if drawn else ' open'}>{folded}</details>"
 
 
 def _matrix(classes: list[str], matrix: list[list[int]]) -> str:
@@ -146,7 +147,8 @@ def _classes(served: Served, test: dict[str, Any]) -> str:
     head = '<tr><th scope="col">Class</th><th scope="col">Found</th><th scope="col">Right when named</th></tr>'
     table = f"<table>{head * bool(per_class)}{rows}</table>"
     told = " Found: of its test pictures, how many were recognised." if per_class else ""
-    return f"<h2>Classes</h2><details><summary>All {counted(len(classes), 'class', 'classes')}.{told}</summary>{table}</details>"
+    title = f"All {counted(len(classes), 'class', 'classes')}.{told}"
+    return f"<h2>Classes</h2><details><summary>{title}</summary>{table}</details>"
 
 
 def _class(name: str, found: dict[str, Any]) -> str:
@@ -175,7 +177,6 @@ def _origin(served: Served, test: dict[str, Any]) -> str:
     base = recipe.get("recipe", {}).get("base_model")
     facts = [
         ("Model", model_html(served)),
-        ("Runs on", escape(served.predictor().runtime) if served.ready else ""),
         ("Fine-tuned from", escape(one_line(base or ""))),
         ("Data", _linked(recipe.get("recipe", {}).get("data", {}).get("homepage") or "")),
         ("Licence", escape(one_line(card.get("license") or ""))),

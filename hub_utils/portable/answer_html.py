@@ -49,7 +49,8 @@ def answer_html(served: Served, answer: Answer, milliseconds: float, turn: str =
         f'<ol class="bars" aria-label="The likeliest classes">{bars}</ol>'
         f"<details><summary>All {counted(len(shares), 'class', 'classes')}</summary>"
         f'<ol class="rest">{rest}</ol></details>'
-        f'<p class="facts">{_took(milliseconds)}{model_html(served)}</p></section>'
+        f'<p class="facts">{milliseconds:,.0f} ms by {escape(served.predictor().runtime)} · {model_html(served)}</p>'
+        "</section>"
     )
 
 
@@ -76,7 +77,7 @@ def as_sentence(text: str) -> str:
     """One line that starts with a capital, unless with a name, and ends with a stop."""
     line = one_line(text)
     capital = line[:1].upper() if line.split(" ")[0].isalpha() else line[:1]
-    return f"{capital}{line[1:]}{'' if line.endswith(('.', '!', '?')) else '.'}"
+    return f"{capital}{line[1:]}" + "." * (not line.endswith((".", "!", "?", "…")))
 
 
 def _headline(label: str) -> str:
@@ -124,10 +125,6 @@ def _maps(answer: Answer) -> str:
     text = base64.b64encode(levels.tobytes()).decode()
     shape = ",".join(str(side) for side in maps.shape[1:])
     return f'data-maps="{text}" data-shape="{shape}" data-seen="{",".join(f"{share:.5f}" for share in answer.seen)}"'
-
-
-def _took(milliseconds: float) -> str:
-    return f"{milliseconds:,.0f} ms · "
 
 
 def model_html(served: Served) -> str:

@@ -25,8 +25,10 @@ import gradio as gr
 
 from hub_utils.portable.about import about
 from hub_utils.portable.drawing import drawing
-from hub_utils.portable.many_pictures import many_pictures
+from hub_utils.portable.feedback import feedback
+from hub_utils.portable.many_pictures import many_endpoint, many_pictures
 from hub_utils.portable.one_picture import endpoint, one_picture
+from hub_utils.portable.operating import medical_notice, operating_slider
 from hub_utils.portable.served import Served
 from hub_utils.portable.state_html import door_html, head_html
 from hub_utils.portable.uploads import MOST_UPLOAD
@@ -48,12 +50,13 @@ def build_demo(name: str) -> Page:
     served.start()
     page = Page(served.title)
     with page:
-        draw(page, served, "predict", examples())
+        draw(page, served, "", examples())
     return page
 
 
 def build_suite(names: Sequence[str]) -> Page:
-    """A front page with a card for each name, and behind it a page for each, at /NAME, with the endpoint /predict_NAME.
+    """A front page with a card for each name, and behind it a page for each, at /NAME, with endpoints /predict_NAME and
+    /predict_many_NAME.
 
     A model is loaded when its page is opened, or its endpoint asked, for the first time.
     """
@@ -75,7 +78,7 @@ def build_suite(names: Sequence[str]) -> Page:
     for served in several:
         with page.route(served.title, f"/{served.name}", show_in_navbar=False):
             gr.Navbar(visible=False)
-            draw(page, served, f"predict_{served.name}", examples(served.name), door="./")
+            draw(page, served, f"_{served.name}", examples(served.name), door="./")
     return page
 
 
@@ -115,12 +118,13 @@ TITLE = (
 QUIETLY = {"api_visibility": "private", "show_progress": "hidden", "concurrency_limit": None}
 
 
-def draw(page: Page, served: Served, api_name: str, shown: Sequence[Path], door: str | None = None) -> None:
+def draw(page: Page, served: Served, suffix: str, shown: Sequence[Path], door: str | None = None) -> None:
     """One model's page, inside it. What hangs on facts of the model that are not known yet is drawn when they are."""
     known = gr.State(served.known)
     head = gr.HTML(head_html(served, door), js_on_load=TITLE, apply_default_css=False)
     timer = gr.Timer(EVERY)
-    endpoint(served, api_name)
+    endpoint(served, f"predict{suffix}")
+    many_endpoint(served, f"predict_many{suffix}")
 
     def later(part: Callable[[Served], None]) -> None:
         if served.known:
@@ -128,12 +132,15 @@ def draw(page: Page, served: Served, api_name: str, shown: Sequence[Path], door:
         else:
             gr.render(triggers=[known.change])(lambda: part(served) if served.known else None)
 
-    with gr.Column(visible=served.known) as body, gr.Tabs():
+    later(notice)
+    with gr.Column(**_body(served)) as body, gr.Tabs():
         if served.name == "digits":
             with gr.Tab("Draw"):
                 drawing(served)
         with gr.Tab("One picture"):
             one_picture(served, shown)
+            later(thresholds)
+            feedback(served)
         with gr.Tab("Many pictures"):
             many_pictures(served)
         with gr.Tab("About"):
@@ -141,9 +148,25 @@ def draw(page: Page, served: Served, api_name: str, shown: Sequence[Path], door:
 
     def look() -> tuple[str, gr.Column, gr.Timer, bool]:
         served.start()
-        return head_html(served, door), gr.Column(visible=served.known), gr.Timer(active=not served.ready), served.known
+        return head_html(served, door), gr.Column(**_body(served)), gr.Timer(active=not served.ready), served.known
 
     gr.on([page.load, timer.tick], look, None, [head, body, timer, known], **QUIETLY)
+
+
+def _body(served: Served) -> dict[str, Any]:
+    """Of a medical model nothing can be given before its notice was read."""
+    medical = served.known and served.card.get("medical")
+    return {"visible": served.known, "elem_classes": ["behind-notice"] if medical else []}
+
+
+def notice(served: Served) -> None:
+    if served.card.get("medical"):
+        medical_notice(served)
+
+
+def thresholds(served: Served) -> None:
+    if served.card.get("medical") or served.fact("serving.json").get("operating_curve"):
+        operating_slider(served)
 
 
 def examples(name: str = "") -> list[Path]:
@@ -156,7 +179,7 @@ def examples(name: str = "") -> list[Path]:
 def _suit_zero_gpu() -> None:
     """ZeroGPU starts a Space only if a function asks for its GPU. Ours need none: the one that asks is never called.
 
-    From the root of the project `spaces` is a folder of ours.
+    Its package is called `spaces`; from the root of the project that is a folder of ours, without any GPU.
     """
     try:
         import spaces

@@ -18,9 +18,10 @@ function say(words, share) {
 function work(now) {
   busy = now;
   page.classList.toggle("working", now);
-  running.hidden = !now;
-  if (now) halt.focus();
-  else if (running.contains(document.activeElement) || document.activeElement === document.body) choose.focus({ preventScroll: true });
+  const lost = [choose, halt, document.body].includes(document.activeElement); // where the focus is, it shall not vanish
+  running.hidden = halt.hidden = !now;
+  choose.hidden = now;
+  if (lost) (now ? halt : choose).focus({ preventScroll: true });
 }
 
 // Under a name drawn by lot nobody else's picture is in the way, and deleting it deletes no other.
@@ -64,7 +65,7 @@ async function begin(pictures) {
 function arrived() {
   const far = page.querySelector(".told-how-far [data-turn]");
   if (busy && far?.dataset.turn === String(turn)) say(far.textContent, far.dataset.done / far.dataset.of);
-  const answer = page.querySelector(".answer");
+  const answer = page.querySelector(".many-results, .answer");
   if (!busy || answer?.dataset.turn !== String(turn)) return;
   aloud.textContent = answer.dataset.said;
   work(false);

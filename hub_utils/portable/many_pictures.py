@@ -58,10 +58,11 @@ STAGE = """<div class="stage many-stage" data-most="{most}" data-limit="{limit}"
 <div class="view"><div class="empty"><svg viewBox="0 0 48 48" aria-hidden="true">
   <rect x="13" y="5" width="30" height="23" rx="3"/><path d="M9 12v17a4 4 0 0 0 4 4h24M4 19v17a5 5 0 0 0 5 5h22"/>
   <path d="m14 25 8-7 6 5 6-6 8 8"/></svg>
-  <p><b>Drop pictures here,</b> a folder or a zip of them, or</p></div>
-  <div class="doors"><button type="button" class="choose">Choose pictures or a zip</button></div>
-  <div class="running" hidden><p class="how-far"></p><progress max="1" aria-label="How far it is"></progress>
-    <div class="doors"><button type="button" class="halt">Stop</button></div></div></div>
+  <p><b>Drop pictures here,</b> or a folder or zip of them</p></div>
+  <div class="running" hidden><p class="how-far"></p>
+    <progress max="1" aria-label="How far it is"></progress></div></div>
+<div class="doors"><button type="button" class="choose">Choose pictures or a zip</button>
+  <button type="button" class="halt" hidden>Stop</button></div>
 <input type="file" multiple accept="image/*,.zip,.heic,.tif,.tiff" tabindex="-1" aria-hidden="true" hidden>
 <p class="fine">{fine}</p><p class="aloud" role="status" aria-live="polite"></p></div>"""
 
@@ -231,6 +232,8 @@ def _uploaded(files: Any) -> list[tuple[str, Path | str]]:
     """Names and paths as the browser tells them; no other file of this machine is opened, or deleted, for it."""
     found, folder = [], get_upload_folder()
     for each in files if isinstance(files, list) else ():
+        if not isinstance(each, dict):
+            continue
         name, path, size = str(each.get("name"))[-LONG_NAME:], each.get("path"), each.get("size")
         if isinstance(path, str) and "\0" not in path and is_in_or_equal(path, folder):
             found.append((name, Path(path)))
@@ -251,7 +254,7 @@ def results_html(looked: Sequence[Looked], passed_by: int, seconds: float, turn:
     tags = "".join(f"<li>{escape(label)} <b>{number:,}</b></li>" for label, number in counts)
     rows = "".join(_row(number, each) for number, each in enumerate(looked))
     return (
-        f'<section class="answer many-results" data-turn="{escape(turn)}" data-said="{escape(notes)}">'
+        f'<section class="many-results" data-turn="{escape(turn)}" data-said="{escape(notes)}">'
         f'<p class="summary">{escape(notes)}</p><ul class="counts" aria-label="How often each class">{tags}</ul>'
         '<label class="order">Order <select><option value="at">as given</option>'
         '<option value="sure">least sure first</option><option value="label">by class</option>'

@@ -24,7 +24,7 @@ async function ask(picture, live = false) {
     const { path } = await upload(new File([picture], name(picture), { type: picture.type }));
     if (mine === String(turn)) trigger("picture", { turn: mine, path });
   } catch {
-    if (mine === String(turn)) trigger("picture", { turn: mine });
+    if (mine === String(turn)) trigger("picture", { turn: mine, size: picture.size });
   }
   return done;
 }

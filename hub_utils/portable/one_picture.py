@@ -22,11 +22,13 @@ from PIL import Image
 from hub_utils.portable.answer_html import answer_html, as_sentence, problem_html
 from hub_utils.portable.command import UserError
 from hub_utils.portable.served import Served, verdict
-from hub_utils.portable.uploads import MOST_BYTES, Picture, limits_in_words, open_upload
+from hub_utils.portable.uploads import MOST_BYTES, Picture, limits_in_words, open_upload, too_large
 
-AT_ONCE = 4  # pictures, each in a thread: while one is opened, another is in the network
+# Pictures, each in a thread: while one is opened, another is in the network. Not gradio's batches: with them one bad
+# picture fails all that were batched with it, and on a CPU the network gains nothing from them.
+AT_ONCE = 2
 THUMBNAIL = 144  # pixels, twice what is seen: for fine screens
-SENT = "the picture did not get here: the connection broke, or the file is too large; give it again"
+LOST = "the picture did not get here: the connection broke; give it again"
 STAGE = """<div class="stage" data-limit="{limit}">
 <div class="view">
   <div class="frame" hidden><img alt="Your picture"><video playsinline muted hidden></video>
@@ -37,7 +39,8 @@ STAGE = """<div class="stage" data-limit="{limit}">
     <p><b>Drop a picture here</b> or paste one</p></div>
 </div>
 <div class="doors"><button type="button" class="choose">Choose a picture</button>
-  <button type="button" class="camera">Use the camera</button><button type="button" class="take" hidden>Take this one</button>
+  <button type="button" class="camera">Use the camera</button>
+  <button type="button" class="take" hidden>Take this one</button>
   <button type="button" class="stop" hidden>Stop</button></div>
 <label class="heat" hidden><span>What speaks for <b></b></span>
   <input type="range" min="0" max="100" value="60" aria-label="How strongly the heat map covers the picture"></label>
@@ -45,7 +48,8 @@ STAGE = """<div class="stage" data-limit="{limit}">
 <p class="fine">{fine}</p>
 <input type="file" accept="image/*" tabindex="-1" aria-hidden="true" hidden>
 <p class="aloud" role="status" aria-live="polite"></p></div>"""
-WAITING = """<section class="answer waiting"><h2>What is it?</h2><p>Give a picture, and the answer stands here.</p></section>"""
+WAITING = """<section class="answer waiting"><h2>What is it?</h2>
+<p>Give a picture, and the answer stands here.</p></section>"""
 
 
 def endpoint(served: Served, api_name: str) -> None:
@@ -85,7 +89,7 @@ def one_picture(served: Served, examples: Sequence[Path]) -> None:
         asked: dict[str, Any] = event._data or {}
         turn = str(asked.get("turn", ""))[:40]
         try:
-            return answer_html(served, *_look_and_forget(served, asked.get("path")), turn)
+            return answer_html(served, *_look_and_forget(served, asked), turn)
         except UserError as error:
             return problem_html(str(error), turn)
 
@@ -103,9 +107,12 @@ def _look(served: Served, path: Path) -> tuple[Any, float]:
     return answer, 1000 * (time.perf_counter() - start)
 
 
-def _look_and_forget(served: Served, path: Any) -> tuple[Any, float]:
+def _look_and_forget(served: Served, asked: dict[str, Any]) -> tuple[Any, float]:
+    path, size = asked.get("path"), asked.get("size")
+    if isinstance(size, int) and size > MOST_BYTES:
+        raise UserError(too_large(size))  # it was not even sent
     if not isinstance(path, str) or not is_in_or_equal(path, get_upload_folder()) or not Path(path).is_file():
-        raise UserError(SENT)
+        raise UserError(LOST)
     try:
         return _look(served, Path(path))
     finally:

@@ -1,4 +1,4 @@
-"""The model behind a page: where it is, what its files say of it, and itself, loaded in the background or when asked."""
+"""The model behind a page: where it is, what its files say of it, and itself, loaded behind it or when asked."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hub_utils.portable.command import UserError
+from hub_utils.portable.medical import NOT_A_DEVICE
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -218,7 +219,7 @@ def _in_words(name: str, error: Exception) -> UserError:
 
 
 def verdict(served: Served, answer: Answer, milliseconds: float | None = None) -> dict[str, Any]:
-    """What /predict says of one picture, ready for JSON.
+    """What /predict says of one picture, ready for JSON; of a medical model with a `notice` that it is no device.
 
     `sure`: the highest probability reaches the model's own threshold; true where it brings none. `familiar`: the
     picture is no stranger than the threshold; null where there is no measure. `probabilities` has every class, the
@@ -231,7 +232,7 @@ def verdict(served: Served, answer: Answer, milliseconds: float | None = None) -
     threshold = serving.get("not_sure", {}).get("threshold")
     strangest = serving.get("strangeness", {}).get("threshold")
     known = answer.strangeness is not None and strangest is not None
-    return {
+    said = {
         "label": label,
         "sure": threshold is None or probabilities[label] >= threshold,
         "familiar": float(answer.strangeness) <= strangest if known else None,
@@ -241,3 +242,4 @@ def verdict(served: Served, answer: Answer, milliseconds: float | None = None) -
         "model": served.public_name,
         "revision": served.revision,
     }
+    return said | {"notice": NOT_A_DEVICE} if served.card.get("medical") else said

@@ -14,7 +14,7 @@ NAMED = 12  # classes in the first sentence
 
 
 def head_html(served: Served, door: str | None = None) -> str:
-    """The title, a sentence, and the state of the model; `door` is the address of the page that this one lies behind."""
+    """The title, a sentence, and the state of the model; `door` is the address of the page before it."""
     back = f'<nav><a href="{escape(door)}">← All demos</a></nav>' if door else ""
     return (
         f'<header class="head">{back}<h1>{escape(one_line(served.title))}</h1>{_lede(served)}'
