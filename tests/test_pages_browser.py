@@ -163,6 +163,15 @@ def test_a_refused_file_gets_a_sentence_and_the_next_one_an_answer(visit, tmp_pa
     says(page, "blue")
 
 
+def test_of_pictures_given_at_once_the_last_is_answered(visit, tmp_path):
+    page = visit("colours")
+    for name in NAMES:
+        give(page, photo(tmp_path, name))
+    says(page, NAMES[-1])
+    page.locator(".one-picture:not(.busy)").wait_for()
+    says(page, NAMES[-1])
+
+
 def test_the_heat_map_of_any_class_covers_the_picture_as_strongly_as_wished(visit, tmp_path, screenshot):
     page = visit("colours")
     give(page, photo(tmp_path, "green"))
@@ -175,11 +184,12 @@ def test_the_heat_map_of_any_class_covers_the_picture_as_strongly_as_wished(visi
     page.get_by_role("button", name="red").last.click()
     page.locator(".heat b").filter(has_text="red").wait_for()
     assert canvas.evaluate("each => each.toDataURL()") != shown
-    opacity = "each => +getComputedStyle(each).opacity"
+    reached = (
+        "([each, least, most]) => { const at = +getComputedStyle(each).opacity; return least <= at && at <= most }"
+    )
     for key, least, most in (("Home", 0, 0.01), ("End", 0.99, 1)):
         slider.press(key)
-        page.wait_for_function(f"([each, least, most]) => {{ const at = ({opacity})(each); return least <= at && at <= most }}",
-                               arg=[canvas.element_handle(), least, most])  # fmt: skip
+        page.wait_for_function(reached, arg=[canvas.element_handle(), least, most])
 
 
 # Drawing
@@ -309,16 +319,16 @@ def unreadable(page) -> list[str]:
       const light = (rgb) => rgb.map((each) => each / 255)
         .map((each) => each <= 0.04045 ? each / 12.92 : ((each + 0.055) / 1.055) ** 2.4)
         .reduce((sum, each, at) => sum + each * [0.2126, 0.7152, 0.0722][at], 0);
-      const found = [];
+      const found = [], seen = { opacityProperty: true, visibilityProperty: true };
       for (const each of document.querySelectorAll(".gradio-container *")) {
-        const text = [...each.childNodes].filter((node) => node.nodeType === 3).map((node) => node.data.trim()).join("");
-        if (!text || !each.checkVisibility({ opacityProperty: true, visibilityProperty: true }) || each.closest("footer, .hint")) continue;
+        const text = [...each.childNodes].map((node) => node.nodeType === 3 ? node.data : "").join("").trim();
+        if (!text || !each.checkVisibility(seen) || each.closest("footer, .hint")) continue;
         const behind = [];
         for (let at = each; at; at = at.parentElement) behind.unshift(getComputedStyle(at).backgroundColor);
-        const style = getComputedStyle(each);
+        const style = getComputedStyle(each), size = parseFloat(style.fontSize);
         const [ink, ground] = [light(painted([...behind, style.color])), light(painted(behind))];
         const contrast = (Math.max(ink, ground) + 0.05) / (Math.min(ink, ground) + 0.05);
-        const large = parseFloat(style.fontSize) >= 24 || (parseFloat(style.fontSize) >= 18.6 && +style.fontWeight >= 700);
+        const large = size >= 24 || (size >= 18.6 && +style.fontWeight >= 700);
         if (contrast < (large ? 3 : 4.5)) found.push(`${text.slice(0, 40)}: ${contrast.toFixed(1)} (${style.color})`);
       }
       return found;
@@ -361,10 +371,8 @@ def test_it_is_used_by_the_keyboard_alone(visit, screenshot):
                 break
         else:
             pytest.fail("Tab does not lead there")
-        style = element.evaluate(
-            "each => { const { outlineStyle, boxShadow } = getComputedStyle(each); return [outlineStyle, boxShadow] }"
-        )
-        assert style != ["none", "none"]
+        focus = "each => { const style = getComputedStyle(each); return [style.outlineStyle, style.boxShadow] }"
+        assert element.evaluate(focus) != ["none", "none"]
 
     reach(page.get_by_role("button", name="Example: green"))
     page.keyboard.press("Enter")

@@ -15,8 +15,8 @@ function paint(stroke) {
   pen.lineCap = pen.lineJoin = "round";
   pen.beginPath();
   const [x, y] = stroke[0];
-  pen.moveTo(x * canvas.width, y * canvas.height);
-  for (const [x, y] of stroke) pen.lineTo(x * canvas.width, y * canvas.height); // to itself: a dot
+  pen.moveTo(x * canvas.width - 0.1, y * canvas.height); // a line of no length would not be drawn, and a dot is one
+  for (const [x, y] of stroke) pen.lineTo(x * canvas.width, y * canvas.height);
   pen.stroke();
 }
 

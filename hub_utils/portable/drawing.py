@@ -20,7 +20,6 @@ from hub_utils.portable.served import Served
 
 LEAST = 0.1  # of the canvas: what is smaller than that both ways is a dot
 SIDE = 560  # pixels of the canvas
-AT_ONCE = 4  # drawings
 LARGEST = 500_000  # characters of a drawing that is sent; a canvas full of scribble takes a tenth
 FIELD = f"""<div class="field"><canvas width="{SIDE}" height="{SIDE}" role="img"
 aria-label="Field to draw a digit in, with mouse, pen or finger"></canvas>
@@ -57,9 +56,9 @@ def drawing(served: Served) -> None:
         # Without its maps: 8 × 8 squares are too few to show places on.
         return seen(image), answer_html(served, replace(answer, maps=None), milliseconds, turn)
 
-    # Of strokes that come while one is answered only the last counts: it holds them all.
+    # Every stroke in its turn: "always_last" would ask about the earlier drawing again, events' data are not kept.
     field.drawn(
-        look, None, [small, panel], concurrency_limit=AT_ONCE, trigger_mode="always_last", show_progress="hidden",
+        look, None, [small, panel], concurrency_limit=1, trigger_mode="multiple", show_progress="hidden",
         api_visibility="private",
     )  # fmt: skip
 
