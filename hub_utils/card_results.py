@@ -283,11 +283,12 @@ def doubt(facts: Facts) -> str | None:
     unsure, strange = (facts.serving.get(name) or {} for name in ("not_sure", "strangeness"))
     told = []
     if unsure.get("threshold") is not None:
-        right = "" if unsure["accuracy_answered"] is None else f", and {as_percent(unsure['accuracy_answered'])} right"
+        right = unsure["accuracy_answered"]
+        right = "" if right is None else f", and {as_percent(right)} of these answers are right"
         told.append(
-            f"An answer with a probability below {as_percent(unsure['threshold'])} is better called “not sure”: of the "
-            f"{as_text(unsure['split'])} images {as_percent(unsure['answered'])} are answered then{right}, against "
-            f"{as_percent(unsure['accuracy_all'])} of all."
+            f"An answer with a probability below {as_percent(unsure['threshold'])} is better called “not sure”: "
+            f"{as_percent(unsure['answered'])} of the {as_text(unsure['split'])} images have a higher one{right} "
+            f"(of all answers {as_percent(unsure['accuracy_all'])})."
         )
     if strange.get("threshold") is not None:
         split, share = strange["split"], strange["share_below"]

@@ -271,9 +271,43 @@ def test_there_is_a_case_for_every_recipe():
 GOLDEN = ROOT / "tests" / "fixtures" / "cards" / "flowers.md"
 
 
+SERVING = {
+    "weights_sha256": "0" * 64,
+    "not_sure": {
+        **{"threshold": 0.6213, "split": "validation", "images": 50, "answered": 0.86, "accuracy_answered": 0.953},
+        **{"accuracy_all": 0.9, "rule": "the lowest that …"},
+    },
+    "strangeness": {
+        **{"method": "residual-1", "width": 2, "axes": "", "threshold": 0.70421, "split": "validation", "images": 50},
+        **{"share_below": 0.98, "rule": "once in 50 …", "test": {"images": 100, "share_below": 0.985}},
+    },
+}
+
+
 def golden_run(folder: Path) -> Path:
     plots = ("confusion", "curves", "discrimination", "recall", "reliability")
+    write(SERVING, folder / "flowers" / "serving.json")
     return run_of(folder, "flowers", plots=plots, flags=[{}, {"num_train_epochs": 5.0, "learning_rate": 1e-4}])
+
+
+def test_the_card_says_when_the_model_doubts_what_it_can(tmp_path):
+    """Training alone knows no test images; of few images there is no threshold; a broken file is written anew."""
+    alone = {name: value for name, value in SERVING["strangeness"].items() if name != "test"}
+    run = run_of(tmp_path, "digits")
+    write({**SERVING, "strangeness": alone}, run / "serving.json")
+    assert "is said of 2.0 % of the validation images. `serving.json` holds both" in card_of(run)
+    write({**SERVING, "strangeness": {"threshold": None, "reason": "too few"}}, run / "serving.json")
+    card = card_of(run)
+    assert "below 62.1 % is better called “not sure”" in card and "does not look like" not in card
+    assert "`serving.json` holds the threshold and how it was chosen." in card
+    none = SERVING["not_sure"] | {"answered": 0.0, "accuracy_answered": None}
+    write({"not_sure": none, "strangeness": {"reason": "the head"}}, run / "serving.json")
+    assert "0.0 % of the validation images have a higher one (of all answers 90.0 %)" in card_of(run)
+    (run / "serving.json").write_text("{cut off")
+    assert "serving.json" not in card_of(run)
+    write(SERVING, run / "serving.json")
+    (run / "model.safetensors").write_bytes(b"other weights")
+    assert "serving.json" not in card_of(run)
 
 
 def write_golden() -> None:
