@@ -16,6 +16,7 @@ from loopback_hub import LoopbackHub
 from onnx import TensorProto, checker, helper, numpy_helper, save
 from PIL import Image
 
+from hub_utils.portable import network
 from hub_utils.portable.activation_maps import ActivationMaps
 from hub_utils.portable.classifier import classes_of, load_classifier, probabilities_of
 from hub_utils.portable.command import UserError
@@ -332,10 +333,10 @@ def draws(count: int, scale: float = 1.0) -> np.ndarray:
 
 @pytest.fixture
 def quick(doubtful) -> Network:
-    network = Network(doubtful, (3, 16, 16))
-    if network.precision == "float32":
+    made = Network(doubtful, (3, 16, 16))
+    if made.precision == "float32":
         pytest.skip("this machine multiplies no half floats")
-    return network
+    return made
 
 
 def test_half_the_bits_are_asked_again_where_they_could_matter(quick, doubtful):
@@ -343,15 +344,15 @@ def test_half_the_bits_are_asked_again_where_they_could_matter(quick, doubtful):
     assert full.precision == "float32"
     pixels = draws(300, 3)
     exact = np.array([softmax(full(each)["logits"]) for each in pixels])
-    halved = np.array([softmax(quick._quick(each)["logits"]) for each in pixels])
+    halved = np.array([softmax(quick._quick(each)[0]) for each in pixels])
     found = np.array([softmax(quick(each)["logits"]) for each in pixels])
     assert np.abs(halved - exact).max() > 2 * TOLERANCE  # else there is nothing to mend
     assert np.abs(found - exact).max() < TOLERANCE
     assert not np.array_equal(found, exact)  # what is certain is left as it is
 
 
-def counted(network: Network) -> dict[str, int]:
-    """How often `network` asks with half the bits, and with all."""
+def counted(asked_of: Network) -> dict[str, int]:
+    """How often a network asks with half the bits, and with all."""
     counts = {"_quick": 0, "_full": 0}
 
     def count(name: str, ask):
@@ -359,10 +360,10 @@ def counted(network: Network) -> dict[str, int]:
             counts[name] += 1
             return ask(pixels)
 
-        setattr(network, name, asked)
+        setattr(asked_of, name, asked)
 
     for name in counts:
-        count(name, getattr(network, name))
+        count(name, getattr(asked_of, name))
     return counts
 
 
@@ -377,6 +378,46 @@ def test_where_most_pictures_would_be_asked_twice_they_are_asked_once_with_all_b
         quick(each)
     assert counts["_quick"] > 150
     assert counts["_full"] < 120
+
+
+@pytest.mark.parametrize("form", ["native", "hidden layers", "timm", "densenet"])
+def test_a_large_network_is_cut_where_all_goes_through_one_tensor_and_answers_alike(
+    form, tiny_resnet, tiny_timm, tmp_path, monkeypatch
+):
+    import openvino
+    from test_export import timm_base
+    from test_onnx import FORMS, deployed, save_onnx
+
+    base, head = FORMS[form]
+    if base == "densenet121":
+        base = timm_base(tmp_path, base, 64, growth_rate=8, block_config=(2, 2))
+    folder = deployed(tmp_path / "run", {"tiny-resnet": tiny_resnet, "tiny-timm": tiny_timm}.get(base, base), head)
+    save_onnx(folder)
+    core, side = openvino.Core(), 64 if form == "densenet" else 32
+    monkeypatch.setattr(network, "LARGE", 0)
+    model = core.read_model(folder / "onnx" / "model.onnx")
+    model.reshape([1, 3, side, side])
+    pixels = np.random.default_rng(0).normal(0, 1, (3, side, side)).astype(np.float32)
+    expected = network._Compiled(core, model, INFERENCE_PRECISION_HINT="f32")(pixels)
+    front, rest = (network._Compiled(core, part, INFERENCE_PRECISION_HINT="f32") for part in network._cut(model))
+    (joint,) = front(pixels)
+    assert joint.shape != pixels.shape
+    found = rest(joint)
+    assert len(found) == len(expected) >= 2
+    for one, other in zip(found, expected, strict=True):
+        np.testing.assert_allclose(one, other, rtol=0, atol=1e-5 * np.abs(other).max())
+
+
+def test_a_network_that_is_cut_answers_as_the_saved_model_does_and_a_small_one_is_whole(run, monkeypatch):
+    assert load_predictor(run)._network._rest is None
+    monkeypatch.setattr(network, "LARGE", 0)
+    predictor = load_predictor(run)
+    if predictor.runtime == "OpenVINO, float32":
+        pytest.skip("this machine multiplies no half floats")
+    assert predictor._network._rest
+    assert load_predictor(run, full=True)._network._rest is None
+    found = np.array([answer.probabilities for answer in predictor(pictures())])
+    np.testing.assert_allclose(found, expected_of(run)[0], rtol=0, atol=TOLERANCE)
 
 
 def test_a_network_that_gives_no_logits_is_refused(tmp_path, doubtful):

@@ -169,12 +169,12 @@ def cost_of_maps(run: Path, photos: list[Path], full: bool) -> float:
         onnx.utils.extract_model(run / "onnx" / "model.onnx", alone, ["pixel_values"], ["logits"])
         paths = run / "onnx" / "model.onnx", alone
         networks = [Network(path, pixels[0].shape, full) for path in paths]
-    computed = [network._full if full else network._quick or network._full for network in networks]
     times = [[], []]
     for number, each in enumerate(islice(cycle(pixels), 80)):
         for index in (0, 1) if number % 2 else (1, 0):
             began = time.perf_counter()
-            computed[index](each)
+            network = networks[index]
+            network._ask(network._quick or network._full, each)
             times[index].append(time.perf_counter() - began)
     return statistics.median(with_maps / alone for with_maps, alone in zip(*times, strict=True))
 
