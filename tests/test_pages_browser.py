@@ -21,6 +21,7 @@ from strokes import DIGITS, placed
 from hub_utils.portable.demo import build_demo, build_suite
 
 PHONE = {"width": 360, "height": 740, "has_touch": True, "is_mobile": True}
+NAMES = ("red", "green", "blue")
 # Controls, as Chromium tells them to a screen reader.
 CONTROLS = {"button", "link", "tab", "slider", "checkbox", "radio", "combobox", "textbox", "spinbutton", "option"}
 
@@ -37,6 +38,8 @@ def home(tmp_path_factory, colours):
     folder = tmp_path_factory.mktemp("home")
     save_digits_network(folder / "runs" / "digits")
     shutil.copytree(colours.path, folder / "runs" / "colours")
+    shutil.copytree(colours.path, folder / "runs" / "spots")
+    _as_if_medical(folder / "runs" / "spots")
     for number, name in enumerate(NAMES):
         write_photo(folder / "examples" / f"{name}.png", number / 3, 900 + number, (320, 240))
     before = Path.cwd()
@@ -48,7 +51,17 @@ def home(tmp_path_factory, colours):
         os.chdir(before)
 
 
-NAMES = ("red", "green", "blue")
+def _as_if_medical(run: Path) -> None:
+    """What the recipe and eval.py of a medical data set would have written, with figures of our own."""
+    recipe, serving = (json.loads((run / name).read_text()) for name in ("recipe.json", "serving.json"))
+    recipe["recipe"]["card"]["medical"] = True
+    points = [
+        {"threshold": at / 10, "sensitivity": {"value": 1 - at / 20, "interval": [1 - at / 10, 1]},
+         "specificity": {"value": at / 10, "interval": [0, 1]}} for at in range(11)
+    ]  # fmt: skip
+    curve = {"positive": ["red"], "negative": ["blue", "green"], "split": "test", "images": 15, "points": points}
+    (run / "recipe.json").write_text(json.dumps(recipe))
+    (run / "serving.json").write_text(json.dumps(serving | {"operating_curve": curve}))
 
 
 @pytest.fixture(scope="module")
@@ -116,6 +129,20 @@ def give(page, *paths: Path) -> None:
     page.locator('.one-picture:not(.drawing) input[type="file"]').set_input_files(paths)
 
 
+def drop(page, path: Path) -> None:
+    page.evaluate(
+        """async (content) => {
+          const blob = await (await fetch("data:image/png;base64," + content)).blob();
+          const dataTransfer = new DataTransfer();
+          dataTransfer.items.add(new File([blob], "dropped.png", { type: "image/png" }));
+          const view = document.querySelector(".one-picture:not(.drawing) .view");
+          for (const type of ["dragover", "drop"])
+            view.dispatchEvent(new DragEvent(type, { dataTransfer, bubbles: true, cancelable: true }));
+        }""",
+        base64.b64encode(path.read_bytes()).decode(),
+    )
+
+
 # One picture
 
 
@@ -137,18 +164,7 @@ def test_a_picture_is_chosen_dropped_pasted_or_an_example(visit, tmp_path, scree
     )
     page.keyboard.press("Control+V")
     says(page, "green")
-    content = base64.b64encode(photo(tmp_path, "red", 78).read_bytes()).decode()
-    page.evaluate(
-        """async (content) => {
-          const blob = await (await fetch("data:image/png;base64," + content)).blob();
-          const dataTransfer = new DataTransfer();
-          dataTransfer.items.add(new File([blob], "dropped.png", { type: "image/png" }));
-          const view = document.querySelector(".stage .view");
-          for (const type of ["dragover", "drop"])
-            view.dispatchEvent(new DragEvent(type, { dataTransfer, bubbles: true, cancelable: true }));
-        }""",
-        content,
-    )
+    drop(page, photo(tmp_path, "red", 78))
     says(page, "red")
 
 
@@ -304,6 +320,30 @@ def test_many_pictures_with_a_bad_file_in_them_and_the_table_to_take_away(visit,
     assert [bool(row["error"]) for row in table] == [False, False, False, True]
 
 
+# A medical model
+
+
+def test_a_medical_model_gives_its_notice_before_any_picture_can_be_given(visit, tmp_path, screenshot):
+    page = visit("spots")
+    page.get_by_role("heading", name="Not a medical device").wait_for()
+    assert not page.get_by_role("button", name="Choose a picture").is_visible()
+    assert not page.get_by_role("tab").first.is_visible()
+    picture = photo(tmp_path, "red")
+    drop(page, picture)  # nor by dropping it
+    screenshot(page, "notice")
+    page.get_by_role("button", name="I have understood").press("Enter")
+    page.get_by_role("button", name="Choose a picture").wait_for()
+    page.locator(".answer.waiting").wait_for()
+    give(page, picture)
+    says(page, "red")
+    screenshot(page, "medical")
+    slider = page.get_by_role("slider", name="Called red")
+    slider.press("Home")
+    page.locator(".operating .found").filter(has_text="100").wait_for()
+    slider.press("End")
+    page.locator(".operating .found").filter(has_text="50").wait_for()
+
+
 # A page for all
 
 
@@ -348,7 +388,8 @@ def nameless(page) -> list[str]:
 def test_every_tab_fits_a_phone_is_readable_and_has_names(visit, tmp_path, screenshot, scheme, name):
     page = visit(name, color_scheme=scheme, **PHONE)
     assert page.evaluate("document.body.classList.contains('dark')") == (scheme == "dark")
-    for label in page.get_by_role("tab").all_inner_texts():
+    labels = ["Draw"] * (name == "digits") + ["One picture", "Many pictures", "About"]
+    for label in labels:
         tab(page, label)
         if label == "One picture":
             give(page, photo(tmp_path, "red"))
