@@ -209,6 +209,7 @@ def write_config(folder: Path, recipe: Recipe, classes: list[str]) -> None:
     auto_map = {"AutoConfig": f"{custom}Config", "AutoModelForImageClassification": f"{custom}ForImageClassification"}
     write({"model_type": "resnet", **names, **({"auto_map": auto_map} if hidden else {})}, folder / "config.json")
     kind = {"image_processor_type": "ConvNextImageProcessor", "crop_pct": 0.875, "resample": 2}
+    kind |= {"image_mean": [0.485, 0.456, 0.406], "image_std": [0.229, 0.224, 0.225]}
     write({**kind, "size": {"shortest_edge": recipe.image_size or 224}}, folder / "preprocessor_config.json")
     return None
 

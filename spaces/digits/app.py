@@ -1,6 +1,6 @@
 """The demo of the model `digits`: labels, results and limits come from the model's own folder.
 
-    DEMO_MODEL=RUN_OR_REPO_ID python app.py
+DEMO_MODEL=RUN_OR_REPO_ID python app.py
 """
 
 from hub_utils.portable.demo import build_demo

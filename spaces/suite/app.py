@@ -1,6 +1,6 @@
 """Several demos behind one door: labels, results and limits come from the model's own folder.
 
-    python app.py
+python app.py
 """
 
 from hub_utils.portable.demo import build_suite
