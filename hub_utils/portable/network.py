@@ -120,7 +120,9 @@ class _Compiled:
     """A network, or a part of one, that computes: for batches of one."""
 
     def __init__(self, core: openvino.Core, model: openvino.Model, **hints: str):
-        compiled = core.compile_model(model, "CPU", {"PERFORMANCE_HINT": "LATENCY", **hints})
+        # A thread that is bound to a core waits there for whoever else computes: the server, and pictures being opened.
+        how = {"PERFORMANCE_HINT": "LATENCY", "ENABLE_CPU_PINNING": False, **hints}
+        compiled = core.compile_model(model, "CPU", how)
         self._count = len(compiled.outputs)
         self._request = compiled.create_infer_request()
 

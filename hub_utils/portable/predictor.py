@@ -25,7 +25,8 @@ if TYPE_CHECKING:
 
 ONNX = "onnx/model.onnx"
 FACTS = ("config.json", "preprocessor_config.json", "serving.json", "recipe.json", "test_results.json", "README.md")
-FILES = (*FACTS, "plots/*.png", ONNX)  # what is downloaded of a repo
+FACTS += ("plots/*.png",)
+FILES = (*FACTS, ONNX)  # what is downloaded of a repo
 WEIGHTS = ("model.safetensors", "model-*-of-*.safetensors", "model.safetensors.index.json")  # where it has no ONNX
 
 
