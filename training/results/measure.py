@@ -92,8 +92,8 @@ def measure(run: RunFolder, source: Source | None = None, say: Callable[[str], N
     title = f"{recipe['title']} ({recipe['name']}), test split"
     with _writing(run):
         extend_serving(run.path, _serving(results, predictions, positive, strange))
-        _complete_onnx(run, strange, say)
         _write(results, predictions, run, title)
+        _complete_onnx(run, strange, say)
         if not isinstance(source, Streamed):  # whose images would have to be fetched again
             plot_surest_mistakes(classifier, predictions.of("test"), source.reader(), run.mistakes, title)
     return results
