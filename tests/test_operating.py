@@ -69,9 +69,9 @@ def test_the_slider_has_every_point_with_both_figures_and_starts_at_a_half():
 @pytest.mark.parametrize(
     ("serving", "told"),
     [
-        (None, "python training/eval.py RUN measures it"),
+        (None, "`python training/eval.py RUN` measures it"),
         ({"operating_curve": {"reason": "the recipe names none <b>"}}, "the recipe names none &lt;b&gt;."),
-        ({"operating_curve": curve((0.5, None, None))}, "python training/eval.py RUN measures it"),
+        ({"operating_curve": curve((0.5, None, None))}, "`python training/eval.py RUN` measures it"),
     ],
 )
 def test_without_a_curve_it_is_said_who_makes_one(serving, told, tmp_path):

@@ -284,6 +284,8 @@ def test_the_box_hands_on_what_it_is_given_unopened(tmp_path):
         gr.Image().preprocess(payload)
     small = f"data:image/png;base64,{base64.b64encode(encoded(picture())).decode()}"
     assert open_upload(box.preprocess(box.data_model(url=small))).size == picture().size
+    with pytest.raises(UserError, match="is empty"):
+        open_upload(box.preprocess(box.data_model(url="data:image/png;base64,x")))
     assert box.get_block_name() == "image"
 
 

@@ -19,7 +19,8 @@ from hub_utils.portable.medical import NOT_A_DEVICE
 from hub_utils.portable.served import Served
 
 SIDE, MARGIN = 100, 8  # of the drawn curve, in its own units: 100 for 100 images
-EVAL = "python training/eval.py RUN measures it"
+EVAL = "`python training/eval.py RUN` measures it"
+RARE = "Of other images it says nothing, and where {called} ones are rare, most of those called {called} are none."
 NOTICE = """<section class="medical-notice" aria-labelledby="medical-{name}">
 <div class="whole"><h2 id="medical-{name}" tabindex="-1">Not a medical device</h2>
 <p class="strong">{told}</p>{limits}
@@ -76,9 +77,9 @@ def slider_html(name: str, curve: Mapping[str, Any], points: Sequence[Mapping[st
     return SLIDER.format(
         name=escape(name), called=called, points=escape(json.dumps(numbers)), last=len(points) - 1, start=start,
         names=escape(json.dumps([curve["positive"], *names.values()])),
-        curve=_curve(numbers, called, other), margin=MARGIN, width=SIDE + 22, height=SIDE + 2 * MARGIN + 12,
+        curve=_curve(numbers), margin=MARGIN, width=SIDE + 22, height=SIDE + 2 * MARGIN + 12,
         alt=f"Of 100 {called} ones, how many are found, against how many of 100 {other} ones are called {called}",
-        measured=f"{measured}; in brackets 95 % intervals. On other images, and where {called} is rarer, it is worse.",
+        measured=f"{measured}; in brackets 95 % intervals. {RARE.format(called=called)}",
     )  # fmt: skip
 
 
@@ -92,20 +93,19 @@ def _three(figure: Mapping[str, Any]) -> list[float | None]:
     return [round(each, 4) if each is not None else None for each in (figure["value"], low, high)]
 
 
-def _curve(numbers: Sequence[Sequence[Any]], called: str, other: str) -> str:
+def _curve(numbers: Sequence[Sequence[Any]]) -> str:
     """Found of 100, upwards, against called wrongly of 100, to the right; `circle` is what the script moves."""
     places = " ".join(
         f"{100 - 100 * specificity[0]:.1f},{100 - 100 * found[0]:.1f}" for _, found, specificity in numbers
     )
     ticks = "".join(
-        f'<text x="-3" y="{100 - at + 2}" class="up">{at}</text><text x="{at}" y="107">{at}</text>'
-        for at in (0, 50, 100)
+        f'<text x="-3" y="{102 - at}" class="up">{at}</text><text x="{at}" y="107">{at}</text>' for at in (0, 100)
     )
     return (
         f'<path class="frame-line" d="M0 0V100H100M0 50H100M50 0V100"/><polyline points="{places}"/>'
         f'<circle r="3.4"/>{ticks}'
-        f'<text x="50" y="115">of 100 {other}: called {called}</text>'
-        f'<text class="turned" transform="translate(-10 50) rotate(-90)">of 100 {called}: found</text>'
+        '<text x="50" y="107">called so wrongly, of 100</text>'
+        '<text transform="translate(-4 50) rotate(-90)">found, of 100</text>'
     )
 
 

@@ -85,7 +85,11 @@ class Picture(gr.Image, metaclass=_WithoutStub):
         if payload is None or payload.path:
             return payload and payload.path
         _, _, content = (payload.url or "").partition(";base64,")  # a picture that stands in the request itself
-        return save_bytes_to_cache(base64.b64decode(content), "picture.bin", self.GRADIO_CACHE)
+        try:
+            decoded = base64.b64decode(content)
+        except ValueError:
+            decoded = b""  # which `open_upload` has a sentence for
+        return save_bytes_to_cache(decoded, "picture.bin", self.GRADIO_CACHE)
 
     def get_block_name(self) -> str:
         return "image"  # gradio draws a component by this name
