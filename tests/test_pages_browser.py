@@ -331,12 +331,15 @@ def test_a_medical_model_gives_its_notice_before_any_picture_can_be_given(visit,
     picture = photo(tmp_path, "red")
     drop(page, picture)  # nor by dropping it
     screenshot(page, "notice")
+    assert unreadable(page) == []
     page.get_by_role("button", name="I have understood").press("Enter")
     page.get_by_role("button", name="Choose a picture").wait_for()
     page.locator(".answer.waiting").wait_for()
     give(page, picture)
     says(page, "red")
+    page.locator(".operating .this").filter(has_text="is called red").wait_for()
     screenshot(page, "medical")
+    assert unreadable(page) == nameless(page) == []
     slider = page.get_by_role("slider", name="Called red")
     slider.press("Home")
     page.locator(".operating .found").filter(has_text="100").wait_for()

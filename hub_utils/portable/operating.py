@@ -34,10 +34,10 @@ aria-labelledby="operating-{name}">
 <p class="soft">A picture is called <b>{called}</b> from this probability on. A lower line finds more and calls more
 wrongly.</p>
 <div class="two"><div>
-<label>Called {called} from <output></output> on
-<input type="range" min="0" max="{last}" step="1" value="{start}"></label>
+<label for="line-{name}">Called {called} from <output></output> on
+<input id="line-{name}" type="range" min="0" max="{last}" step="1" value="{start}"></label>
 <p class="found"></p><p class="alarms"></p><p class="this" role="status"></p></div>
-<svg viewBox="-14 -{margin} {width} {height}" role="img" aria-label="{alt}">{curve}</svg></div>
+<svg viewBox="-20 -{margin} {width} {height}" role="img" aria-label="{alt}">{curve}</svg></div>
 <p class="soft fine">{measured}</p></section>"""
 
 
@@ -77,7 +77,7 @@ def slider_html(name: str, curve: Mapping[str, Any], points: Sequence[Mapping[st
     return SLIDER.format(
         name=escape(name), called=called, points=escape(json.dumps(numbers)), last=len(points) - 1, start=start,
         names=escape(json.dumps([curve["positive"], *names.values()])),
-        curve=_curve(numbers), margin=MARGIN, width=SIDE + 22, height=SIDE + 2 * MARGIN + 12,
+        curve=_curve(numbers), margin=MARGIN, width=SIDE + 28, height=SIDE + 2 * MARGIN + 12,
         alt=f"Of 100 {called} ones, how many are found, against how many of 100 {other} ones are called {called}",
         measured=f"{measured}; in brackets 95 % intervals. {RARE.format(called=called)}",
     )  # fmt: skip
