@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import nullcontext
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,11 +20,11 @@ from hub_utils.portable.modeling_backbone_with_head import BackboneWithHeadForIm
 from training.data.streaming import StreamedSplit, views
 from training.data.transforms import Preprocessing
 from training.fitting import hardware
-from training.recipe import UserError, first_line
+from training.recipe import Augmentation, UserError, first_line
 from training.results.calibration import fit_temperature
 from training.results.calibration_error import expected_calibration_error
 from training.results.metrics import classification_metrics
-from training.results.serving import Strangeness, as_lines, not_sure, training_images
+from training.results.serving import FITTED, Strangeness, as_lines, drawn, not_sure
 
 if TYPE_CHECKING:
     from datasets import Dataset, DatasetDict
@@ -61,7 +62,8 @@ def deploy(
     save_deployable(network, processor, folder, temperature or 1.0)
     classifier = load_classifier(folder, device=args.device)
     preprocessing = Preprocessing(classifier.image_processor)
-    strange = Strangeness.fitted(classifier, *training_images(datasets["train"]))
+    sample = _training_sample(datasets["train"], preprocessing, args)
+    strange = Strangeness.fitted(classifier, lambda: answers(classifier.model, sample, "training images"))
     found = {}
     for split in ("validation", "test"):
         with strange.watching() if split == "validation" else nullcontext():
@@ -98,7 +100,9 @@ def deploy(
     return results
 
 
-def answers(model: torch.nn.Module, batches: DataLoader, name: str) -> tuple[np.ndarray, np.ndarray]:
+def answers(
+    model: torch.nn.Module, batches: Iterable[dict[str, torch.Tensor]], name: str
+) -> tuple[np.ndarray, np.ndarray]:
     """Logits (images, classes) and labels over batches of `pixel_values` and `labels`; `name` is for the bar.
 
     What is labelled -100, a gap in a stream, is left out.
@@ -153,3 +157,18 @@ def _gain(before: dict[str, float], after: dict[str, float]) -> str:
 def _batches(rows: Dataset | StreamedSplit, preprocessing: Preprocessing, args: TrainingArguments) -> DataLoader:
     size = args.per_device_eval_batch_size
     return DataLoader(views(rows, preprocessing, size), size, num_workers=args.dataloader_num_workers)
+
+
+def _training_sample(
+    rows: Dataset | StreamedSplit, preprocessing: Preprocessing, args: TrainingArguments
+) -> Iterable[dict[str, torch.Tensor]]:
+    """Batches of at most `FITTED` training images, drawn by lot and not augmented.
+
+    Of a stream they are the first ones in the order of an epoch, which mixes shards and what lies in them: its own
+    first ones may all be of one class.
+    """
+    if not isinstance(rows, StreamedSplit):
+        return _batches(rows.select(drawn(len(rows))), preprocessing, args)
+    size = args.per_device_eval_batch_size
+    mixed = views(rows, preprocessing, size, Augmentation())
+    return islice(DataLoader(mixed, size, num_workers=args.dataloader_num_workers), -(-FITTED // size))

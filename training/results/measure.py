@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import date
+from itertools import islice
 from tempfile import TemporaryFile
 from typing import Any
 
@@ -23,13 +24,13 @@ from training.data.splits import SPLITS, Row, read_splits, some
 from training.data.streaming import Streamed, StreamedViews
 from training.fitting import hardware
 from training.hub import why_not_loaded
-from training.recipe import UserError, first_line, load_recipe, recipe_names
+from training.recipe import Augmentation, UserError, first_line, load_recipe, recipe_names
 from training.results import floors
 from training.results.answers import answers
 from training.results.evaluation import SLACK, evaluate_split, operating_curve, sensitivity_threshold
 from training.results.plots import plot_results, plot_surest_mistakes
 from training.results.predictions import Predictions, write_predictions
-from training.results.serving import Strangeness, drawn, not_sure, positive_classes, training_images
+from training.results.serving import FITTED, Strangeness, drawn, not_sure, positive_classes
 from training.run_folder import RunFolder, read_json, session, sha256, write_json
 
 NO_INTERVAL = "[no interval: too few images]"
@@ -69,7 +70,7 @@ def measure(run: RunFolder, source: Source | None = None, say: Callable[[str], N
         _check_test(rows, run)
         facts = _facts(source, rows)
         read = source.reader()
-        strange = _strangeness(classifier, run, lambda: _training_images(rows, facts, read))
+        strange = _strangeness(classifier, run, *_training_images(rows, facts, read))
         predictions = _ask(classifier, [row for row in rows if row.split in MEASURED], read, strange)
     if not np.isfinite(predictions.probabilities).all():
         raise UserError(
@@ -278,7 +279,9 @@ def _ask(classifier: Any, rows: Sequence[Row], read: Callable[[str], bytes], str
 def _ask_about_stream(classifier: Any, source: Streamed, run: RunFolder) -> tuple[list[Row], Predictions, Strangeness]:
     """What there is, as rows, those for training without a path, and what the model says of the rest."""
     splits = source.splits()
-    strange = _strangeness(classifier, run, lambda: training_images(splits["train"]))
+    mixed = StreamedViews(splits["train"], None, 1, Augmentation()).encoded()
+    images = islice((content for _, _, content in mixed), FITTED)
+    strange = _strangeness(classifier, run, images, min(FITTED, len(splits["train"])))
     classes = source.survey.classes
     rows = [
         Row("", "", name, "train", "")
@@ -297,18 +300,24 @@ def _ask_about_stream(classifier: Any, source: Streamed, run: RunFolder) -> tupl
     return rows + asked, _predictions(classifier, asked, logits), strange
 
 
-def _strangeness(classifier: Any, run: RunFolder, images: Callable[[], tuple[Iterable[bytes | None], int]]) -> Any:
-    """By the statistics that training left, or by new ones for a run of an earlier version, or of another formula."""
+def _strangeness(classifier: Any, run: RunFolder, images: Iterable[bytes | None], count: int) -> Strangeness:
+    """By the statistics that training left, or, of a run of an earlier version, of its `count` encoded images."""
     known = serving_facts(run.path).get("strangeness")
     if isinstance(known, dict) and known.get("method") == METHOD:
         return Strangeness(classifier, {name: known[name] for name in ("method", "width", "axes")})
-    return Strangeness.fitted(classifier, *images())
+
+    def show() -> None:
+        found = answers(classifier, images, lambda content: content)
+        for _ in tqdm(found, "Features of training images", count, unit=" images", leave=False, disable=None):
+            pass
+
+    return Strangeness.fitted(classifier, show)
 
 
 def _training_images(
     rows: Sequence[Row], facts: Mapping[str, Facts], read: Callable[[str], bytes]
 ) -> tuple[Iterator[bytes], int]:
-    """As `training_images`, those that are still there as training saw them."""
+    """Encoded training images by lot, of those that are still there as training saw them, and how many these are."""
     there = [row.path for row in rows if row.split == "train" and row.path in facts
              and facts[row.path].sha256 == row.sha256]  # fmt: skip
     chosen = drawn(len(there))

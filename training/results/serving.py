@@ -9,25 +9,17 @@ from __future__ import annotations
 
 import math
 import random
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from itertools import islice
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from torch import nn
-from tqdm.auto import tqdm
 
 from hub_utils.portable.activation_maps import body_and_head
 from hub_utils.portable.strangeness import fit, strangeness
-from training.data.streaming import StreamedSplit, StreamedViews
-from training.recipe import Augmentation, UserError
-from training.results.answers import answers
+from training.recipe import UserError
 from training.results.evaluation import SLACK
-
-if TYPE_CHECKING:
-    from datasets import Dataset
 
 FEWEST = 20  # validation images; of fewer even the mistakes that are to be expected say nothing
 FEWEST_MISTAKES = 10  # made; of fewer a threshold that halves them is chance
@@ -114,16 +106,12 @@ class Strangeness:
         self.scores: list[float] = []
 
     @classmethod
-    def fitted(cls, classifier: Any, images: Iterable[bytes | None], count: int) -> Strangeness:
-        """From encoded training images, not augmented; `count` is how many there are. One that cannot be read is left
-        out.
-        """
+    def fitted(cls, classifier: Any, show: Callable[[], object]) -> Strangeness:
+        """From what goes through the model while `show` runs, which are training images, not augmented."""
         features: list[np.ndarray] = []
         try:
             with _taking_features(classifier.model, features.append):
-                found = answers(classifier, images, lambda content: content)
-                for _ in tqdm(found, "Features of training images", count, unit=" images", leave=False, disable=None):
-                    pass
+                show()
             return cls(classifier, fit(np.concatenate(features) if features else np.empty((0, 1), np.float32)))
         except ValueError as error:  # where the head begins is not known, or the images are too few
             return cls(classifier, None, str(error))
@@ -148,33 +136,9 @@ class Strangeness:
         return found
 
 
-def training_images(rows: Dataset | StreamedSplit) -> tuple[Iterator[bytes | None], int]:
-    """Encoded images of the training split, and their number: at most `FITTED`, drawn by lot, always the same.
-
-    Of a stream they are the first ones in the order of an epoch, which mixes shards and what lies in them.
-    """
-    from datasets import Image
-
-    count = min(FITTED, len(rows))
-    if isinstance(rows, StreamedSplit):
-        return islice(
-            (content for _, _, content in StreamedViews(rows, None, 1, Augmentation()).encoded()), count
-        ), count
-    chosen = rows.cast_column("image", Image(decode=False)).select_columns(["image"]).select(drawn(len(rows)))
-    return (_content(row["image"]) for row in chosen), count
-
-
 def drawn(count: int) -> list[int]:
-    """Which of `count` images are looked at, in order."""
+    """Which of `count` training images are looked at, in order, always the same."""
     return sorted(random.Random(0).sample(range(count), min(FITTED, count)))
-
-
-def _content(image: Mapping[str, Any]) -> bytes | None:
-    """Encoded bytes; None if they are gone."""
-    try:
-        return image["bytes"] or Path(image["path"]).read_bytes()
-    except OSError:
-        return None
 
 
 @contextmanager
