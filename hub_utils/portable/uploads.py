@@ -196,7 +196,7 @@ def uploaded(path: Any) -> Path:
 def uploaded_or_why(path: Any, size: Any = None, most: int = MOST_BYTES) -> Path | str:
     """The same, or in a sentence why not; a file of more than `most` bytes was not even sent."""
     if isinstance(size, int) and size > most:
-        return too_large(size, most)
+        return too_large(min(size, 10**15), most)
     try:
         return uploaded(path)
     except UserError as error:
