@@ -24,10 +24,10 @@ from hub_utils.portable.about import about_html, card_text
 from hub_utils.portable.answer_html import answer_html, as_sentence, percent, problem_html
 from hub_utils.portable.command import UserError
 from hub_utils.portable.demo import Page, build_demo, build_suite
+from hub_utils.portable.image_files import open_rgb
 from hub_utils.portable.predictor import Answer
 from hub_utils.portable.served import Served, verdict, where_is
 from hub_utils.portable.state_html import door_html, head_html
-from hub_utils.portable.uploads import open_upload
 
 
 @pytest.fixture(scope="module")
@@ -78,7 +78,7 @@ def red(tmp_path):
 @pytest.fixture
 def said(served, red):
     """What the model says of it, which is learnt in seconds and may be wrong."""
-    (answer,) = served.answer([open_upload(red)])
+    (answer,) = served.answer([open_rgb(red)])
     return served.predictor().labels[answer.probabilities.argmax()]
 
 
@@ -431,9 +431,9 @@ def test_an_answer_needs_no_torch(run, red):
 import sys
 from hub_utils.portable.demo import build_demo
 from hub_utils.portable.served import Served
-from hub_utils.portable.uploads import open_upload
+from hub_utils.portable.image_files import open_rgb
 served = Served("colours", {str(run)!r})
-served.answer([open_upload({str(red)!r})])
+served.answer([open_rgb({str(red)!r})])
 print(sorted({{"torch", "transformers", "scipy", "sklearn", "matplotlib"}} & set(sys.modules)))"""
     done = in_a_process(code)
     assert done.stdout.strip() == "[]", done.stdout + done.stderr

@@ -16,6 +16,7 @@ from test_images import picture
 from hub_utils.portable import feedback as module
 from hub_utils.portable.command import UserError
 from hub_utils.portable.feedback import NONE, Collection, _Door, configured, feedback, receive
+from hub_utils.portable.image_files import open_rgb
 from hub_utils.portable.served import Served
 
 REPO = "alice/mistakes"
@@ -122,7 +123,8 @@ def test_without_consent_or_a_choice_nothing_is_kept_and_the_hub_hears_nothing(d
 def test_no_file_of_the_machine_is_sent_or_deleted(hub, door, served, tmp_path):
     own = tmp_path / "own.jpg"
     photo().save(own)
-    for path in (str(own), f"{get_upload_folder()}/../{own}", "a\0b", None, 3):
+    folder = get_upload_folder()
+    for path in (str(own), f"{folder}/../{own}", folder, f"{folder}/{'x' * 300}", "a\0b", None, 3):
         with pytest.raises(UserError, match="did not get here"):
             receive(served, door, {"consent": True, "label": "LABEL_3", "path": path})
     assert own.exists() and hub.requests == []
@@ -213,9 +215,7 @@ def test_a_large_picture_is_kept_smaller_and_another_format_loses_its_words(hub)
     collection, words, file = Collection(REPO), PngImagePlugin.PngInfo(), io.BytesIO()
     words.add_text("Comment", SECRET.decode())
     Image.new("RGB", (3000, 1500)).save(file, "PNG", pnginfo=words, icc_profile=SECRET)
-    from hub_utils.portable.uploads import open_content
-
-    collection.keep(open_content(file.getvalue()), {"label": "LABEL_3"})
+    collection.keep(open_rgb(file.getvalue()), {"label": "LABEL_3"})
     collection.close()
     (content,) = [content for path, content in kept(hub).items() if path.endswith(".jpg")]
     with Image.open(io.BytesIO(content)) as image:

@@ -18,11 +18,12 @@ from PIL import Image
 from test_images import REFUSED, encoded, picture
 
 from hub_utils.portable import many_pictures as module
+from hub_utils.portable.image_files import open_rgb
 from hub_utils.portable.many_pictures import Looked, as_csv, look_at, many_endpoint, many_pictures, results_html
 from hub_utils.portable.many_uploads import Uploads
 from hub_utils.portable.prediction_table import harmless
 from hub_utils.portable.served import Served
-from hub_utils.portable.uploads import open_content
+from hub_utils.portable.uploads import LONG_NAME, LOST
 from training.results.batch import load_model, predict
 
 PNG = encoded(picture())
@@ -59,7 +60,7 @@ def test_bad_ones_have_their_reason_and_the_others_their_answer(served, mixed):
     ]  # fmt: skip
     assert [bool(each.said) for each in looked] == [True, False, False, True, False]
     assert "cut off" in looked[1].problem and "empty" in looked[2].problem and "HEIC" in looked[4].problem
-    (alone,) = served.answer([open_content(PNG)])
+    (alone,) = served.answer([open_rgb(PNG)])
     assert np.array_equal(looked[0].probabilities, alone.probabilities)
     assert looked[0].as_json["file"] == "=HYPERLINK(1).png" and looked[0].as_json["label"].startswith("LABEL_")
     assert looked[2].as_json == {"file": "empty.jpg", "error": looked[2].problem}
@@ -191,16 +192,21 @@ def test_the_browsers_files_are_those_that_were_uploaded_and_no_others(tmp_path)
     from gradio.utils import get_upload_folder
 
     inside = Path(get_upload_folder(), "x", "1.png")
+    inside.parent.mkdir(parents=True, exist_ok=True)
+    inside.touch()
     files = [
         {"name": "../1.png", "path": str(inside)},
         {"name": "2.png", "path": str(tmp_path / "2.png")},
         {"name": "3.png", "path": f"{get_upload_folder()}/../3.png"},
         {"name": "4.png", "size": 70_000_000},
         {"name": "5" * 9999, "path": None},
+        {"name": "6.zip", "size": 600_000_000}, {"name": "7.zip", "size": 70_000_000}, {"size": 10**400},
         "nonsense", {"path": "a\0b"},
     ]  # fmt: skip
     found = module._uploaded(files)
     assert found[0] == ("../1.png", inside)
-    assert [path for _, path in found[1:3]] == [module.LOST] * 2
-    assert found[3][1].startswith("This file has 70 MB") and len(found[4][0]) == module.LONG_NAME
+    assert [path for _, path in found[1:3]] == [LOST] * 2
+    assert found[3][1].startswith("This file has 70 MB") and len(found[4][0]) == LONG_NAME
+    assert found[5][1].startswith("This file has 600 MB, and 500 MB are the limit") and found[6][1] == LOST
+    assert "are the limit" in found[7][1] and len(found) == 9
     assert module._uploaded(None) == module._uploaded("x") == []

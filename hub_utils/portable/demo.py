@@ -31,13 +31,14 @@ from hub_utils.portable.one_picture import endpoint, one_picture
 from hub_utils.portable.operating import medical_notice, operating_slider
 from hub_utils.portable.served import Served
 from hub_utils.portable.state_html import door_html, head_html
-from hub_utils.portable.uploads import MOST_UPLOAD
+from hub_utils.portable.upload_folder import settle
+from hub_utils.portable.uploads import MOST_UPLOAD, UNASKED
 
 PATIENCE = (
     3.0  # seconds that the page waits for what the Hub knows of the model; it comes up without, and adds it later
 )
 EVERY = 1.0  # seconds between two looks at whether the model is there
-EMPTIED = (60, 600)  # seconds: how often, and older than what, files are deleted that came by the API
+SESSIONS = 1000  # visitors of whom gradio remembers what they see, 30 kB each; whoever asks the API is one as well
 KINDS = (".jpg", ".jpeg", ".png", ".webp")  # of examples: what every browser shows
 SANS = ("ui-sans-serif", "system-ui", "-apple-system", "Segoe UI", "Roboto", "Arial", "sans-serif")
 MONO = ("ui-monospace", "SFMono-Regular", "Menlo", "Consolas", "monospace")
@@ -86,14 +87,24 @@ class Page(gr.Blocks):
     """Blocks that bring their looks along: gradio takes these when it launches, and an app.py says `launch()` only."""
 
     def __init__(self, title: str) -> None:
-        super().__init__(title=title, analytics_enabled=False, delete_cache=EMPTIED)
+        settle(self)
+        super().__init__(title=title, analytics_enabled=False)
+
+    async def preprocess_data(self, *args: Any, **how: Any) -> Any:
+        """As gradio's, which tells strangers of its own insides, and of paths of this machine."""
+        try:
+            return await super().preprocess_data(*args, **how)
+        except gr.Error:
+            raise
+        except Exception as error:
+            raise gr.Error(UNASKED, print_exception=False) from error
 
     def launch(self, *args: Any, **how: Any) -> Any:
         """As gradio's; GRADIO_MCP_SERVER=True in the environment makes the endpoints tools of an MCP server as well."""
         wanted = how.get("mcp_server", os.environ.get("GRADIO_MCP_SERVER", "").lower() == "true")
         if wanted and importlib.util.find_spec("mcp") is None:
             sys.exit("error: the MCP server is switched on, and not installed: pip install 'gradio[mcp]'")
-        return super().launch(*args, **(looks() | how))
+        return super().launch(*args, **({"state_session_capacity": SESSIONS} | looks() | how))
 
 
 def looks() -> dict[str, Any]:
@@ -106,7 +117,7 @@ def looks() -> dict[str, Any]:
         "footer_links": ["api"],
         "run_history": False,
         "ssr_mode": False,
-        "show_error": True,
+        "show_error": False,  # an error that nobody foresaw may tell of this machine; the others are shown all the same
         "max_file_size": MOST_UPLOAD,
     }
 

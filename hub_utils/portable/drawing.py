@@ -8,7 +8,6 @@ import time
 from dataclasses import replace
 from html import escape
 from pathlib import Path
-from typing import Any
 
 import gradio as gr
 import numpy as np
@@ -17,6 +16,7 @@ from PIL import Image
 from hub_utils.portable.answer_html import answer_html, problem_html
 from hub_utils.portable.command import UserError
 from hub_utils.portable.served import Served
+from hub_utils.portable.uploads import asked
 
 LEAST = 0.1  # of the canvas: what is smaller than that both ways is a dot
 SIDE = 560  # pixels of the canvas
@@ -41,8 +41,8 @@ def drawing(served: Served) -> None:
         panel = gr.HTML(WAITING.format(""), js_on_load=None, apply_default_css=False, elem_classes="answer-column")
 
     def look(event: gr.EventData) -> tuple[str, str]:
-        asked: dict[str, Any] = event._data or {}
-        sent, turn = str(asked.get("png", "")), str(asked.get("turn", ""))[:40]
+        told = asked(event)
+        sent, turn = str(told.get("png", "")), str(told.get("turn", ""))[:40]
         if not sent:
             return "", WAITING.format(escape(turn))
         try:

@@ -22,12 +22,11 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 import gradio as gr
-from gradio.utils import get_upload_folder, is_in_or_equal
 
 from hub_utils.portable.answer_html import as_sentence
 from hub_utils.portable.command import UserError
 from hub_utils.portable.served import Served, verdict
-from hub_utils.portable.uploads import open_upload
+from hub_utils.portable.uploads import asked, forget, opened, uploaded
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -103,6 +102,8 @@ class Collection:
     def keep(self, picture: Image.Image, facts: dict[str, Any]) -> str:
         """Keep a picture and what is said of it for the next commit; the number to ask for its deletion by.
 
+        The picture itself is made smaller.
+
         Raises:
             UserError: there is no room for more, or the last commit failed.
         """
@@ -111,11 +112,10 @@ class Collection:
         if self.problem:
             raise self.problem
         number = secrets.token_hex(8)
-        bare = picture.copy()
-        bare.thumbnail((SIDE, SIDE))
-        bare.info.clear()  # or Pillow writes colour profile and comment along
+        picture.thumbnail((SIDE, SIDE))
+        picture.info.clear()  # or Pillow writes colour profile and comment along
         with self._scheduler.lock:
-            bare.save(self.folder / f"{number}.jpg", "JPEG", quality=92)
+            picture.save(self.folder / f"{number}.jpg", "JPEG", quality=92)
             with (self.folder / "metadata.jsonl").open("a", encoding="utf-8") as file:
                 file.write(json.dumps({"file_name": f"{number}.jpg", **facts}, ensure_ascii=False) + "\n")
             self.kept += 1
@@ -184,11 +184,11 @@ def feedback(served: Served) -> _Door | None:
     where = f" on https://huggingface.co/{served.public_name}" if not Path(served.model).is_dir() else ""
     form = FORM.format(repo=escape(repo_id), where=escape(where))
     with gr.Column(elem_classes="feedback-column"):
-        asked = gr.HTML(form, js_on_load=script, apply_default_css=False)
+        form_shown = gr.HTML(form, js_on_load=script, apply_default_css=False)
         told = gr.HTML(js_on_load=None, apply_default_css=False, elem_classes="feedback-told")
 
     def send(event: gr.EventData) -> str:
-        data = event._data if isinstance(event._data, dict) else {}
+        data = asked(event)
         try:
             number = receive(served, door, data)
             words = f"Thank you. Its number is {number}."
@@ -196,7 +196,7 @@ def feedback(served: Served) -> _Door | None:
             words = as_sentence(f"it was not sent: {error}")
         return f'<p data-turn="{escape(str(data.get("turn"))[:40])}">{escape(words)}</p>'
 
-    asked.send(send, None, told, api_visibility="private", show_progress="hidden", concurrency_limit=1)
+    form_shown.send(send, None, told, api_visibility="private", show_progress="hidden", concurrency_limit=1)
     return door
 
 
@@ -208,19 +208,17 @@ def receive(served: Served, door: _Door, data: dict[str, Any]) -> str:
     Raises:
         UserError: nothing was kept, and why.
     """
-    path = data.get("path")
-    if not isinstance(path, str) or "\0" in path or not is_in_or_equal(path, get_upload_folder()):
-        raise UserError("the picture did not get here")
+    path = uploaded(data.get("path"))
     try:
         if data.get("consent") is not True:
             raise UserError("you have not agreed to it")
         label = data.get("label")
         if label not in (*served.predictor().labels, NONE):
             raise UserError("choose what it is")
-        picture = open_upload(path)
-        said = verdict(served, *served.answer([picture]))
-        answer = {"label": said["label"], "probability": round(said["probabilities"][said["label"]], 6)}
-        facts = {"label": label, "answer": answer, "model": said["model"], "revision": said["revision"]}
-        return door.keep(picture, facts)
+        with opened(path) as picture:
+            said = verdict(served, *served.answer([picture]))
+            answer = {"label": said["label"], "probability": round(said["probabilities"][said["label"]], 6)}
+            facts = {"label": label, "answer": answer, "model": said["model"], "revision": said["revision"]}
+            return door.keep(picture, facts)
     finally:
-        Path(path).unlink(missing_ok=True)
+        forget(path)

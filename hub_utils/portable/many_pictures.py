@@ -24,7 +24,7 @@ from typing import Any
 
 import gradio as gr
 import numpy as np
-from gradio.utils import get_upload_folder, is_in_or_equal
+from gradio.utils import get_upload_folder
 from PIL import Image
 
 from hub_utils.portable.answer_html import as_sentence, percent, problem_html
@@ -34,13 +34,17 @@ from hub_utils.portable.markdown import counted
 from hub_utils.portable.prediction_table import harmless, header, row
 from hub_utils.portable.served import Served, verdict
 from hub_utils.portable.uploads import (
+    LONG_NAME,
     MOST_BYTES,
     MOST_PICTURES,
     MOST_UPLOAD,
     Files,
+    asked,
+    forget,
     limits_in_words,
-    open_content,
-    too_large,
+    opened,
+    told_to_clients,
+    uploaded_or_why,
 )
 
 WORKERS = min(4, os.cpu_count() or 1)
@@ -50,9 +54,7 @@ THUMBNAIL, MOST_THUMBNAIL = (
     80,
     2200,
 )  # pixels, for fine screens twice what is seen; bytes, which are a third more in HTML
-LONG_NAME = 300  # letters of a file's name that are kept
 LATE = f"Not looked at: {LONGEST // 60} minutes were over. Give fewer at once."
-LOST = "This file did not get here: the connection broke. Give it again."
 STOPPED = "Not looked at: you stopped before."
 STAGE = """<div class="stage many-stage" data-most="{most}" data-limit="{limit}" data-zip="{zip}">
 <div class="view"><div class="empty"><svg viewBox="0 0 48 48" aria-hidden="true">
@@ -113,15 +115,16 @@ def _look(served: Served, sent: Sent) -> Looked:
         if sent.problem:
             raise UserError(sent.problem)
         start = time.perf_counter()
-        image = open_content(sent.content, sent.name)
-        (answer,) = served.answer([image])
-        said = verdict(served, answer, 1000 * (time.perf_counter() - start))
+        with opened(sent.content, sent.name) as image:
+            (answer,) = served.answer([image])
+            said = verdict(served, answer, 1000 * (time.perf_counter() - start))
+            thumbnail = _thumbnail(image)
     except UserError as error:
         return Looked(sent.name, as_sentence(str(error)))
     except Exception:  # the others shall not suffer
         logger.exception("no answer to an upload")
         return Looked(sent.name, "The model has no answer to this picture.")
-    return Looked(sent.name, "", said, answer.probabilities, _thumbnail(image))
+    return Looked(sent.name, "", said, answer.probabilities, thumbnail)
 
 
 def _thumbnail(image: Image.Image) -> str:
@@ -149,7 +152,7 @@ def as_csv(labels: Sequence[str], looked: Sequence[Looked]) -> bytes:
 def many_endpoint(served: Served, api_name: str = "predict_many") -> None:
     """The API's way to the same answers; inside an open `gr.Blocks`."""
 
-    def predict_many(files: list[tuple[str, str]] | None, progress: Any = gr.Progress()) -> tuple[list[dict], str]:  # noqa: B008
+    def predict_many(files: list[tuple[str, Path | str]], progress: Any = gr.Progress()) -> tuple[list[dict], str]:  # noqa: B008
         """Says what each of many pictures shows.
 
         Parameters:
@@ -158,25 +161,21 @@ def many_endpoint(served: Served, api_name: str = "predict_many") -> None:
             answers: an object a file, in their order: "file", its name (ZIP/NAME in a zip), and what /predict says of
             it, or "error", a sentence. table: a CSV file with path, prediction, p_CLASS for each class, and error.
         """
-        try:
-            with Uploads((name, Path(path)) for name, path in files or []) as uploads:
-                answered = look_at(served, uploads)
-                looked = list(progress.tqdm(answered, total=uploads.count, desc="Looking", unit="pictures"))
-        except UserError as error:
-            raise gr.Error(as_sentence(str(error)), print_exception=False) from error
-        return [each.as_json for each in looked], _kept(table, as_csv(served.predictor().labels, looked))
+        with told_to_clients(), Uploads(files) as uploads:
+            answered = look_at(served, uploads)
+            looked = list(progress.tqdm(answered, total=uploads.count, desc="Looking", unit="pictures"))
+            return [each.as_json for each in looked], _kept(as_csv(served.predictor().labels, looked))
 
     files = Files(file_count="multiple", visible=False, label="files")
     answers, table = gr.JSON(visible=False, label="answers"), gr.File(visible=False, label="table")
     files.upload(predict_many, files, [answers, table], api_name=api_name, concurrency_limit=1)
 
 
-def _kept(component: gr.File | gr.DownloadButton, content: bytes) -> str:
-    """A file of this content where gradio serves it from, and deletes it after a while."""
+def _kept(content: bytes) -> str:
+    """A file of this content where gradio serves it from, until the folder is swept."""
     path = Path(get_upload_folder(), secrets.token_hex(16), "predictions.csv")
     path.parent.mkdir(parents=True)
     path.write_bytes(content)
-    component.temp_files.add(str(path))
     return str(path)
 
 
@@ -194,13 +193,13 @@ def many_pictures(served: Served) -> None:
         shown = gr.HTML(js_on_load=None, **how)
 
     def look(event: gr.EventData, request: gr.Request) -> Iterator[dict]:
-        asked: dict[str, Any] = event._data or {}
-        turn = str(asked.get("turn", ""))[:40]
+        told = asked(event)
+        turn = str(told.get("turn", ""))[:40]
         mine = (str(request.session_hash), turn)
-        files = _uploaded(asked.get("files"))
+        files = _uploaded(told.get("files"))
         try:
             yield {shown: "", table: gr.DownloadButton(visible=False)}
-            if isinstance(count := asked.get("count"), int) and count > MOST_PICTURES:
+            if isinstance(count := told.get("count"), int) and count > MOST_PICTURES:
                 raise UserError(too_many(count))  # none of them was sent
             with Uploads(files) as uploads:
                 looked, last, began = [], 0.0, time.monotonic()
@@ -210,18 +209,18 @@ def many_pictures(served: Served) -> None:
                         last = time.monotonic()
                         yield {how_far: _how_far(len(looked), uploads.count, turn)}
                 drawn = results_html(looked, uploads.passed_by, time.monotonic() - began, turn)
-            kept = _kept(table, as_csv(served.predictor().labels, looked))
+            kept = _kept(as_csv(served.predictor().labels, looked))
             yield {shown: drawn, table: gr.DownloadButton(value=kept, visible=True), how_far: ""}
         except UserError as error:
             yield {shown: problem_html(str(error), turn), table: gr.DownloadButton(visible=False), how_far: ""}
         finally:
             stopped.discard(mine)
             for path in (path for _, path in files if isinstance(path, Path)):
-                path.unlink(missing_ok=True)
+                forget(path)
 
     def halt(event: gr.EventData, request: gr.Request) -> None:
         if len(stopped) < 10_000:
-            stopped.add((str(request.session_hash), str((event._data or {}).get("turn", ""))[:40]))
+            stopped.add((str(request.session_hash), str(asked(event).get("turn", ""))[:40]))
 
     private = {"api_visibility": "private", "show_progress": "hidden"}
     stage.pictures(look, None, [shown, table, how_far], concurrency_limit=1, trigger_mode="multiple", **private)
@@ -229,16 +228,13 @@ def many_pictures(served: Served) -> None:
 
 
 def _uploaded(files: Any) -> list[tuple[str, Path | str]]:
-    """Names and paths as the browser tells them; no other file of this machine is opened, or deleted, for it."""
-    found, folder = [], get_upload_folder()
+    """Names as the browser tells them, each with its file, or why there is none."""
+    found = []
     for each in files if isinstance(files, list) else ():
-        if not isinstance(each, dict):
-            continue
-        name, path, size = str(each.get("name"))[-LONG_NAME:], each.get("path"), each.get("size")
-        if isinstance(path, str) and "\0" not in path and is_in_or_equal(path, folder):
-            found.append((name, Path(path)))
-        else:
-            found.append((name, too_large(size) if isinstance(size, int) and size > MOST_BYTES else LOST))
+        if isinstance(each, dict):
+            name = str(each.get("name"))[-LONG_NAME:]
+            most = MOST_UPLOAD if name.lower().endswith(".zip") else MOST_BYTES
+            found.append((name, uploaded_or_why(each.get("path"), each.get("size"), most)))
     return found
 
 

@@ -67,7 +67,7 @@ class Network:
         if self._constants:
             self._constants.madvise(mmap.MADV_DONTNEED)  # what was compiled has copies of its own
         del model, front, rest
-        _give_back()
+        give_back()
 
     def __call__(self, pixels: np.ndarray) -> dict[str, np.ndarray]:
         """Outputs by their names, without the batch's axis, of a picture: float32, (3, height, width)."""
@@ -151,7 +151,7 @@ def _mapped(core: openvino.Core, path: Path) -> tuple[openvino.Model, mmap.mmap 
         return core.read_model(Path(folder, "model.xml").read_bytes(), weights), constants
 
 
-def _give_back() -> None:
+def give_back() -> None:
     """Memory that has been freed, to the system: reading and compiling leave some tens of MB of it."""
     with suppress(OSError, AttributeError, TypeError):  # other systems, and other libraries of C, do not know how
         ctypes.CDLL(None).malloc_trim(0)

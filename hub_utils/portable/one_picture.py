@@ -16,19 +16,26 @@ from typing import Any
 from urllib.parse import quote
 
 import gradio as gr
-from gradio.utils import get_upload_folder, is_in_or_equal
 from PIL import Image
 
-from hub_utils.portable.answer_html import answer_html, as_sentence, problem_html
+from hub_utils.portable.answer_html import answer_html, problem_html
 from hub_utils.portable.command import UserError
 from hub_utils.portable.served import Served, verdict
-from hub_utils.portable.uploads import MOST_BYTES, Picture, limits_in_words, open_upload, too_large
+from hub_utils.portable.uploads import (
+    MOST_BYTES,
+    Picture,
+    asked,
+    forget,
+    limits_in_words,
+    opened,
+    told_to_clients,
+    uploaded_or_why,
+)
 
 # Pictures, each in a thread: while one is opened, another is in the network. Not gradio's batches: with them one bad
 # picture fails all that were batched with it, and on a CPU the network gains nothing from them.
 AT_ONCE = 2
 THUMBNAIL = 144  # pixels, twice what is seen: for fine screens
-LOST = "the picture did not get here: the connection broke; give it again"
 STAGE = """<div class="stage" data-limit="{limit}">
 <div class="view">
   <div class="frame" hidden><img alt="Your picture"><video playsinline muted hidden></video>
@@ -55,20 +62,19 @@ WAITING = """<section class="answer waiting"><h2>What is it?</h2>
 def endpoint(served: Served, api_name: str) -> None:
     """The API's way to the same answer, without a page's drawing; inside an open `gr.Blocks`."""
 
-    def predict(picture: Path) -> dict[str, Any]:
+    def predict(picture: Path | bytes) -> dict[str, Any]:
         """Says what a picture shows.
 
         Parameters:
-            picture: an image file: JPEG, PNG, WebP, GIF, BMP or TIFF.
+            picture: an image file: JPEG, PNG, WebP, GIF, BMP, TIFF or AVIF.
         Returns:
             label: the likeliest class; sure: whether its probability reaches the model's own threshold; familiar:
             whether the picture looks like those that the model was trained on, null if it cannot tell; probabilities:
-            calibrated, of all classes, the likeliest first; strangeness; milliseconds; model; revision, its commit.
+            calibrated, of all classes, the likeliest first; strangeness; milliseconds; model; revision, its commit;
+            notice, of a medical model: what it must not be used for.
         """
-        try:
+        with told_to_clients():
             return verdict(served, *_look(served, picture))
-        except UserError as error:
-            raise gr.Error(as_sentence(str(error)), print_exception=False) from error
 
     picture, answer = Picture(visible=False, label="picture"), gr.JSON(visible=False, label="answer")
     picture.upload(predict, picture, answer, api_name=api_name, concurrency_limit=AT_ONCE)
@@ -86,10 +92,10 @@ def one_picture(served: Served, examples: Sequence[Path]) -> None:
         shown = gr.HTML(WAITING, js_on_load=None, apply_default_css=False, elem_classes="answer-column")
 
     def look(event: gr.EventData) -> str:
-        asked: dict[str, Any] = event._data or {}
-        turn = str(asked.get("turn", ""))[:40]
+        told = asked(event)
+        turn = str(told.get("turn", ""))[:40]
         try:
-            return answer_html(served, *_look_and_forget(served, asked), turn)
+            return answer_html(served, *_look_and_forget(served, told), turn)
         except UserError as error:
             return problem_html(str(error), turn)
 
@@ -99,24 +105,23 @@ def one_picture(served: Served, examples: Sequence[Path]) -> None:
     )  # fmt: skip
 
 
-def _look(served: Served, path: Path) -> tuple[Any, float]:
+def _look(served: Served, given: Path | bytes) -> tuple[Any, float]:
     """An `Answer`, and how many milliseconds it took from the file on."""
     served.predictor()  # whoever comes first waits for the model; that is not the answer's time
     start = time.perf_counter()
-    (answer,) = served.answer([open_upload(Path(path))])
+    with opened(given) as picture:
+        (answer,) = served.answer([picture])
     return answer, 1000 * (time.perf_counter() - start)
 
 
-def _look_and_forget(served: Served, asked: dict[str, Any]) -> tuple[Any, float]:
-    path, size = asked.get("path"), asked.get("size")
-    if isinstance(size, int) and size > MOST_BYTES:
-        raise UserError(too_large(size))  # it was not even sent
-    if not isinstance(path, str) or not is_in_or_equal(path, get_upload_folder()) or not Path(path).is_file():
-        raise UserError(LOST)
+def _look_and_forget(served: Served, told: dict[str, Any]) -> tuple[Any, float]:
+    path = uploaded_or_why(told.get("path"), told.get("size"))
+    if isinstance(path, str):
+        raise UserError(path)
     try:
-        return _look(served, Path(path))
+        return _look(served, path)
     finally:
-        Path(path).unlink(missing_ok=True)
+        forget(path)
 
 
 def _examples(files: Sequence[Path]) -> str:

@@ -27,6 +27,7 @@ ONNX = "onnx/model.onnx"
 FACTS = ("config.json", "preprocessor_config.json", "serving.json", "recipe.json", "test_results.json", "README.md")
 FACTS += ("plots/*.png",)
 FILES = (*FACTS, ONNX)  # what is downloaded of a repo
+NARROWEST = 100  # times as long as wide; of a longer one, an unknown image processor might make a very large one
 WEIGHTS = ("model.safetensors", "model-*-of-*.safetensors", "model.safetensors.index.json")  # where it has no ONNX
 
 
@@ -118,11 +119,18 @@ class _Model:
         return [self._answer(image) for image in images]
 
     def _answer(self, image: Image.Image) -> Answer:
+        seen = self._seen(image.size)  # which refuses what would become too large
         outputs = self._outputs(image)
         probabilities = self._probabilities(outputs["logits"]).astype(np.float32)
         strangeness = self._strangeness(outputs.get("features"))
-        seen = self._preprocessing.seen(image.size) if self._preprocessing else (0.0, 0.0, 1.0, 1.0)
         return Answer(probabilities, outputs.get("maps"), strangeness, seen)
+
+    def _seen(self, size: tuple[int, int]) -> tuple[float, float, float, float]:
+        if self._preprocessing:
+            return self._preprocessing.seen(size)
+        if max(size) > NARROWEST * min(size):
+            raise UserError(f"a picture of {size[0]:,} × {size[1]:,} pixels is too narrow: cut a part out of it")
+        return 0.0, 0.0, 1.0, 1.0
 
     def _strangeness(self, features: np.ndarray | None) -> float | None:
         """How strange a picture is by its features (width,); None where they or the statistics are missing."""

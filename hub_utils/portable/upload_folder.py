@@ -1,0 +1,61 @@
+"""Where uploads lie: in a folder of this process alone, which empties itself.
+
+gradio has one for all its programs on a machine, and deletes what it remembers: neither an upload that broke off nor an
+empty folder, and nothing any more once something cannot be deleted.
+"""
+
+from __future__ import annotations
+
+import os
+import tempfile
+import threading
+import time
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING
+from weakref import WeakSet
+
+if TYPE_CHECKING:
+    import gradio as gr
+
+AGE = 1800.0  # seconds that an upload may lie there: a thousand pictures take that long to come, and to be looked at
+EVERY = 60.0  # seconds between two looks
+
+_folders: dict[str, tempfile.TemporaryDirectory] = {}  # which are deleted when the process ends
+_pages: WeakSet[gr.Blocks] = WeakSet()
+
+
+def settle(page: gr.Blocks) -> None:
+    """Have gradio take a page's uploads to a folder of our own; to be called before the page has any component.
+
+    It lies in GRADIO_TEMP_DIR, which says from now on where it is, or where the system has temporary folders.
+    """
+    _pages.add(page)
+    named = os.environ.get("GRADIO_TEMP_DIR")
+    if named in _folders:
+        return
+    if named:
+        Path(named).mkdir(parents=True, exist_ok=True)
+    made = tempfile.TemporaryDirectory(prefix="uploads-", dir=named or None, ignore_cleanup_errors=True)
+    _folders[made.name], os.environ["GRADIO_TEMP_DIR"] = made, made.name
+    threading.Thread(target=_sweep_for_ever, args=(Path(made.name),), name="sweeper of uploads", daemon=True).start()
+
+
+def _sweep_for_ever(folder: Path) -> None:
+    while True:
+        time.sleep(EVERY)
+        sweep(folder)
+
+
+def sweep(folder: Path, age: float = AGE) -> None:
+    """Delete what was written more than `age` seconds ago, and empty folders that nobody has used since."""
+    until = time.time() - age
+    for where, folders, files in os.walk(folder, topdown=False):
+        for name in (*files, *folders):
+            path = os.path.join(where, name)
+            with suppress(OSError):  # it is not empty, or somebody has it open, on Windows
+                if os.lstat(path).st_mtime < until:
+                    (os.remove if name in files else os.rmdir)(path)
+    for page in list(_pages):
+        for names in page.temp_file_sets:
+            names.difference_update([each for each in list(names) if not os.path.lexists(each)])
