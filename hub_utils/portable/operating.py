@@ -54,14 +54,18 @@ def medical_notice(served: Served) -> None:
 
 def operating_slider(served: Served) -> None:
     """Draw it, inside an open `gr.Blocks`: sensitivity and specificity at every threshold, of serving.json's curve."""
+    slider = drawn("The threshold slider", lambda: operating_html(served))
+    gr.HTML(slider, js_on_load=_script("operating") if "data-points" in slider else None, apply_default_css=False)
+
+
+def operating_html(served: Served) -> str:
+    """The slider, or why there is none."""
     curve = told(served.fact("serving.json"), "operating_curve", of=dict) or {}
     points = [each for each in told(curve, "points", of=list) or () if _is_whole(each)]
-    if not points:
-        why = told(curve, "reason", of=str) or f"this model brings no operating curve; {EVAL}"
-        gr.HTML(f'<p class="operating soft">No threshold can be chosen: {escape(why)}.</p>', apply_default_css=False)
-        return
-    slider = drawn("The threshold slider", lambda: slider_html(served.name, curve, points))
-    gr.HTML(slider, js_on_load=_script("operating"), apply_default_css=False)
+    if points:
+        return slider_html(served.name, curve, points)
+    why = told(curve, "reason", of=str) or f"this model brings no operating curve; {EVAL}"
+    return f'<p class="operating soft">No threshold can be chosen: {escape(why)}.</p>'
 
 
 def slider_html(name: str, curve: Mapping[str, Any], points: Sequence[Mapping[str, Any]]) -> str:
