@@ -51,6 +51,7 @@ THUMBNAIL, MOST_THUMBNAIL = (
     2200,
 )  # pixels, for fine screens twice what is seen; bytes, which are a third more in HTML
 LONG_NAME = 300  # letters of a file's name that are kept
+MARKS, WORDS = ("sure", "familiar"), {True: "true", False: "false"}  # columns of the table, and what stands in them
 LATE = f"Not looked at: {LONGEST // 60} minutes were over. Give fewer at once."
 LOST = "This file did not get here: the connection broke. Give it again."
 STOPPED = "Not looked at: you stopped before."
@@ -136,13 +137,17 @@ def _thumbnail(image: Image.Image) -> str:
 
 
 def as_csv(labels: Sequence[str], looked: Sequence[Looked]) -> bytes:
-    """The table that `training/predict.py` writes; names of files are a stranger's, and are no formulas in it."""
+    """The table that `training/predict.py` writes, and whether the model is `sure`, and the picture `familiar` to it.
+
+    Names of files are a stranger's, and are no formulas in it.
+    """
     text = io.StringIO(newline="")
     writer = csv.writer(text)
-    writer.writerow([harmless(cell) for cell in header(labels)])
+    writer.writerow([harmless(cell) for cell in [*header(labels), *MARKS]])
     for each in looked:
         cells = row(each.name, labels, each.probabilities, each.problem)
-        writer.writerow([harmless(cell) for cell in cells])
+        marks = [WORDS.get((each.said or {}).get(mark), "") for mark in MARKS]
+        writer.writerow([harmless(cell) for cell in [*cells, *marks]])
     return text.getvalue().encode(errors="backslashreplace")
 
 
@@ -156,7 +161,8 @@ def many_endpoint(served: Served, api_name: str = "predict_many") -> None:
             files: image files, and zips of them.
         Returns:
             answers: an object a file, in their order: "file", its name (ZIP/NAME in a zip), and what /predict says of
-            it, or "error", a sentence. table: a CSV file with path, prediction, p_CLASS for each class, and error.
+            it, or "error", a sentence. table: a CSV file with path, prediction, p_CLASS for each class, error, sure and
+            familiar.
         """
         try:
             with Uploads((name, Path(path)) for name, path in files or []) as uploads:
@@ -237,6 +243,8 @@ def _uploaded(files: Any) -> list[tuple[str, Path | str]]:
         name, path, size = str(each.get("name"))[-LONG_NAME:], each.get("path"), each.get("size")
         if isinstance(path, str) and "\0" not in path and is_in_or_equal(path, folder):
             found.append((name, Path(path)))
+        elif each.get("stopped"):
+            found.append((name, STOPPED))
         else:
             found.append((name, too_large(size) if isinstance(size, int) and size > MOST_BYTES else LOST))
     return found
