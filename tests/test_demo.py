@@ -162,14 +162,14 @@ def test_the_page_shows_the_answer_and_deletes_the_picture(address, red, said):
     assert 'data-turn="3"' in section and f">{said}<small>" in section
     with pytest.raises(urllib.error.HTTPError):
         opened(f"{address}/gradio_api/file={path}")
-    assert "give it again" in shown(address, {"turn": "4", "path": path})
+    assert "Give it again" in shown(address, {"turn": "4", "path": path})
 
 
 def test_the_page_opens_what_was_uploaded_and_nothing_else(address, red):
     for path in (str(red), "/etc/passwd", "../red.png", None, 7, ["x"]):
-        assert re.search("give it again|not in the cache folder", shown(address, {"turn": "1", "path": path}))
+        assert re.search("Give it again|not in the cache folder", shown(address, {"turn": "1", "path": path}))
     assert red.is_file()
-    assert "give it again" in shown(address, {})
+    assert "Give it again" in shown(address, {})
     assert "50 MB are the limit" in shown(address, {"turn": "2", "size": 60_000_000})
 
 

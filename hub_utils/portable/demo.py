@@ -14,6 +14,7 @@ which tries again by itself. Its parts know nothing of each other; what they ask
 from __future__ import annotations
 
 import importlib.util
+import logging
 import os
 import sys
 import time
@@ -34,7 +35,7 @@ from hub_utils.portable.parts import drawn
 from hub_utils.portable.served import Served
 from hub_utils.portable.state_html import door_html, head_html
 from hub_utils.portable.upload_folder import settle
-from hub_utils.portable.uploads import MOST_UPLOAD, UNASKED
+from hub_utils.portable.uploads import MOST_UPLOAD
 
 PATIENCE = (
     3.0  # seconds that the page waits for what the Hub knows of the model; it comes up without, and adds it later
@@ -42,8 +43,11 @@ PATIENCE = (
 EVERY = 1.0  # seconds between two looks at whether the model is there
 SESSIONS = 1000  # visitors of whom gradio remembers what they see, 30 kB each; whoever asks the API is one as well
 KINDS = (".jpg", ".jpeg", ".png", ".webp")  # of examples: what every browser shows
+UNFORESEEN = "That cannot be answered. Try again; or if a program asks, see “Use via API” at the foot of the page."
 SANS = ("ui-sans-serif", "system-ui", "-apple-system", "Segoe UI", "Roboto", "Arial", "sans-serif")
 MONO = ("ui-monospace", "SFMono-Regular", "Menlo", "Consolas", "monospace")
+
+logger = logging.getLogger(__name__)
 
 
 def build_demo(name: str) -> Page:
@@ -92,14 +96,15 @@ class Page(gr.Blocks):
         settle(self)
         super().__init__(title=title, analytics_enabled=False)
 
-    async def preprocess_data(self, *args: Any, **how: Any) -> Any:
+    async def process_api(self, *args: Any, **how: Any) -> Any:
         """As gradio's, which tells strangers of its own insides, and of paths of this machine."""
         try:
-            return await super().preprocess_data(*args, **how)
+            return await super().process_api(*args, **how)
         except gr.Error:
             raise
         except Exception as error:
-            raise gr.Error(UNASKED, print_exception=False) from error
+            logger.exception("a request that cannot be answered")
+            raise gr.Error(UNFORESEEN, print_exception=False) from error
 
     def launch(self, *args: Any, **how: Any) -> Any:
         """As gradio's; GRADIO_MCP_SERVER=True in the environment makes the endpoints tools of an MCP server as well."""
@@ -119,7 +124,7 @@ def looks() -> dict[str, Any]:
         "footer_links": ["api"],
         "run_history": False,
         "ssr_mode": False,
-        "show_error": False,  # an error that nobody foresaw may tell of this machine; the others are shown all the same
+        "show_error": False,  # but those that are meant for visitors
         "max_file_size": MOST_UPLOAD,
     }
 

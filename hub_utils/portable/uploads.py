@@ -46,7 +46,6 @@ RAW = "a camera's raw file"
 DAMAGED = "This picture is cut off or damaged. Copy or download it again."
 LOST = "This file did not get here: it was not sent, or the connection broke. Give it again."
 NOTHING = "Nothing was given. Choose a picture."
-UNASKED = "What came names no file that was sent here before. “Use via API” at the foot of the page says how to ask."
 # How files begin, what they are, and what to do.
 FOREIGN_KINDS = [
     (re.compile(start, re.DOTALL | re.IGNORECASE), what, hint)

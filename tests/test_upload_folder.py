@@ -1,0 +1,119 @@
+"""The folder of uploads: of one process alone, and in the end empty, whatever came and however it broke off."""
+
+import os
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from conftest import ROOT
+from gradio.utils import get_upload_folder
+from test_strangers import PNG, asked, file, happened, sent
+
+from hub_utils.portable import upload_folder
+from hub_utils.portable.demo import Page, build_demo
+from hub_utils.portable.upload_folder import sweep
+
+
+@pytest.fixture
+def own(tmp_path, monkeypatch) -> Path:
+    """What GRADIO_TEMP_DIR says; there is somebody else's file in it."""
+    monkeypatch.setenv("GRADIO_TEMP_DIR", str(tmp_path / "gradio"))
+    (tmp_path / "gradio").mkdir()
+    (tmp_path / "gradio" / "somebody else's").touch()
+    return tmp_path / "gradio"
+
+
+def old(path: Path, seconds: float = 3600) -> Path:
+    os.utime(path, (time.time() - seconds,) * 2)
+    return path
+
+
+def test_a_page_has_a_folder_of_its_own_process_and_all_pages_the_same(own):
+    first, second = Page("a"), Page("b")
+    assert Path(get_upload_folder()).parent == own and first.GRADIO_CACHE == second.GRADIO_CACHE == get_upload_folder()
+
+
+def test_what_is_old_is_deleted_and_what_is_new_or_somebody_elses_stays(own):
+    page = Page("a")
+    folder = Path(get_upload_folder())
+    for name in ("a/old.png", "a/new.png", "b/old.png", "tmp0123", "c/d/e/old"):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).touch()
+    (folder / "empty").mkdir()
+    (folder / "recent").mkdir()
+    page.upload_file_set |= {str(folder / "a/old.png"), str(folder / "a/new.png"), str(folder)}
+    gone = ["a/old.png", "b/old.png", "tmp0123", "c/d/e/old", "c/d/e", "c/d", "c", "b", "empty"]
+    for name in gone:
+        old(folder / name)
+    outside = own.parent / "outside"
+    outside.mkdir()
+    old(outside.parent / "outside")
+    (outside / "kept").touch()
+    old(outside / "kept")
+    if hasattr(os, "symlink"):
+        (folder / "link").symlink_to(outside)
+    sweep(folder)
+    for _ in range(4):  # deleting a file is a use of its folder
+        for name in gone:
+            if (folder / name).is_dir():
+                old(folder / name)
+        sweep(folder)
+    assert sorted(each.name for each in folder.iterdir() if each.name != "link") == ["a", "recent"]
+    assert [each.name for each in (folder / "a").iterdir()] == ["new.png"]
+    assert page.upload_file_set == {str(folder / "a/new.png"), str(folder)}
+    assert (outside / "kept").exists() and (own / "somebody else's").exists()
+
+
+def test_after_every_way_of_asking_it_is_empty_in_the_end(own, tiny_resnet, monkeypatch):
+    """Even of an upload that breaks off, and once the folder itself was named to gradio as a file."""
+    monkeypatch.setattr(upload_folder, "EVERY", 0.2)
+    monkeypatch.setenv("DEMO_MODEL", str(tiny_resnet))
+    page = build_demo("colours")
+    page.launch(prevent_thread_lock=True, quiet=True, server_name="127.0.0.1")
+    try:
+        address, folder = page.local_url.rstrip("/"), Path(get_upload_folder())
+        asked(address, "predict_many", [file(str(folder))])
+        assert asked(address, "predict", file(sent(address)))[0] == "complete"
+        assert asked(address, "predict", {"url": "data:;base64," + "A" * 1000})[0] == "error"
+        assert asked(address, "predict_many", [file(sent(address, "b.png"))])[0] == "complete"
+        assert "data-turn" in happened(address, "picture", {"turn": "1", "path": sent(address, "c.png")})
+        assert "data-turn" in happened(address, "pictures", {"files": [{"path": sent(address, "d.png")}]})
+        _break_off(address)
+        assert _waited(lambda: list(folder.glob("tmp*")))
+        assert [each.name for each in folder.rglob("*.*") if each.suffix == ".bin"] == []
+        monkeypatch.setattr(upload_folder.sweep, "__defaults__", (0.1,))
+        assert _waited(lambda: not list(folder.iterdir()))
+        assert not page.upload_file_set and not any(page.temp_file_sets)
+    finally:
+        page.close()
+
+
+def _break_off(address: str) -> None:
+    head = b'--x\r\nContent-Disposition: form-data; name="files"; filename="e.png"\r\n\r\n'
+    with socket.create_connection(("127.0.0.1", int(address.rpartition(":")[2]))) as line:
+        line.sendall(
+            b"POST /gradio_api/upload HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: 9000000\r\n"
+            b"Content-Type: multipart/form-data; boundary=x\r\n\r\n" + head + PNG
+        )
+        time.sleep(0.5)
+
+
+def _waited(for_what) -> bool:
+    until = time.monotonic() + 20
+    while time.monotonic() < until:
+        if for_what():
+            return True
+        time.sleep(0.1)
+    return False
+
+
+def test_the_folder_goes_with_the_process(own):
+    code = "import os; from hub_utils.portable.demo import Page; Page('x'); print(os.environ['GRADIO_TEMP_DIR'])"
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, timeout=60)
+    made = Path(done.stdout.strip())
+    assert made.parent == own and not made.exists(), done.stderr
+    assert (own / "somebody else's").exists()
