@@ -38,7 +38,7 @@ CODE = (
 EXAMPLES = ("examples/*.png", "examples/*.jpg", "examples/*/*.png", "examples/*/*.jpg")  # in a suite, by model
 MAY_GO = (*CODE, "README.md", "requirements.txt", "model.json", *EXAMPLES)
 FOLDERS = ("hub_utils", "hub_utils/portable", "hub_utils/__pycache__", "hub_utils/portable/__pycache__")
-FOLDERS += ("examples", "examples/*")
+FOLDERS += ("examples", "examples/[!.]*")
 COMPILED = ("hub_utils/__pycache__/*.pyc", "hub_utils/portable/__pycache__/*.pyc")  # by Python, when it is started
 MARK = "hub_utils/portable/demo.py"  # a bundle has it, and hardly anything else
 SLIM = ("gradio", "openvino", "numpy", "pillow", "huggingface_hub")
@@ -244,7 +244,9 @@ def check_replaceable(folder: Path) -> None:
         raise UserError(f"'{folder}' is no folder; --output DIR names another place for the bundle")
     there = {path.relative_to(folder).as_posix(): path for path in sorted(folder.rglob("*"))}
     kept = {name: FOLDERS if path.is_dir() else (*MAY_GO, *COMPILED) for name, path in there.items()}
-    foreign = [name for name, patterns in kept.items() if not _fits(name, patterns)]
+    foreign = sorted(
+        (name for name, each in kept.items() if not _fits(name, each)), key=lambda name: there[name].is_dir()
+    )
     if foreign or (there and MARK not in there):
         raise UserError(
             f"'{folder}' holds {[*foreign, *there][0]}, which is of no bundle, and would be lost; --output DIR names "

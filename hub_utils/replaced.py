@@ -41,7 +41,8 @@ def check_there(repo: Repo, files: Mapping[str, bytes], page: str, replace_chang
     if theirs:
         raise UserError(
             f"somebody changed {_some(theirs)} of '{repo.repo_id}' on the Hub since ('{title}', "
-            f"{repo.url}/commits/main), and this push would replace it: --replace_changes says that it may, or {elsewhere}"
+            f"{repo.url}/commits/main), and this push would replace it: --replace_changes says that it may, or "
+            f"{elsewhere}"
         )
 
 
@@ -52,9 +53,9 @@ def _check_examples(repo: Repo, files: Mapping[str, bytes], elsewhere: str) -> N
         which = stale if any(path.startswith("examples/") for path in files) else ["examples/*"]
         delete = shlex.join(["hf", "repos", "delete-files", repo.repo_id, *which, "--type", "space"])
         raise UserError(
-            f"'{repo.repo_id}' has {_some(stale)}, which this bundle has not, and which its page would show; nothing is "
-            "ever deleted from here, with --replace_changes neither: bundle them again, with --examples N as before, or "
-            f"delete them, {delete}, and then the same command; or {elsewhere}"
+            f"'{repo.repo_id}' has {_some(stale)}, which this bundle has not, and which its page would show; nothing "
+            "is ever deleted from here, not with --replace_changes: bundle them again, with --examples N as before; "
+            f"or delete them, {delete}, and then the same command; or {elsewhere}"
         )
 
 
