@@ -90,9 +90,9 @@ def _headline(label: str) -> str:
 
 
 def _bars(shares: Sequence[tuple[str, float]], drawn: bool) -> str:
-    """Bars of the classes that matter, and a list of all if those are not all; of one that matters the headline says all.
+    """Bars of the classes that matter, and a list of all if those are not all; the list of all is `every`.
 
-    The list that holds all classes is `every`.
+    Of one class that matters the headline has said it all: its bar has no words.
     """
     mattering = len(shares) if len(shares) <= 2 else sum(share >= MATTERS for _, share in shares[:BARS])
     whole = mattering == len(shares)
