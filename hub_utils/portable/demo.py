@@ -67,7 +67,7 @@ def build_suite(names: Sequence[str]) -> Page:
 
     A model is loaded when its page is opened, or its endpoint asked, for the first time.
     """
-    several = [Served(name) for name in names]
+    several = [Served(name, alone=False) for name in names]
     until = time.monotonic() + PATIENCE
     for thread in [served.ask_for_facts() for served in several]:
         thread.join(max(until - time.monotonic(), 0))

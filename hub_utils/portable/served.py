@@ -50,12 +50,14 @@ class Served:
     """One model of one page.
 
     `name` is the recipe's, as in runs/NAME and in the endpoints' words; `model` a folder or a repo id: without one it
-    is where `where_is` says, which is asked anew until there is one. What the page tells of a repo and what answers
-    there are of one commit.
+    is where `where_is` says, which is asked anew until there is one; `alone` says whether it is the only one. What the
+    page tells of a repo and what answers there are of one commit.
     """
 
-    def __init__(self, name: str, model: str | Path | None = None, revision: str | None = None) -> None:
-        self.name = name
+    def __init__(
+        self, name: str, model: str | Path | None = None, revision: str | None = None, alone: bool = True
+    ) -> None:
+        self.name, self._alone = name, alone
         self._asked_for = None if model is None else (str(model), revision)
         self._found: tuple[Place, Path] | None = None  # at which commit, and the folder of what its files say
         self._looking, self._one_at_a_time = threading.Lock(), threading.Lock()
@@ -74,7 +76,7 @@ class Served:
         Raises:
             UserError: there is no model.
         """
-        return self._found[0] if self._found else Place.of(*(self._asked_for or where_is(self.name)))
+        return self._found[0] if self._found else Place.of(*(self._asked_for or where_is(self.name, self._alone)))
 
     @property
     def local(self) -> bool:
@@ -113,7 +115,9 @@ class Served:
             raise self.problem
         try:
             self._look(anew=self.problem is not None)
-            self._predictor = load_predictor(self.place.model, self.place.revision)
+            # Where health is the matter nothing is gained by the time that half the bits save.
+            exactly = bool(self.card.get("medical"))
+            self._predictor = load_predictor(self.place.model, self.place.revision, full=exactly)
         except Exception as error:
             self.problem = self.in_words("the model cannot be loaded", error)
             self._again = time.monotonic() + min(2.0 ** min(self._failures, 10), LONGEST_WAIT)
@@ -163,7 +167,7 @@ class Served:
 
         with self._looking:
             if self._found is None or anew:
-                place = Place.of(*(self._asked_for or where_is(self.name)))
+                place = Place.of(*(self._asked_for or where_is(self.name, self._alone)))
                 folder, commit = find_model(place.model, place.revision, FACTS)
                 self._found = place._replace(revision=commit), folder
             return self._found
@@ -201,7 +205,7 @@ class Served:
         return self._found is not None
 
     def ask_for_facts(self) -> threading.Thread:
-        """The thread in which `folder` is asked for, and and which shows nothing if that fails: `start` tries again."""
+        """The thread in which `folder` is asked for, and which shows nothing if that fails: `start` tries again."""
         if self._asking is None or not self._asking.is_alive():
             self._asking = threading.Thread(target=self._ask, name=f"facts of {self.name}", daemon=True)
             self._asking.start()
@@ -238,15 +242,15 @@ class Served:
         return told(self.fact("recipe.json"), "recipe", "card", of=dict) or {}
 
 
-def where_is(name: str) -> tuple[str, str | None]:
+def where_is(name: str, alone: bool = True) -> tuple[str, str | None]:
     """Model and revision: DEMO_MODEL if it is set; else runs/NAME if it is there; else what model.json says.
 
-    The publisher writes model.json beside app.py.
+    The publisher writes model.json beside app.py. Of several models, none of which is `alone`, DEMO_MODEL is none.
 
     Raises:
         UserError: there is none of them, or model.json says something else.
     """
-    if said := os.environ.get("DEMO_MODEL", "").strip():
+    if alone and (said := os.environ.get("DEMO_MODEL", "").strip()):
         return _as_said(said)
     for run in (Path("runs", name), ROOT / "runs" / name):
         if (run / "config.json").is_file():
@@ -262,8 +266,8 @@ def where_is(name: str) -> tuple[str, str | None]:
         if model:
             return model, told(known, name, "revision", of=str)
     raise UserError(
-        f"there is no model yet: train one, accelerate launch -q training/train.py {name}, or name one, "
-        "DEMO_MODEL=RUN_OR_REPO_ID"
+        f"there is no model yet: train one, accelerate launch -q training/train.py {name}"
+        + (", or name one, DEMO_MODEL=RUN_OR_REPO_ID" if alone else "")
     )
 
 

@@ -16,7 +16,7 @@ import threading
 from abc import ABCMeta
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import gradio as gr
 from gradio.data_classes import ImageData, ListFiles
@@ -40,6 +40,7 @@ LONG_NAME = 300  # letters of a file's name that are kept
 MOST_PASSES = 50  # of a progressive JPEG: ten are usual, and each takes a tenth of a second at 100 megapixels
 
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF")  # JPEG 2000 takes 15 seconds for a file of 1 kB
+KINDS = "An image file: JPEG, PNG, WebP, GIF, BMP, TIFF or AVIF."
 READS = "this page reads JPEG, PNG, WebP, GIF, BMP, TIFF and AVIF"
 SAVE = "save or export it as JPEG"
 RAW = "a camera's raw file"
@@ -118,11 +119,11 @@ class _Unremembered:
 
 
 class _OnePicture(_Unremembered, ImageData):
-    pass
+    model_config: ClassVar[dict] = {"title": "ImageData", "json_schema_extra": {"description": KINDS}}
 
 
 class _ManyFiles(_Unremembered, ListFiles):
-    pass
+    model_config: ClassVar[dict] = {"title": "ListFiles"}
 
 
 class _Unmoved:
@@ -154,7 +155,13 @@ class Picture(_Unmoved, gr.Image, metaclass=_WithoutStub):
 class Files(_Unmoved, gr.File, metaclass=_WithoutStub):
     """A `gr.File` of several that hands on the names as visitors have them, each with its file or why it has none."""
 
-    data_model = _ManyFiles
+    @property
+    def data_model(self) -> type[ListFiles]:
+        return _ManyFiles
+
+    @data_model.setter
+    def data_model(self, value: type) -> None:
+        """gradio sets its own."""
 
     def preprocess(self, payload: ListFiles | None) -> list[tuple[str, Path | str]]:
         return [
@@ -209,7 +216,9 @@ def forget(path: Path) -> None:
 
 
 def _in_request(url: str) -> bytes:
-    _, _, content = url.partition(";base64,")
+    data, _, content = url.partition(";base64,")
+    if not data.startswith("data:"):
+        raise UserError(LOST)  # nor is it fetched from wherever it is
     _check_bytes(len(content) * 3 // 4)
     try:
         return base64.b64decode(content)
