@@ -247,7 +247,10 @@ def _by_transformers(model: str | Path, folder: Path, commit: str | None, proble
     if commit:
         _download(str(model), commit, WEIGHTS)
     if not any(folder.glob("*.safetensors")):
-        raise UserError(f"{model}: {why}there are no weights in safetensors; other files of weights can run code")
+        raise UserError(
+            f"{model}: {why}there are no weights in safetensors; other files of weights can run code: if you trust it, "
+            "load and save it with transformers once, which writes safetensors"
+        )
     try:
         return _Transformers(folder, commit, f"transformers ({problem})" if problem else "transformers")
     except Exception as error:  # whatever a stranger's model makes of the libraries
