@@ -12,6 +12,7 @@ from typing import Any
 
 from hub_utils.portable.command import UserError
 from hub_utils.portable.golden import weights_sha256
+from hub_utils.run_files import read_json
 
 # What a command measured, and the plots that it drew of it; training itself draws the curves.
 MEASURED = {
@@ -100,21 +101,6 @@ def _check_whole(weights: Path) -> None:
         raise UserError(
             f"'{weights}' is damaged ({error}); the command that began the run, with --resume, writes it again"
         ) from error
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """What a file of a run says.
-
-    Raises:
-        UserError: it cannot be read, or is no object of JSON.
-    """
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-        if not isinstance(content, dict):
-            raise ValueError("no object of JSON")
-    except (OSError, ValueError) as error:
-        raise UserError(f"'{path}' cannot be read ({error}); train or evaluate the run anew") from error
-    return content
 
 
 def _found(run: Path) -> Iterator[tuple[str, Path]]:

@@ -11,8 +11,9 @@ import json
 import os
 import re
 import tempfile
+import unicodedata
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from importlib.metadata import version
 from pathlib import Path
@@ -36,6 +37,9 @@ CODE = (
 )
 EXAMPLES = ("examples/*.png", "examples/*.jpg", "examples/*/*.png", "examples/*/*.jpg")  # in a suite, by model
 MAY_GO = (*CODE, "README.md", "requirements.txt", "model.json", *EXAMPLES)
+FOLDERS = ("hub_utils", "hub_utils/portable", "hub_utils/__pycache__", "hub_utils/portable/__pycache__")
+FOLDERS += ("examples", "examples/[!.]*")
+COMPILED = ("hub_utils/__pycache__/*.pyc", "hub_utils/portable/__pycache__/*.pyc")  # by Python, when it is started
 MARK = "hub_utils/portable/demo.py"  # a bundle has it, and hardly anything else
 SLIM = ("gradio", "openvino", "numpy", "pillow", "huggingface_hub")
 LARGE = (*SLIM, "torch", "torchvision", "transformers", "timm", "safetensors")  # where there is no ONNX file
@@ -50,9 +54,10 @@ MOST_CLASSES = 30  # that are named
 class Model:
     """A model that a page shows.
 
-    `name` is the recipe's, or of a user's own run the folder's; `run` is the folder here, and `repo_id` at `revision`,
-    a full commit, what is on the Hub: one of them at least. `files` are its paths, POSIX; `known` says whether the
-    page prepares its pictures and names its classes without transformers.
+    `name` is what the page calls it; `run` is the folder here, and `repo_id` at `revision`, a full commit, what is on
+    the Hub: one of them at least, and if both, of the same weights. `files` are its paths, POSIX; `known` says whether
+    the page prepares its pictures and names its classes without transformers. `recipe` is what it was trained by, {} of
+    a stranger's; `classes` are the names, if its files say them.
     """
 
     name: str
@@ -62,6 +67,8 @@ class Model:
     revision: str | None = None
     private: bool = False
     known: bool = True
+    recipe: Mapping[str, Any] = field(default_factory=dict)
+    classes: Sequence[str] = ()
 
     @property
     def slim(self) -> bool:
@@ -108,7 +115,7 @@ def app_text(name: str, names: Sequence[str] = ()) -> str:
     return f'''\
 """{about}: labels, results and limits come from the model's own folder.
 
-    {how}
+{how}
 """
 
 from hub_utils.portable.demo import {call.partition("(")[0]}
@@ -158,12 +165,13 @@ def readme(name: str, models: Sequence[Model], credit: str = "") -> str:
     """README.md: front matter from which the Hub makes the Space, and the text that visitors of its repo read."""
     from huggingface_hub import SpaceCard
 
-    own = SPACES / name / "README.md"
-    if own.is_file():
-        card = SpaceCard(own.read_text(encoding="utf-8"))
+    if name == SUITE or is_ours(models[0], name):
+        card = SpaceCard((SPACES / name / "README.md").read_text(encoding="utf-8"))
         facts, text = card.data.to_dict(), card.text.strip()
     else:
         facts, text = _of_a_stranger(models[0])
+    if name == SUITE and {model.name for model in models if is_ours(model, model.name)} != set(names()):
+        facts["short_description"] = f"Image classifiers behind one door: {len(models)}"
     facts |= {"sdk_version": version("gradio")}
     on_hub = [model for model in models if model.repo_id]
     if on_hub:
@@ -177,11 +185,26 @@ def readme(name: str, models: Sequence[Model], credit: str = "") -> str:
     return str(card)
 
 
+def names() -> list[str]:
+    """The folders of spaces/, one a data set."""
+    return sorted(path.parent.name for path in SPACES.glob("*/app.py") if path.parent.name != SUITE)
+
+
+def is_ours(model: Model, name: str) -> bool:
+    """Whether the model is of the data set that spaces/`name` tells of: anybody's may be called so.
+
+    Its files say by which recipe, or variant of it, it was trained, and how many classes that data set has.
+    """
+    if name not in names():
+        return False
+    trained_by, data = str(model.recipe.get("name", "")), model.recipe.get("data", {})
+    return f"{trained_by}_".startswith(f"{name}_") and data.get("classes") == len(model.classes)
+
+
 def _of_a_stranger(model: Model) -> tuple[dict[str, Any], str]:
     """Front matter and text of a page that has no folder under spaces/, from what the run says."""
-    recipe = run_json(model, "recipe.json").get("recipe", {})
-    labels = [str(label) for label in run_json(model, "config.json").get("id2label", {}).values()]
-    title = one_line(recipe.get("title") or model.name)[:100]
+    labels = model.classes
+    title = one_line(model.recipe.get("title") or model.name)[:100]
     facts = {"title": title, "emoji": "🔎", "colorFrom": "green", "colorTo": "blue", "sdk": "gradio"}
     facts |= {"python_version": PYTHON, "app_file": "app.py", "pinned": False, "license": "apache-2.0"}
     facts["short_description"] = (
@@ -191,28 +214,9 @@ def _of_a_stranger(model: Model) -> tuple[dict[str, Any], str]:
     if labels:
         shown = ", ".join(one_line(label) for label in labels[:MOST_CLASSES])
         text += f"\n\nClasses: {shown}{', …' if len(labels) > MOST_CLASSES else ''}."
-    if recipe.get("card", {}).get("medical"):
+    if model.recipe.get("card", {}).get("medical"):
         text += "\n\n**For research and teaching only: this is no medical device, and no diagnosis.**"
     return facts, text
-
-
-def run_json(model: Model, file: str) -> dict[str, Any]:
-    """What a JSON file of the model says, from the run or the Hub; {} if it has none."""
-    from huggingface_hub import hf_hub_download
-
-    from hub_utils.portable.hub import in_words
-
-    if file not in model.files:
-        return {}
-    path = model.run / file if model.run else None
-    if path is None or not path.is_file():
-        with in_words(f"'{model.repo_id}'"):
-            path = Path(hf_hub_download(model.repo_id, file, revision=model.revision))
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise UserError(f"'{path}' cannot be read ({error}); train or evaluate the run anew") from error
-    return found if isinstance(found, dict) else {}
 
 
 def _preload(model: Model) -> str:
@@ -238,13 +242,22 @@ def check_replaceable(folder: Path) -> None:
         return
     if not folder.is_dir() or folder.is_symlink():
         raise UserError(f"'{folder}' is no folder; --output DIR names another place for the bundle")
-    there = [path.relative_to(folder).as_posix() for path in sorted(folder.rglob("*")) if not path.is_dir()]
-    foreign = [path for path in there if not may_go(path) and "__pycache__" not in path.split("/")]
+    there = {path.relative_to(folder).as_posix(): path for path in sorted(folder.rglob("*"))}
+    kept = {name: FOLDERS if path.is_dir() else (*MAY_GO, *COMPILED) for name, path in there.items()}
+    foreign = sorted(
+        (name for name, each in kept.items() if not _fits(name, each)), key=lambda name: there[name].is_dir()
+    )
     if foreign or (there and MARK not in there):
         raise UserError(
-            f"'{folder}' holds {(foreign or there)[0]}, which is of no bundle, and would be lost; --output DIR names "
+            f"'{folder}' holds {[*foreign, *there][0]}, which is of no bundle, and would be lost; --output DIR names "
             "another place, or move it away"
         )
+
+
+def as_name(text: str) -> str:
+    """What the Hub, and every system, takes as a name: letters without accents, digits, _ and single hyphens."""
+    plain = unicodedata.normalize("NFKD", text).encode("ascii", "ignore").decode()
+    return re.sub(r"\W+", "-", plain).strip("-")
 
 
 def write(files: Mapping[str, bytes], folder: Path) -> None:

@@ -21,7 +21,7 @@ from typing import Any
 import psutil
 from tqdm.auto import tqdm
 
-from hub_utils.bundle import ROOT, Model
+from hub_utils.bundle import ONNX, ROOT, Model
 from hub_utils.portable.command import UserError
 from hub_utils.portable.golden import golden_images
 from hub_utils.portable.hub import without_token
@@ -85,10 +85,19 @@ def _lay_out(files: Mapping[str, bytes], models: Sequence[Model], folder: Path) 
 
 
 def _answers_here(model: Model) -> list[dict[str, float]]:
-    """Of each golden image, what the predictor of this process says: probabilities by class."""
+    """Of each golden image, what the predictor of this process says: probabilities by class.
+
+    Raises:
+        UserError: it does not load, or the page would need torch for it where the bundle brings none.
+    """
     from hub_utils.portable.predictor import load_predictor
 
     predictor = load_predictor(model.place, model.revision)
+    if model.slim and not predictor.runtime.startswith("OpenVINO"):
+        problem = predictor.runtime.partition("(")[2].removesuffix(")")
+        anew = f"the command that began the run, with --resume, writes {ONNX} again"
+        again = "--model NS/NAME names another" if model.repo_id else anew
+        raise UserError(f"'{model.place}': {problem}; {again}")
     answers = predictor([image.convert("RGB") for image in golden_images().values()])
     return [dict(zip(predictor.labels, map(float, each.probabilities), strict=True)) for each in answers]
 

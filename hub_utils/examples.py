@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import csv
 import hashlib
 import io
-import json
-import re
 import shlex
 from collections import defaultdict
 from dataclasses import dataclass
@@ -14,10 +11,11 @@ from itertools import chain, zip_longest
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from hub_utils.allowlist import read_json
+from hub_utils.bundle import as_name
 from hub_utils.portable.command import UserError
 from hub_utils.portable.licence import is_free, is_own
 from hub_utils.portable.markdown import one_line
+from hub_utils.run_files import read_json, read_recipe, read_rows
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -43,17 +41,21 @@ def take_examples(run: Path, count: int, public: bool, have_the_right: bool = Fa
     wide and high: no EXIF data, no file names.
 
     Raises:
-        UserError: they are of patients, or may not be passed on, or are not here.
+        UserError: they are of patients, or may not be passed on, or are not here; or a file of the run is broken.
     """
     if not 1 <= count <= MOST:
         raise UserError(f"--examples {count}: 1 to {MOST} are possible")
-    recipe, rows = read_json(run / "recipe.json").get("recipe", {}), _rows(run)
+    recipe, rows = read_recipe(run, str(run)), _rows(run)
+    if "card" not in recipe:
+        raise UserError(
+            f"'{run}' does not say whether its pictures are of patients (recipe.json); leave out --examples"
+        )
     check_may_be_shown(recipe, rows, public, have_the_right)
     folder = _data_folder(run)
     files = {}
     for row in _in_turn([row for row in rows if row["split"] == "test"])[:count]:
         suffix, content = _encoded(_opened(folder / row["path"], row["sha256"]))
-        label = re.sub(r"[^\w-]+", "-", row["label"], flags=re.ASCII).strip("-")[:40]
+        label = as_name(row["label"])[:40]
         files[f"{len(files) + 1:02}{'-' * bool(label)}{label}.{suffix}"] = content
     if not files:
         raise UserError(f"'{run}' has no test images to take examples from; leave out --examples")
@@ -95,21 +97,21 @@ def _rows(run: Path) -> list[dict[str, str]]:
         raise UserError(
             f"'{path}' is missing: it tells which images the model was not trained on; leave out --examples"
         )
-    with path.open(newline="", encoding="utf-8") as file:
-        return list(csv.DictReader(file))
+    return read_rows(path, ["path", "sha256", "label", "split", "group"])
 
 
 def _data_folder(run: Path) -> Path:
     """Where the images lie, as training noted it."""
     path = run / "local" / "data.json"
-    known = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    known = read_json(path) if path.is_file() else {}
     if known.get("dataset"):
         raise UserError(
             f"the images of '{run}' are those of the data set '{known['dataset']}' on the Hub, and not on this "
             "machine; leave out --examples"
         )
-    folder = Path(known.get("data_dir") or "")
-    if not known.get("data_dir") or not folder.is_dir():
+    there = known.get("data_dir")
+    folder = Path(there if isinstance(there, str) else "")
+    if not folder.name or not folder.is_dir():
         again = shlex.join(["python", "training/eval.py", str(run), "--data_dir", "DIR"])
         raise UserError(f"the images of '{run}' are not where they were ('{folder}'); {again} notes where they are now")
     return folder

@@ -13,7 +13,7 @@ from dataclasses import replace
 from fnmatch import fnmatchcase
 from pathlib import Path
 
-from hub_utils.allowlist import Contents, contents_of, may_go, read_json
+from hub_utils.allowlist import Contents, contents_of, may_go
 from hub_utils.checks import gave_up_onnx
 from hub_utils.portable.command import Parser, UserError, run_command
 from hub_utils.portable.hub import Account, account, full_name, in_words
@@ -30,6 +30,7 @@ from hub_utils.portable.repo import (
     set_patience,
     set_tag,
 )
+from hub_utils.run_files import read_json
 
 USAGE = (
     "python -m hub_utils.push RUN [--repo_id NS/NAME] [--public] [--tag NAME] [--message TEXT]\n"

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Mapping
 from itertools import islice
+from time import monotonic, sleep
 from typing import Any
 
 from tqdm.auto import tqdm
@@ -78,17 +78,28 @@ def has_secret(repo: Repo, name: str) -> bool:
         return name in HfApi().get_space_secrets(repo.repo_id)
 
 
-def wait(repo: Repo, sha: str, is_new: bool, say: Callable[[str], None]) -> None:
-    """Wait until the Space runs the commit `sha`; if it does not, say the last lines of its log.
+def wait(repo: Repo, sha: str, is_new: bool, is_set: bool, say: Callable[[str], None]) -> str:
+    """Wait until the Space runs the commit `sha`, and return its stage; if it does not, say the last lines of its log.
 
-    With `is_new`, what the Hub says at first may be about what was there before.
+    With `is_new`, or if its settings were changed, `is_set`, it is started anew, and what the Hub says at first may be
+    about what was there before. One that nobody changed may sleep: a visit wakes it.
 
     Raises:
         UserError: it was not built, does not run, or not in time.
     """
-    stage = _last_stage(repo, sha, is_new)
-    if stage == "RUNNING":
-        return
+    stage = _last_stage(repo, sha, is_new, is_set)
+    if stage == "RUNNING" or (stage == "SLEEPING" and not (is_new or is_set)):
+        return stage
+    if stage == "DELETING":
+        raise UserError(
+            f"'{repo.repo_id}' is being deleted on the Hub; once it is gone the same command makes it anew, or "
+            "--repo_id OWNER/NAME for another Space"
+        )
+    if stage == "SLEEPING":
+        raise UserError(
+            f"all files are on the Hub, as {sha}, but '{repo.repo_id}' is SLEEPING: a visit to {repo.url} wakes it, "
+            "and the same command waits until it runs"
+        )
     built = stage not in ("BUILD_ERROR", "CONFIG_ERROR", "NO_APP_FILE")
     if built and stage != "RUNTIME_ERROR":
         raise UserError(
@@ -102,9 +113,9 @@ def wait(repo: Repo, sha: str, is_new: bool, say: Callable[[str], None]) -> None
     )
 
 
-def _last_stage(repo: Repo, sha: str, is_new: bool) -> str:
+def _last_stage(repo: Repo, sha: str, is_new: bool, is_set: bool) -> str:
     """What becomes of it once it is neither being built nor started."""
-    start, believed, failures = time.monotonic(), not is_new, 0
+    start, believed, failures = monotonic(), not (is_new or is_set), 0
     there = f"all files are on the Hub, as {sha}, and the Space goes on by itself: {repo.url}"
     line = "{desc}: {elapsed}{postfix}"
     try:
@@ -116,17 +127,18 @@ def _last_stage(repo: Repo, sha: str, is_new: bool) -> str:
                     failures += 1  # in half an hour a Hub may well fail once
                     if failures == ATTEMPTS:
                         raise
-                    time.sleep(EVERY)
+                    sleep(EVERY)
                     continue
                 bar.set_postfix_str(runtime.stage)
-                waited = time.monotonic() - start
+                waited = monotonic() - start
                 on_its_way = runtime.stage.endswith(("BUILDING", "APP_STARTING"))
-                believed = believed or on_its_way or runtime.raw.get("sha") == sha or waited > GRACE
+                is_it = is_new and runtime.raw.get("sha") == sha  # and was set up before it was committed
+                believed = believed or on_its_way or is_it or waited > GRACE
                 if believed and not on_its_way:
                     return runtime.stage
                 if waited > PATIENCE:
                     raise UserError(f"'{repo.repo_id}' is {runtime.stage} since {waited:.0f} s; {there}")
-                time.sleep(EVERY)
+                sleep(EVERY)
     except KeyboardInterrupt as error:
         raise UserError(f"interrupted; {there}") from error
 

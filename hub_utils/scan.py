@@ -5,7 +5,6 @@ A finding says where and of which kind, never what: it is shown on screens and i
 
 from __future__ import annotations
 
-import csv
 import hashlib
 import json
 import re
@@ -21,6 +20,7 @@ from urllib.parse import quote
 from tqdm.auto import tqdm
 
 from hub_utils.card import TEMPLATE
+from hub_utils.run_files import read_json, read_rows
 
 # As their issuers document them, or as GitHub's and TruffleHog's scanners look for them.
 SECRETS = {
@@ -75,6 +75,9 @@ def scan(files: Mapping[str, bytes | Path], run: Path, token: str | None = None)
 
     Binary files are searched as what `strings` shows of them. An image of the data set is found by its name and by its
     bytes, and in place of a plot by what matplotlib would not have written.
+
+    Raises:
+        UserError: what the run notes of its data cannot be read.
     """
     data_set = _DataSet.of(run)
     kinds = [(kind, re.compile(pattern)) for kind, pattern in SECRETS.items()]
@@ -137,7 +140,7 @@ def _own_paths(run: Path) -> Iterator[str]:
     data = run / "local" / "data.json"
     folders = (run.absolute(), run.resolve(), Path.home(), Path.cwd(), Path(__file__).resolve().parents[1])
     places = {str(folder) for folder in folders if folder != Path(folder.anchor)}
-    places |= set(_absolute(json.loads(data.read_text(encoding="utf-8")))) if data.is_file() else set()
+    places |= set(_absolute(read_json(data))) if data.is_file() else set()
     forms = {form for place in places for form in (place, place.replace("\\", "/"))}
     forms |= {json.dumps(form, ensure_ascii=ascii)[1:-1] for form in forms for ascii in (True, False)}
     forms |= {quote(form) for form in forms if form.startswith("/")}
@@ -167,7 +170,7 @@ class _DataSet:
     @classmethod
     def of(cls, run: Path) -> _DataSet:
         """As `local/splits.csv` and `local/skipped.csv` have them."""
-        rows = [row for name in ("splits.csv", "skipped.csv") for row in _csv(run / "local" / name)]
+        rows = [row for path in _tables(run) if path.is_file() for row in read_rows(path, ["path"])]
         own = _own_words() | {row.get("label") or "" for row in rows}
         kinds = {}
         for row in rows:
@@ -233,8 +236,5 @@ def _png_beside_pixels(data: bytes) -> Iterator[str]:
         yield "something after the picture"
 
 
-def _csv(path: Path) -> list[dict[str, str]]:
-    if not path.is_file():
-        return []
-    with path.open(newline="", encoding="utf-8") as file:
-        return list(csv.DictReader(file))
+def _tables(run: Path) -> list[Path]:
+    return [run / "local" / name for name in ("splits.csv", "skipped.csv")]

@@ -9,15 +9,17 @@ import os
 import re
 import shlex
 import sys
+from argparse import Namespace
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from hub_utils.bundle import MARK, SPACES, SUITE, Model, check_replaceable, contents, may_go, write
+from hub_utils.bundle import SPACES, SUITE, Model, check_replaceable, contents, is_ours, may_go, write
 from hub_utils.portable.command import Parser, UserError, run_command
-from hub_utils.portable.hub import account, full_name, in_words
+from hub_utils.portable.hub import account, full_name, without_token
 from hub_utils.portable.repo import Repo, changed, commit, find_repo, set_patience
-from hub_utils.wanted import Wanted, find, models_of, pushed, run_of
+from hub_utils.replaced import MESSAGE, UNCHANGED, check_there
+from hub_utils.wanted import Wanted, find, models_of, pushed
 
 USAGE = (
     "python -m hub_utils.space NAME_OR_RUN [--model [NAME=]NS/NAME]... [--revision REVISION] [--output DIR]\n"
@@ -38,9 +40,12 @@ A bundle is the exact folder that a Space will be: app.py, the page's code, requ
 examples. It is tried out by starting it alone, with what it requires and nothing else, and asking /predict.
 A Space shows a model of the Hub, at one commit: python -m hub_utils.push RUN puts it there. One that is private needs
 --secret HF_TOKEN. Accounts that do not pay may host two Gradio Spaces, with --hardware zero-a10g.
+Pushed again, only what changed is sent. Nothing is ever deleted on the Hub: where a Space has examples that the new
+bundle has not, the push stops and says the command that deletes them.
 The token is that of `hf auth login`, or HF_TOKEN.
 """
-MESSAGE = "The page and its model, as hub_utils.space bundled them"
+PUSHED = ("repo_id", "hardware", "variable", "secret", "replace_changes")  # flags of a Space on the Hub
+FEW = 6  # files that are named
 READ_ONLY = "https://huggingface.co/settings/tokens"
 
 
@@ -57,7 +62,7 @@ def parser() -> Parser:
         help="the model's repo, if not that of runs/NAME; of the suite several",
     )
     result.add_argument("--revision", metavar="REVISION", help="commit, tag or branch of the model (default: main)")
-    result.add_argument("--output", metavar="DIR", type=Path, help="where the bundle goes (default: bundles/NAME)")
+    result.add_argument("--output", metavar="DIR", help="where the bundle goes (default: bundles/NAME)")
     result.add_argument("--examples", metavar="N", type=int, help="take N pictures of the run's test split")
     result.add_argument(
         "--i_have_the_right",
@@ -89,24 +94,47 @@ def parser() -> Parser:
 
 
 def main(tokens: list[str]) -> int:
-    """Run the command; the exit status."""
-    known = parser().parse_args(tokens)
-    wanted = find(known.wanted, known.model, known.revision)
-    output = known.output or Path("bundles", wanted.name)
-    check_replaceable(output)
-    only_pushed = {"repo_id": "--repo_id", "hardware": "--hardware", "variable": "--variable", "secret": "--secret"}
-    for name, flag in only_pushed.items():
-        if getattr(known, name) and not known.push:
-            raise UserError(f"{flag} is for a Space on the Hub: add --push")
-    options = Options(known.examples, known.public, known.i_have_the_right, known.clean, not known.no_check)
-    if known.push:
-        variables, secrets = variables_of(known.variable), secrets_of(known.secret)
-        target = Target(known.repo_id, known.public, known.hardware, variables, secrets, known.replace_changes)
-        push(wanted, output, options, target)
-    else:
-        bundle(wanted, output, options)
-        print(f"next       {shlex.join(['python', '-m', 'hub_utils.space', *tokens, '--push'])}")
+    """Run the command; the exit status. Whatever is printed, no token stands in it."""
+    try:
+        known = parser().parse_args(tokens)
+        _check_words(known)
+        wanted = find(known.wanted, known.model, known.revision)
+        output = Path(known.output) if known.output else Path("bundles", wanted.name)
+        check_replaceable(output)
+        options = Options(known.examples, known.public, known.i_have_the_right, known.clean, not known.no_check)
+        if known.push:
+            variables, secrets = variables_of(known.variable), secrets_of(known.secret)
+            both = sorted(variables.keys() & secrets.keys())
+            if both:
+                raise UserError(f"--variable {both[0]} and --secret {both[0]}: a name is of one of them; leave one out")
+            target = Target(known.repo_id, known.public, known.hardware, variables, secrets, known.replace_changes)
+            push(wanted, output, options, target, _say)
+        else:
+            bundle(wanted, output, options, _say)
+            _say(f"next       {shlex.join(['python', '-m', 'hub_utils.space', *tokens, '--push'])}")
+    except UserError as error:
+        raise UserError(without_token(str(error))) from error
     return 0
+
+
+def _say(line: str) -> None:
+    print(without_token(line))
+
+
+def _check_words(known: Namespace) -> None:
+    """Refuse what says nothing, or would act on nothing."""
+    given = {name: value for name, value in vars(known).items() if value not in (None, False, [])}
+    for name, value in given.items():
+        if "" in ([value] if isinstance(value, str) else value if isinstance(value, list) else []):
+            raise UserError(f"{'NAME_OR_RUN' if name == 'wanted' else f'--{name}'} is empty; leave it out, or say what")
+        if name in PUSHED and not known.push:
+            raise UserError(f"--{name} is for a Space on the Hub: add --push")
+    if known.public and not (known.push or known.examples):
+        raise UserError("--public is for a Space on the Hub, and for pictures that are to go there: add --push")
+    if known.i_have_the_right and known.examples is None:
+        raise UserError("--i_have_the_right is for pictures that are taken of a run: add --examples N")
+    if known.clean and known.no_check:
+        raise UserError("--clean is a way to try the bundle out, and --no_check says not to; leave one of them out")
 
 
 @dataclass(frozen=True)
@@ -133,12 +161,23 @@ class Target:
 
 
 def variables_of(words: Sequence[str]) -> dict[str, str]:
-    """NAME=VALUE, several times."""
+    """NAME=VALUE, several times; none that looks like a secret: whoever sees a Space reads its variables."""
+    from huggingface_hub import get_token
+
+    from hub_utils.scan import SECRETS
+
     found = {}
     for word in words:
         name, equals, value = word.partition("=")
+        if value == get_token() or any(re.search(pattern, word) for pattern in SECRETS.values()):
+            raise UserError(
+                "--variable NAME=VALUE: this value looks like a token or a password, and whoever sees the Space reads "
+                "its variables; --secret NAME hands on the environment variable of that name, and keeps it secret"
+            )
         if not equals or not re.fullmatch(r"[A-Za-z_]\w*", name, re.ASCII):
             raise UserError(f"--variable {word}: NAME=VALUE is wanted, as DEMO_FEEDBACK=you/feedback")
+        if name in found:
+            raise UserError(f"--variable {name} is there twice; leave one of them out")
         found[name] = value
     return found
 
@@ -169,37 +208,55 @@ def bundle(wanted: Wanted, output: Path, options: Options, say: Callable[[str], 
     """
     models = models_of(wanted)
     make(wanted, models, output, options, say)
-    found = all(model.repo_id or model.run == run_of(model.name) for model in models)  # by the page itself
-    choice = "" if found else f"DEMO_MODEL={shlex.quote(models[0].place)} "
-    say(f"look       {choice}{shlex.join(['python', str(output / 'app.py')])}")
+    say(f"look       {_look(models, output)}")
+
+
+def _look(models: Sequence[Model], output: Path) -> str:
+    """The command that shows the page here. What is only on this machine is in no bundle, so that its place is said."""
+    if all(model.repo_id for model in models):  # in another folder it may find a run of this name
+        return f"cd {shlex.quote(str(output))} && python app.py"
+    start = shlex.join(["python", str(output / "app.py")])
+    return start if len(models) > 1 else f"DEMO_MODEL={shlex.quote(str(models[0].run.resolve()))} {start}"
 
 
 def make(
     wanted: Wanted, models: Sequence[Model], output: Path, options: Options, say: Callable[[str], None]
 ) -> dict[str, bytes]:
-    """The bundle's files, which are searched for secrets, written to `output`, and tried out."""
-    from huggingface_hub import get_token
-
-    from hub_utils.scan import scan
-
+    """The bundle's files, which are searched for secrets, tried out, and written to `output`."""
     examples, credit = _examples(wanted, models, options)
     files = contents(wanted.name, models, examples, credit)
-    for run in {model.run or output for model in models}:
-        found = scan(files, run, get_token())
-        if found:
-            more = f" and {len(found) - 3} more" if len(found) > 3 else ""
-            raise UserError(
-                f"nothing was written, for what must stay here was found in {'; '.join(map(str, found[:3]))}{more}"
-            )
+    _search(files, models, [f"examples/{path}" for path in examples if options.examples is not None], output)
+    if options.check:
+        _check(files, models, options.clean, say)
     write(files, output)
     size = sum(map(len, files.values()))
     slim = "without torch" if all(model.slim for model in models) else "with torch, for a model has no ONNX file"
     say(f"bundled    {output}: {len(files)} files, {size / 1e3:,.0f} kB, {slim}")
     for model in models:
         say(f"model      {model.name}: {model.place}{f' at {model.revision}' if model.revision else ''}")
-    if options.check:
-        _check(files, models, options.clean, say)
     return files
+
+
+def _search(files: Mapping[str, bytes], models: Sequence[Model], chosen: Sequence[str], output: Path) -> None:
+    """Refuse a bundle with a token, a path or a name of the data sets in it.
+
+    In our own code, and in the pixels of the pictures that were `chosen`, such a name stands by chance: a picture may
+    be called camera.jpg. They are searched for tokens and paths alone.
+    """
+    from huggingface_hub import get_token
+
+    from hub_utils.scan import scan
+
+    own = {path: content for path, content in files.items() if path.startswith("hub_utils/") or path in chosen}
+    others = {path: content for path, content in files.items() if path not in own}
+    found = scan(own, output, get_token())
+    for run in {model.run or output for model in models}:
+        found += scan(others, run, get_token())
+    if found:
+        more = f" and {len(found) - 3} more" if len(found) > 3 else ""
+        raise UserError(
+            f"nothing was written, for what must stay here was found in {'; '.join(map(str, found[:3]))}{more}"
+        )
 
 
 def _examples(wanted: Wanted, models: Sequence[Model], options: Options) -> tuple[dict[str, bytes], str]:
@@ -207,13 +264,21 @@ def _examples(wanted: Wanted, models: Sequence[Model], options: Options) -> tupl
     from hub_utils.examples import take_examples
 
     if options.examples is None:
-        folders = [f"{model.name}/" for model in models] if wanted.name == SUITE else [""]
-        return {f"{each}{path.name}": path.read_bytes() for each in folders for path in _kept(each or wanted.name)}, ""
+        names = [model.name if wanted.name == SUITE else wanted.name for model in models]
+        ours = [name for name, model in zip(names, models, strict=True) if is_ours(model, name)]
+        into = {name: f"{name}/" if wanted.name == SUITE else "" for name in ours}
+        return {f"{into[name]}{path.name}": path.read_bytes() for name in ours for path in _kept(name)}, ""
     if wanted.name == SUITE:
         raise UserError("--examples is for the page of one model; leave it out")
-    if not models[0].run:
+    run = wanted.runs[models[0].name]
+    if not run:
         raise UserError(f"--examples wants a run, whose test split is known: there is none in runs/{wanted.name}")
-    found = take_examples(models[0].run, options.examples, options.public, options.have_the_right)
+    if not models[0].run:
+        raise UserError(
+            f"--examples are pictures of '{run}', and '{models[0].repo_id}' holds other weights: it may have been "
+            "trained on them; leave out --examples, or --model"
+        )
+    found = take_examples(run, options.examples, options.public, options.have_the_right)
     return found.files, found.credit
 
 
@@ -245,26 +310,28 @@ def push(wanted: Wanted, output: Path, options: Options, target: Target, say: Ca
     from hub_utils.running import make_space, set_up, wait
 
     set_patience()
-    who = account(state="nothing has changed on the Hub")
+    who = account(state=UNCHANGED)
     repo = find_repo(full_name(target.repo_id, wanted.name, who), who, "space", target.public)
-    models = [model if model.repo_id else pushed(model, who) for model in models_of(wanted)]
+    models = [model if model.repo_id else pushed(model, who) for model in models_of(wanted, UNCHANGED)]
     _check_seen(models, repo, target)
     _warn_of_token(target.secrets, say)
     files = make(wanted, models, output, options, say)
-    _look(repo, files, target.replace_changes)
+    check_there(repo, files, wanted.name, target.replace_changes)
     new = changed(files, repo)
     was_there = repo.info is not None
     repo = make_space(repo, target.hardware)
-    for done in set_up(repo, target.variables, target.secrets, target.hardware if was_there else None):
-        say(f"set        {done}")
+    done = set_up(repo, target.variables, target.secrets, target.hardware if was_there else None)
+    for each in done:
+        say(f"set        {each}")
     sha = repo.head
     if new:
         size = sum(map(len, new.values()))
         say(f"pushing    {len(new)} file{'s' * (len(new) > 1)}, {size / 1e3:,.0f} kB, to {repo.url}")
         sha = commit(repo, new, MESSAGE)
-    say(f"changed    {', '.join(new) or 'nothing: the Hub has all of this already, and no commit was made'}")
-    wait(repo, sha, bool(new), say)
-    say(f"runs       {repo.url}, {'for all to see' if repo.public else 'for you alone'}")
+    nothing = "nothing: the Hub has all of this already, and no commit was made"
+    say(f"changed    {f'{len(new)} files' if len(new) > FEW else ', '.join(new) or nothing}")
+    stage, eyes = wait(repo, sha, bool(new), bool(done), say), "for all to see" if repo.public else "for you alone"
+    say(f"runs       {repo.url}, {eyes}" if stage == "RUNNING" else f"sleeps     {repo.url}, {eyes}: a visit wakes it")
     return sha
 
 
@@ -287,32 +354,6 @@ def _check_seen(models: Sequence[Model], repo: Repo, target: Target) -> None:
         raise UserError(
             f"'{private[0]}' is private, and a Space cannot read it without a token: --secret HF_TOKEN gives it yours "
             f"(one that may only read the model is enough, {READ_ONLY}), or make the model public in its settings"
-        )
-
-
-def _look(repo: Repo, files: Mapping[str, bytes], replace_changes: bool) -> None:
-    """Refuse a Space that holds what is not ours, or what somebody changed there."""
-    from huggingface_hub import HfApi
-
-    there = {path: file for path, file in repo.files.items() if path != "README.md"}
-    elsewhere = "--repo_id OWNER/NAME for another Space"
-    if there and MARK not in there:
-        raise UserError(f"'{repo.repo_id}' is a Space that was not made here ({sorted(there)[0]}); {elsewhere}")
-    stale = sorted(path for path in there if path.startswith("examples/") and path not in files)
-    if stale:
-        raise UserError(
-            f"'{repo.repo_id}' has {', '.join(stale[:3])}{', …' * (len(stale) > 3)}, which this bundle has not, and "
-            f"which its page would show; nothing is ever deleted from here: delete them on {repo.url}/tree/main, or "
-            f"{elsewhere}"
-        )
-    if not there or replace_changes or not changed(files, repo):
-        return
-    with in_words(f"the commits of '{repo.repo_id}'", state="nothing has changed on the Hub"):
-        last = HfApi().list_repo_commits(repo.repo_id, repo_type="space")[0]
-    if last.title != MESSAGE:
-        raise UserError(
-            f"somebody changed '{repo.repo_id}' on the Hub since ('{last.title}', {repo.url}/commits/main), and this "
-            f"push would replace it: --replace_changes says that it may, or {elsewhere}"
         )
 
 

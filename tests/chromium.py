@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+FLAGS = ["--no-sandbox", "--use-fake-device-for-media-stream"]  # a camera that films a test picture, if it may
 PATIENCE = 60_000  # milliseconds: the machine may be busy
 
 
@@ -19,7 +20,7 @@ def chromium() -> Iterator[Any]:
     found = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
     with playwright.sync_playwright() as drive:
         try:
-            browser = drive.chromium.launch(executable_path=found, args=["--no-sandbox"])
+            browser = drive.chromium.launch(executable_path=found, args=FLAGS)
         except playwright.Error as error:
             pytest.skip(f"no Chromium: {error.message.splitlines()[0]}")
         try:

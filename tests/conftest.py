@@ -145,3 +145,20 @@ def colours(tmp_path_factory, tiny_resnet):
     run = RunFolder(folder / "run")
     fit(replace(recipe, name="colours"), Folder(folder / "photos"), run, flags=["--bf16", "false"])
     return run
+
+
+@pytest.fixture
+def hub():
+    """A loopback Hub of two people; some tests have one of their own."""
+    from loopback_hub import LoopbackHub
+
+    with LoopbackHub(tokens={"hf_alice": "alice", "hf_bob": "bob"}) as hub:
+        yield hub
+
+
+@pytest.fixture
+def api(hub):
+    """The real client, as alice."""
+    from huggingface_hub import HfApi
+
+    return HfApi(endpoint=hub.url, token="hf_alice")

@@ -186,7 +186,7 @@ def answer_of(*probabilities, maps=None, strangeness=None):
 
 
 def bars(html: str) -> list[str]:
-    listed = re.search(r'<ol class="bars".*?</ol>', html)[0]
+    listed = re.search(r'<ol class="bars.*?</ol>', html)[0]
     return re.findall(r"<span>(.*?)</span> <b>(.*?)</b>", listed)
 
 
@@ -204,7 +204,18 @@ def test_heat_maps_go_along_in_the_order_of_the_bars_and_scaled_by_their_own_max
     sent = base64.b64decode(re.search(r'data-maps="(.*?)"', html)[1])
     assert list(sent) == [255, 128, 0, 255, 0, 255]
     assert 'data-shape="1,2"' in html and 'data-seen="0.00000,0.00000,1.00000,1.00000"' in html
-    assert html.count('<button type="button" data-class="2"') == 2 and html.count('aria-pressed="true"') == 2
+    assert html.count('<button type="button" data-class="2"') == 1 and html.count('aria-pressed="true"') == 1
+
+
+def test_nothing_is_said_twice_that_the_headline_or_the_bars_say(served):
+    labels = served.predictor().labels
+    alone = answer_html(served, answer_of(0.002, 0.993, 0.005), 1)
+    assert 'class="bars' not in alone and "All 3 classes" in alone and f"{labels[1]}<small>" in alone
+    every = answer_html(served, answer_of(0.2, 0.3, 0.5), 1)
+    assert [label for label, _ in bars(every)] == [labels[2], labels[1], labels[0]] and "<details>" not in every
+    for html in (alone, every):  # what the scripts look for
+        (listed,) = re.findall(r'<ol class="[a-z]+ every".*?</ol>', html)
+        assert listed.count("<li>") == 3
 
 
 def test_an_unsure_answer_says_so_and_why(served):
@@ -212,6 +223,7 @@ def test_an_unsure_answer_says_so_and_why(served):
     assert (said["sure"], said["familiar"]) == (False, None)
     html = answer_html(served, answer_of(0.4, 0.3, 0.3), 1)
     assert "Not sure." in html and "Below 50 %" in html and "96 %" in html and "<svg" in html
+    assert "no measure of when it is unsure" not in html
     assert verdict(served, answer_of(0.5, 0.3, 0.2))["sure"] and "Not sure" not in answer_html(
         served, answer_of(0.5, 0.3, 0.2), 1
     )
@@ -227,7 +239,18 @@ def test_a_strange_picture_is_called_one(run, tmp_path):
     for strangeness, familiar in ((1.9, True), (2.0, True), (2.1, False), (None, None)):
         answer = answer_of(0.9, 0.1, 0.0, strangeness=strangeness)
         assert verdict(served, answer)["familiar"] is familiar and verdict(served, answer)["sure"]
-        assert ("does not look like what I was trained on" in answer_html(served, answer, 1)) is (familiar is False)
+        html = answer_html(served, answer, 1)
+        assert ("does not look like what I was trained on" in html) is (familiar is False)
+        assert ("98 % of the pictures I was tried on look more familiar to me" in html) is (familiar is False)
+        assert "This model brings no measure of when it is unsure." in html
+
+
+def test_what_a_threshold_gains_is_said_only_if_it_gains_something(run, tmp_path):
+    here = shutil.copytree(run, tmp_path / "same")
+    found = {"threshold": 0.9, "accuracy_answered": 1.0, "accuracy_all": 1.0}
+    (here / "serving.json").write_text(json.dumps({"not_sure": found}))
+    html = answer_html(Served("same", here), answer_of(0.4, 0.3, 0.3), 1)
+    assert "Below 90 % I would rather not say." in html and "were right" not in html
 
 
 @pytest.mark.parametrize(
@@ -326,6 +349,15 @@ def test_the_model_is_where_it_is_said_to_be(run, tmp_path, monkeypatch):
     assert ((tmp_path / model).samefile(tmp_path / "runs" / "colours"), revision) == (True, None)
     monkeypatch.setenv("DEMO_MODEL", "other/model")
     assert where_is("colours") == ("other/model", None)
+    assert where_is("colours", alone=False) != ("other/model", None)  # of several DEMO_MODEL can mean none
+
+
+def test_a_medical_model_is_computed_in_full_precision(run, tmp_path):
+    folder = shutil.copytree(run, tmp_path / "cells")
+    recipe = json.loads((folder / "recipe.json").read_text(encoding="utf-8"))
+    recipe["recipe"]["card"]["medical"] = True
+    (folder / "recipe.json").write_text(json.dumps(recipe), encoding="utf-8")
+    assert Served("cells", folder).predictor().runtime == "OpenVINO, float32"
 
 
 # Several behind one door
@@ -383,10 +415,10 @@ def test_a_matrix_of_many_classes_is_told_as_pairs(tmp_path):
     assert "class 3 taken for <b>class 4</b>" in html and "5 times of 14" in html and "Confusion matrix" not in html
 
 
-def test_a_card_brings_no_front_matter_and_no_pictures(tmp_path):
-    text = '---\nlicense: mit\n---\n# A card\n\n![plot](plots/a.png) <img src="https://x.example/y.png"> end\n'
-    (tmp_path / "README.md").write_text(text)
-    assert card_text(Served("card", tmp_path)) == "# A card\n\n*plot*  end"
+def test_a_card_brings_no_front_matter(tmp_path):
+    for end in ("\n", "\r\n"):
+        (tmp_path / "README.md").write_text(end.join(["---", "license: mit", "---", "# A card", ""]), newline="")
+        assert card_text(Served("card", tmp_path)) == "# A card"
 
 
 class Links(HTMLParser):

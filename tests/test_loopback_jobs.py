@@ -3,18 +3,6 @@
 import pytest
 from huggingface_hub import HfApi
 from huggingface_hub.errors import HfHubHTTPError
-from loopback_hub import LoopbackHub
-
-
-@pytest.fixture
-def hub():
-    with LoopbackHub(tokens={"hf_alice": "alice", "hf_bob": "bob"}) as hub:
-        yield hub
-
-
-@pytest.fixture
-def api(hub) -> HfApi:
-    return HfApi(endpoint=hub.url, token="hf_alice")
 
 
 def test_a_job_is_written_down_with_its_secrets_which_are_never_told(hub, api):

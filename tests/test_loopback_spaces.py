@@ -6,7 +6,6 @@ from importlib.metadata import version
 import pytest
 from huggingface_hub import CommitOperationAdd, HfApi, SpaceStage
 from huggingface_hub.errors import HfHubHTTPError, RepositoryNotFoundError
-from loopback_hub import LoopbackHub
 
 APP = """\
 import os
@@ -15,17 +14,6 @@ open("config", "w").write(os.environ["COLOUR"] + os.environ["KEY"])
 print("here I am", flush=True)
 HTTPServer(("127.0.0.1", int(os.environ["GRADIO_SERVER_PORT"])), SimpleHTTPRequestHandler).serve_forever()
 """
-
-
-@pytest.fixture
-def hub():
-    with LoopbackHub(tokens={"hf_alice": "alice", "hf_bob": "bob"}) as hub:
-        yield hub
-
-
-@pytest.fixture
-def api(hub) -> HfApi:
-    return HfApi(endpoint=hub.url, token="hf_alice")
 
 
 def make(api: HfApi, **how) -> str:

@@ -99,11 +99,12 @@ def test_the_table_is_that_of_predict(served, tmp_path, tiny_resnet):
     predict(load_model(str(tiny_resnet)), [(path, "") for path in files], tmp_path / "theirs.csv")
     ours = list(csv.reader(io.StringIO(as_csv(served.predictor().labels, looked_at(served, files)).decode())))
     theirs = list(csv.reader(io.StringIO((tmp_path / "theirs.csv").read_bytes().decode(), newline="")))
-    assert ours[0] == theirs[0] and ours[1][1] == theirs[1][1]
+    assert ours[0] == [*theirs[0], "sure", "familiar"] and ours[1][1] == theirs[1][1]
     np.testing.assert_allclose(
-        [float(each) for each in ours[1][2:-1]], [float(each) for each in theirs[1][2:-1]], rtol=1e-4
+        [float(each) for each in ours[1][2:-3]], [float(each) for each in theirs[1][2:-1]], rtol=1e-4
     )
-    assert (ours[1][0], ours[2][0], ours[2][1], ours[2][-1][:18]) == ("1.png", "2.png", "", "This file is empty")
+    assert (ours[1][0], ours[2][0], ours[2][1], ours[2][-3][:18]) == ("1.png", "2.png", "", "This file is empty")
+    assert (ours[1][-2:], ours[2][-2:]) == (["true", ""], ["", ""])  # of this model nobody knows what is familiar to it
     assert len(ours) == len(theirs) == 3
 
 
@@ -111,7 +112,7 @@ def test_the_table_is_that_of_predict(served, tmp_path, tiny_resnet):
 def test_no_name_is_a_formula(name):
     assert harmless(name) == f"'{name}"
     rows = list(csv.reader(io.StringIO(as_csv(["=a"], [Looked(name, "=b")]).decode(), newline="")))
-    assert rows[1] == [f"'{name}", "", "", "'=b"]
+    assert rows[1] == [f"'{name}", "", "", "'=b", "", ""]
 
 
 def test_a_name_is_left_alone_that_is_none():
@@ -173,7 +174,7 @@ def test_the_endpoint_over_a_socket(served, mixed, tmp_path):
         assert answers[3]["file"] == "more.zip/a/1.png" and answers[1]["error"].startswith("This picture is cut off")
         assert sum(answers[3]["probabilities"].values()) == pytest.approx(1, abs=1e-4)
         rows = list(csv.reader(io.StringIO(Path(table).read_bytes().decode(), newline="")))
-        assert len(rows) == 6 and rows[0][:2] == ["path", "prediction"] and rows[2][-1] == answers[1]["error"]
+        assert len(rows) == 6 and rows[0][:2] == ["path", "prediction"] and rows[2][-3] == answers[1]["error"]
         with pytest.raises(Exception, match="Nothing was given"):
             client.predict([], api_name="/predict_many")
         # Raw, since gradio's client uploads a file that it finds on its own machine.

@@ -10,6 +10,7 @@ import os
 import re
 import shutil
 import sys
+import threading
 from pathlib import Path
 
 import pytest
@@ -18,6 +19,7 @@ from conftest import write_photo
 from digits_network import save_digits_network
 from strokes import DIGITS, placed
 
+from hub_utils.portable import one_picture
 from hub_utils.portable.demo import build_demo, build_suite
 
 PHONE = {"width": 360, "height": 740, "has_touch": True, "is_mobile": True}
@@ -129,17 +131,18 @@ def give(page, *paths: Path) -> None:
     page.locator('.one-picture:not(.drawing) input[type="file"]').set_input_files(paths)
 
 
-def drop(page, path: Path) -> None:
-    page.evaluate(
-        """async (content) => {
+def drop(page, path: Path, on: str = ".one-picture:not(.drawing) .view") -> bool:
+    """Whether the page took it; or else the browser leaves the page and opens the file."""
+    return page.evaluate(
+        """async ([content, on]) => {
           const blob = await (await fetch("data:image/png;base64," + content)).blob();
           const dataTransfer = new DataTransfer();
           dataTransfer.items.add(new File([blob], "dropped.png", { type: "image/png" }));
-          const view = document.querySelector(".one-picture:not(.drawing) .view");
-          for (const type of ["dragover", "drop"])
-            view.dispatchEvent(new DragEvent(type, { dataTransfer, bubbles: true, cancelable: true }));
+          const event = (type) => new DragEvent(type, { dataTransfer, bubbles: true, cancelable: true });
+          const left = ["dragover", "drop"].map((type) => document.querySelector(on).dispatchEvent(event(type)));
+          return !left.includes(true);
         }""",
-        base64.b64encode(path.read_bytes()).decode(),
+        [base64.b64encode(path.read_bytes()).decode(), on],
     )
 
 
@@ -174,6 +177,8 @@ def test_a_refused_file_gets_a_sentence_and_the_next_one_an_answer(visit, tmp_pa
     bad.write_text("Dear all,")
     give(page, bad)
     says(page, r"\w+ .+\.$")
+    page.get_by_text("Drop a picture here").wait_for()  # the stage is empty again, and adds nothing to the sentence
+    assert not page.get_by_text("Your browser cannot show").is_visible()
     screenshot(page, "refused")
     give(page, photo(tmp_path, "blue"))
     says(page, "blue")
@@ -186,6 +191,73 @@ def test_of_pictures_given_at_once_the_last_is_answered(visit, tmp_path):
     says(page, NAMES[-1])
     page.locator(".one-picture:not(.busy)").wait_for()
     says(page, NAMES[-1])
+
+
+def test_a_picture_that_is_given_while_another_is_looked_at_is_answered_last(visit, tmp_path, monkeypatch):
+    look, begun, go_on = one_picture._look, threading.Event(), threading.Event()
+
+    def slow(*what):
+        if not begun.is_set():
+            begun.set()
+            go_on.wait(30)
+        return look(*what)
+
+    page = visit("colours")
+    monkeypatch.setattr(one_picture, "_look", slow)
+    give(page, photo(tmp_path, "red"))
+    assert begun.wait(30)
+    with page.expect_response(re.compile("/upload")):
+        give(page, photo(tmp_path, "green"))
+    page.wait_for_timeout(300)  # whoever asks at once has asked by now
+    go_on.set()
+    says(page, "green")
+    page.locator(".one-picture:not(.busy)").wait_for()
+    says(page, "green")
+
+
+def test_a_file_is_never_opened_by_the_browser_in_place_of_the_page(visit, tmp_path):
+    page = visit("colours")
+    tab(page, "About")
+    assert drop(page, photo(tmp_path, "red"), on="body")
+    tab(page, "One picture")
+    assert page.locator(".answer.waiting").is_visible()
+    page = visit("digits")
+    tab(page, "Draw")
+    assert drop(page, photo(tmp_path, "red"), on=".drawing canvas")
+
+
+def test_the_camera_answers_all_the_time_and_leaves_nothing_behind(visit, screenshot):
+    page = visit("colours", permissions=["camera"])
+    camera, answer = page.get_by_role("button", name="Use the camera"), page.locator(".answer:not(.waiting) h2")
+    slider = page.get_by_role("slider")
+    for _ in range(2):
+        camera.click()
+        slider.wait_for()
+        assert answer.is_visible() and page.locator(".one-picture.busy").count() == 0  # live, nothing is dimmed
+        page.get_by_role("button", name="Stop").click()
+        page.locator(".answer.waiting").wait_for()
+        page.wait_for_timeout(500)  # an answer that was under way
+        assert page.locator(".answer.waiting").is_visible() and not slider.is_visible()
+        assert page.get_by_text("Drop a picture here").is_visible()
+        assert camera.evaluate("each => each === document.activeElement")
+    camera.click()
+    answer.wait_for()
+    page.get_by_role("button", name="Take this one").press("Enter")
+    camera.wait_for()
+    page.locator(".one-picture:not(.busy) .answer:not(.waiting)").wait_for()
+    assert camera.evaluate("each => each === document.activeElement")
+    assert page.locator(".frame img").is_visible() and slider.is_visible()
+    screenshot(page, "camera")
+
+
+def test_a_camera_that_may_not_be_used_gets_a_sentence_and_the_next_picture_an_answer(visit, tmp_path):
+    page = visit("colours")
+    give(page, photo(tmp_path, "green"))
+    says(page, "green")
+    page.get_by_role("button", name="Use the camera").click()
+    says(page, "camera .* choose a picture")
+    give(page, photo(tmp_path, "blue"))
+    says(page, "blue")
 
 
 def test_the_heat_map_of_any_class_covers_the_picture_as_strongly_as_wished(visit, tmp_path, screenshot):
@@ -318,6 +390,24 @@ def test_many_pictures_with_a_bad_file_in_them_and_the_table_to_take_away(visit,
         table = list(csv.DictReader(file))
     assert [row["prediction"] for row in table] == [*NAMES, ""]
     assert [bool(row["error"]) for row in table] == [False, False, False, True]
+    assert [row["sure"] in ("true", "false") for row in table] == [True, True, True, False]
+
+
+def test_who_stops_while_files_are_sent_finds_all_of_them_in_the_table(visit, tmp_path):
+    page = visit("colours")
+    tab(page, "Many pictures")
+    held = []
+    page.route(re.compile("/upload"), lambda each: held.append(each))
+    files = [photo(tmp_path, "red")]
+    files += [shutil.copy(files[0], tmp_path / f"{number}.png") for number in range(1, 8)]
+    page.locator('.many-pictures input[type="file"]').set_input_files(files)
+    page.locator(".many-pictures .how-far").filter(has_text="Sending").wait_for()
+    page.get_by_role("button", name="Stop").click()
+    for each in held:
+        each.continue_()
+    page.locator(".many-results tbody tr").nth(7).wait_for()
+    assert page.locator(".many-results .why").all_inner_texts() == ["Not looked at: you stopped before."] * 8
+    assert len(held) < 8
 
 
 # A medical model
@@ -329,7 +419,7 @@ def test_a_medical_model_gives_its_notice_before_any_picture_can_be_given(visit,
     assert not page.get_by_role("button", name="Choose a picture").is_visible()
     assert not page.get_by_role("tab").first.is_visible()
     picture = photo(tmp_path, "red")
-    drop(page, picture)  # nor by dropping it
+    assert drop(page, picture)  # nor by dropping it
     screenshot(page, "notice")
     assert unreadable(page) == []
     page.get_by_role("button", name="I have understood").press("Enter")
@@ -338,6 +428,7 @@ def test_a_medical_model_gives_its_notice_before_any_picture_can_be_given(visit,
     give(page, picture)
     says(page, "red")
     page.locator(".operating .this").filter(has_text="is called red").wait_for()
+    assert page.get_by_text("Likeliest class").is_visible()  # what it is called hangs on the line
     screenshot(page, "medical")
     assert unreadable(page) == nameless(page) == []
     slider = page.get_by_role("slider", name="Called red")
@@ -400,8 +491,19 @@ def test_every_tab_fits_a_phone_is_readable_and_has_names(visit, tmp_path, scree
         screenshot(page, f"{name}-{label.lower().replace(' ', '-')}-360-{scheme}")
         wide = page.evaluate("document.documentElement.scrollWidth - document.documentElement.clientWidth")
         assert wide <= 0, f"{label} is {wide} pixels too wide"
+        whole = [each.bounding_box() for each in page.get_by_role("tab").all()]
+        assert len(whole) == len(labels) and all(0 <= box["x"] <= 360 - box["width"] for box in whole)
         assert unreadable(page) == []
         assert nameless(page) == []
+
+
+def test_no_tab_is_out_of_reach_whatever_the_font(visit):
+    page = visit("digits", **PHONE)
+    page.add_style_tag(content="[role=tab], .tab-container * { letter-spacing: .3em }")
+    page.set_viewport_size({"width": 340, "height": 740})  # gradio counts again what fits
+    page.wait_for_timeout(300)
+    for label in ("About", "Draw", "Many pictures", "One picture"):
+        tab(page, label)
 
 
 def test_it_is_used_by_the_keyboard_alone(visit, screenshot):

@@ -214,6 +214,7 @@ def test_pushed_again_only_what_changed_is_sent(hub, run):
 
 def test_serving_json_is_made_where_it_is_missing_or_of_other_weights(hub, run):
     content = json.loads((run / "serving.json").read_text())
+    content = {name: content[name] for name in ("weights_sha256", "golden")}  # the rest needs images: eval.py adds it
     for spoiled in (None, json.dumps({**content, "weights_sha256": "0" * 64})):
         (run / "serving.json").unlink()
         if spoiled:

@@ -23,7 +23,7 @@ from training.fitting.fit import fit
 from training.fitting.folds import fit_folds
 from training.recipe import Card, Linear, Recipe, Stage, UserError, load_recipe
 from training.results.evaluation import THRESHOLDS, evaluate_split, operating_curve
-from training.results.serving import SURE, familiar, not_sure, positive_classes
+from training.results.serving import SURE, as_lines, familiar, not_sure, positive_classes
 from training.run_folder import FoldsFolder, RunFolder, read_json
 
 
@@ -77,18 +77,29 @@ def test_a_probability_that_everybody_calls_sure_is_sure():
     assert found["threshold"] == SURE and found["answered"] == 1 and "would have to be 0.999" in found["rule"]
 
 
-@pytest.mark.parametrize("case", ["few", "all alike", "surest wrong"])
+@pytest.mark.parametrize("case", ["few", "surest seldom right"])
 def test_where_no_threshold_can_be_told_it_is_one_half(case):
     probabilities, labels = answers(19 if case == "few" else 200)
-    if case == "all alike":
-        probabilities[:] = [0.4, 0.3, 0.2, 0.1]
-    if case == "surest wrong":
-        labels = np.where(probabilities.max(axis=1) > 0.6, probabilities.argmin(axis=1), probabilities.argmax(axis=1))
+    if case == "surest seldom right":
+        surest, half = probabilities.max(axis=1) > 0.8, np.arange(200) % 2 == 0
+        labels = np.where(surest & half, probabilities.argmin(axis=1), probabilities.argmax(axis=1))
     found = not_sure(probabilities, labels)
     assert found["threshold"] == 0.5 and "one half" in found["rule"]
-    if case == "all alike":
-        assert found["answered"] == 0 and found["accuracy_answered"] is None
     json.dumps(found, allow_nan=False)
+
+
+@pytest.mark.parametrize("case", ["all alike", "surest wrong"])
+def test_where_one_half_tells_nothing_either_there_is_a_reason(case):
+    probabilities, labels = answers(200)
+    if case == "all alike":
+        probabilities[:] = [0.4, 0.3, 0.2, 0.1]
+    else:
+        labels = np.where(probabilities.max(axis=1) > 0.5, probabilities.argmin(axis=1), probabilities.argmax(axis=1))
+    found = not_sure(probabilities, labels)
+    assert set(found) == {"split", "images", "reason"}
+    assert as_lines({"not_sure": found, "strangeness": {}}) == [
+        f"warning    not known when it is not sure: {found['reason']}"
+    ]
 
 
 def test_without_images_there_is_a_reason_and_a_class_that_is_never_predicted_is_no_trouble():

@@ -2,9 +2,12 @@
 
 import io
 import json
+import re
+import shlex
 import shutil
 from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from gradio_client import Client, handle_file
@@ -15,7 +18,7 @@ from loopback_spaces import Space
 from hub_utils import running
 from hub_utils.allowlist import contents_of
 from hub_utils.bundle import contents, may_go
-from hub_utils.clean_start import start_and_ask
+from hub_utils.clean_start import _deviation, start_and_ask
 from hub_utils.portable.command import UserError
 from hub_utils.portable.golden import golden_images
 from hub_utils.portable.predictor import load_predictor
@@ -32,9 +35,8 @@ def hub(monkeypatch):
         files = "/{repo_id}/resolve/{revision}/{filename}"
         monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", hub.url + files)
         monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
-        monkeypatch.setattr("huggingface_hub.utils._http.time.sleep", lambda seconds: None)  # between retries
+        monkeypatch.setattr("huggingface_hub.utils._http.time", SimpleNamespace(sleep=lambda seconds: None))  # retries
         monkeypatch.setattr(running, "EVERY", 0.02)
-        monkeypatch.setattr(running, "GRACE", 1.0)
         monkeypatch.setenv("HF_TOKEN", ALICE)
         monkeypatch.setenv("HF_ENDPOINT", hub.url)
         yield hub
@@ -85,6 +87,7 @@ def test_a_space_is_made_in_one_commit_for_oneself_alone_and_waited_for(hub, her
     runs(hub, "NO_APP_FILE", "BUILDING", "APP_STARTING", "RUNNING")
     said = push()
     assert f"runs       {hub.url}/spaces/alice/colours, for you alone" in said
+    assert f"changed    {len(hub.files('alice/colours', 'space')) - 1} files\n" in said
     _, commit = hub.commits("alice/colours", "space")
     assert commit.title == MESSAGE
     files = hub.files("alice/colours", "space")
@@ -148,7 +151,7 @@ def test_variables_are_set_once_and_hardware_as_it_is_asked_for(hub, here):
     space = hub.spaces["alice/colours"]
     assert (space.variables, space.hardware) == ({"DEMO_FEEDBACK": "alice/said"}, "zero-a10g")
     assert "set " not in push(*words)
-    runs(hub, "RUNNING")
+    runs(hub, "APP_STARTING", "RUNNING")
     assert "set        hardware cpu-basic" in push("--hardware", "cpu-basic")
 
 
@@ -189,6 +192,26 @@ def test_what_the_hub_says_at_first_may_be_of_the_commit_before(hub, here):
     assert "does not run (BUILD_ERROR)" in refusal()[0]
 
 
+def test_a_space_that_new_settings_start_anew_is_waited_for_as_well(hub, here):
+    put_model(hub, here)
+    runs(hub, "BUILDING", "RUNNING")
+    push()
+    hub.spaces["alice/colours"].sha = hub.commits("alice/colours", "space")[-1].sha
+    for words in (("--variable", "A=1"), ("--secret", "HF_TOKEN"), ("--hardware", "zero-a10g")):
+        runs(hub, "RUNNING", "RUNNING", "RUNNING", "APP_STARTING", "RUNTIME_ERROR")
+        assert "does not run (RUNTIME_ERROR)" in refusal(*words)[0]
+
+
+def test_a_space_that_sleeps_is_woken_by_a_visit_and_one_that_is_deleted_is_said_to_be(hub, here):
+    put_model(hub, here)
+    runs(hub, "BUILDING", "SLEEPING")
+    assert f"is SLEEPING: a visit to {hub.url}/spaces/alice/colours wakes it" in refusal()[0]
+    assert f"sleeps     {hub.url}/spaces/alice/colours, for you alone: a visit wakes it" in push()
+    runs(hub, "DELETING")
+    told, _ = refusal()
+    assert "is being deleted on the Hub" in told and "all files" not in told
+
+
 def test_a_hub_that_fails_once_is_asked_again_and_one_that_is_gone_is_said_to_be(hub, here):
     put_model(hub, here)
     runs(hub, "BUILDING", "BUILDING", "RUNNING")
@@ -206,7 +229,7 @@ def test_whoever_waits_no_longer_is_told_that_the_space_goes_on(hub, here, monke
     def interrupted(seconds):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("hub_utils.running.time.sleep", interrupted)
+    monkeypatch.setattr("hub_utils.running.sleep", interrupted)
     told, _ = refusal()
     assert "interrupted; all files are on the Hub" in told and f"{hub.url}/spaces/alice/colours" in told
 
@@ -215,7 +238,7 @@ def test_a_space_that_is_never_ready_is_not_waited_for_for_ever(hub, here, monke
     put_model(hub, here)
     runs(hub, "BUILDING")
     monkeypatch.setattr(running, "PATIENCE", 0.1)
-    assert "is BUILDING since 0 s" in refusal()[0]
+    assert re.search(r"is BUILDING since \d+ s", refusal()[0])
 
 
 def test_an_answer_to_the_commit_that_is_lost_is_no_error(hub, here):
@@ -243,10 +266,24 @@ def test_what_somebody_changed_there_is_replaced_only_if_it_may_be(hub, here):
     push()
     hub.add("alice/colours", {"README.md": b"---\ntitle: Mine\n---\n"}, "space")
     told, _ = refusal()
-    assert "somebody changed 'alice/colours' on the Hub since ('Added'" in told and "--replace_changes" in told
+    assert (
+        "somebody changed README.md of 'alice/colours' on the Hub since ('Added'" in told
+        and "--replace_changes" in told
+    )
     assert b"Mine" in hub.files("alice/colours", "space")["README.md"]
     runs(hub, "BUILDING", "RUNNING")
     assert "changed    README.md" in push("--replace_changes")
+
+
+def test_another_page_is_replaced_only_if_it_may_be(hub, here):
+    put_model(hub, here)
+    runs(hub, "BUILDING", "RUNNING")
+    push()
+    words = ["digits", "--model", "alice/colours", "--push", "--no_check", "--repo_id", "colours"]
+    with pytest.raises(UserError, match=r"'alice/colours' shows another page, 'colours'.*'digits'.*--replace_changes"):
+        tell(*words)
+    runs(hub, "BUILDING", "RUNNING")
+    assert "runs " in tell(*words, "--replace_changes")
 
 
 def test_files_that_others_put_beside_ours_stay_and_examples_of_an_earlier_bundle_are_not_shown(hub, here):
@@ -257,7 +294,13 @@ def test_files_that_others_put_beside_ours_stay_and_examples_of_an_earlier_bundl
     push()
     assert hub.files("alice/colours", "space")["packages.txt"] == b"ffmpeg"
     hub.add("alice/colours", {"examples/01-red.png": b"png"}, "space")
-    assert "has examples/01-red.png, which this bundle has not" in refusal()[0]
+    told, _ = refusal("--replace_changes")
+    assert "has examples/01-red.png, which this bundle has not" in told and "--examples N as before" in told
+    assert "hf repos delete-files alice/colours 'examples/*' --type space" in told
+    HfApi(endpoint=hub.url, token=ALICE).delete_files("alice/colours", ["examples/*"], repo_type="space")
+    hub.add("alice/colours", {"notes.txt": b"a new commit of the model"})
+    runs(hub, "BUILDING", "RUNNING")
+    assert "changed    README.md, model.json\n" in push()  # what they deleted and added is none of what is replaced
     assert not [each for each in hub.requests if each[0] == "DELETE"]
 
 
@@ -281,6 +324,30 @@ def test_a_model_of_the_hub_is_shown_at_the_commit_that_a_revision_is_now(hub, h
             main(["digits", "--model", model, "--revision", revision, "--no_check"])
 
 
+def test_examples_are_of_the_model_that_is_shown(hub, here):
+    put_model(hub, here)
+    run = here / "runs" / "colours"
+    hub.add("alice/other", contents_of(run).files | {"model.safetensors": b"others" * 100})
+    config = json.loads((run / "config.json").read_text()) | {"id2label": {"0": "cat", "1": "dog"}}
+    hub.add("alice/other", {"config.json": json.dumps(config).encode()})
+    words = ["runs/colours", "--no_check", "--model"]
+    with pytest.raises(
+        UserError, match=r"--examples are pictures of 'runs/colours'.*'alice/other' holds other weights"
+    ):
+        tell(*words, "alice/other", "--examples", "3", "--i_have_the_right")
+    said = tell(*words, "alice/other")
+    assert "look       cd bundles/colours && python app.py" in said
+    assert "Classes: cat, dog." in (here / "bundles" / "colours" / "README.md").read_text()
+    tell(*words, "alice/colours", "--examples", "3", "--i_have_the_right")
+    assert len(list((here / "bundles" / "colours" / "examples").iterdir())) == 3
+
+
+def test_a_model_that_is_not_there_is_said_to_be_no_folder_either(hub, here):
+    with pytest.raises(UserError, match=r"'alice/none', which is no folder here: not on the Hub") as refused:
+        tell("alice/none", "--no_check")
+    assert "nothing has changed" not in str(refused.value)
+
+
 def test_a_bundle_with_a_secret_in_it_is_not_written(hub, here, monkeypatch):
     recipe = here / "runs" / "colours" / "recipe.json"
     known = json.loads(recipe.read_text())
@@ -298,7 +365,18 @@ def test_a_bundle_that_is_started_alone_answers_as_the_predictor_does_here(here)
     said = tell("runs/colours")
     assert "without torch" in said and "checked    started alone, first answer after " in said
     assert "7 answers, within " in said and "next       python -m hub_utils.space runs/colours --push" in said
-    assert "look       python bundles/colours/app.py" in said
+    run = here.resolve() / "runs" / "colours"
+    assert f"look       DEMO_MODEL={shlex.quote(str(run))} python bundles/colours/app.py" in said
+
+
+def test_an_onnx_file_that_is_cut_off_is_found_out_and_the_bundle_before_stays(here):
+    tell("runs/colours", "--no_check")
+    (here / "bundles" / "colours" / "README.md").write_text("before")
+    onnx = here / "runs" / "colours" / "onnx" / "model.onnx"
+    onnx.write_bytes(onnx.read_bytes()[:-1000])
+    with pytest.raises(UserError, match=r"onnx/model\.onnx cannot be used.*--resume, writes onnx/model\.onnx again"):
+        tell("runs/colours")
+    assert (here / "bundles" / "colours" / "README.md").read_text() == "before"
 
 
 def test_a_bundle_that_needs_what_a_space_has_not_is_found_out(here):
@@ -311,6 +389,17 @@ def test_a_bundle_that_needs_what_a_space_has_not_is_found_out(here):
     assert "import of torch halted" in said[-1]
 
 
+def test_an_answer_may_differ_by_little_from_the_one_that_is_given_here():
+    here = {"blue": 0.7, "red": 0.3}
+    assert _deviation("colours", {"probabilities": {"blue": 0.705, "red": 0.295}}, here) == pytest.approx(0.005)
+    for told, said in (({"blue": 0.6, "red": 0.4}, "differs by 0.100"), ({"blue": 0.7}, "lacks 'red'")):
+        with pytest.raises(UserError, match=said):
+            _deviation("colours", {"probabilities": told}, here)
+    with pytest.raises(UserError, match="answers no picture"):
+        _deviation("colours", "no picture", here)
+
+
+@pytest.mark.slow
 def test_a_bundle_that_answers_as_another_model_would_is_found_out(here):
     model = of_run("colours", Path("runs/colours"))
     files = contents("colours", [model], {})

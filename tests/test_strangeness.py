@@ -98,8 +98,9 @@ def test_too_few_images_are_refused_and_those_that_are_no_numbers_do_not_count()
     some[5, 5] = np.nan
     with pytest.raises(ValueError, match=f"^{FEWEST - 1} training images are too few"):
         fit(some)
-    with pytest.raises(ValueError, match=r"^0 training images"):
-        fit(np.empty((0, WIDTH), np.float32))
+    for none in (np.empty((0, WIDTH), np.float32), np.zeros((40, WIDTH), np.float32)):  # the latter of a dead network
+        with pytest.raises(ValueError, match=r"^0 training images"):
+            fit(none)
 
 
 BROKEN = {

@@ -21,6 +21,7 @@ what it writes into RUN (weights are never changed):
   test_results.json       every figure with its 95 % interval, beside the floors: what is scored without looking
   plots/                  confusion matrix, reliability, ROC and precision-recall, recall by class
   README.md               the model card
+  serving.json            what the page needs: thresholds, floors, sensitivity and specificity at every threshold
   local/predictions.csv   a row an image, a probability a class; local/mistakes.png, the most confident mistakes
 """
 
@@ -48,7 +49,7 @@ def main(tokens: list[str]) -> int:
     results = measure(run, open_local([Path(path) for path in moved]) if moved else None)
     print("\n".join(lines(results)))
     sheet = f", {run.mistakes.relative_to(run.path)}" if run.mistakes.is_file() else ""
-    print(f"wrote      {run.path}: README.md, test_results.json, plots, local/predictions.csv{sheet}")
+    print(f"wrote      {run.path}: README.md, test_results.json, serving.json, plots, local/predictions.csv{sheet}")
     browse = ["python", "training/browse.py", str(run.path), *(["--data_dir", *moved] if moved else [])]
     print(f"next       {shlex.join(browse)}")
     return 0

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import base64
+from collections.abc import Sequence
 from html import escape
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from hub_utils.portable.facts import told
 from hub_utils.portable.markdown import counted, one_line
 from hub_utils.portable.served import Served, verdict
 
@@ -17,6 +18,9 @@ if TYPE_CHECKING:
 
 MATTERS = 0.01  # a class below that is not drawn as a bar: one could not see it
 BARS = 5
+LISTED = 100  # classes one click away; ImageNet's 21,841 would be megabytes for each picture
+LIKELIEST = '<p class="likeliest">Likeliest class</p>'
+NEVER_UNSURE = "<br>This model brings no measure of when it is unsure."
 # Drawn here rather than written with emoji, which look different on each machine and are read out by their names.
 ICON = '<svg viewBox="0 0 24 24" aria-hidden="true" class="icon"><path d="{}"/></svg>'
 UNSURE = ICON.format("M9 9a3 3 0 1 1 4.5 2.6c-1 .6-1.5 1.2-1.5 2.4M12 17.5v.5M12 2a10 10 0 1 0 0 20 10 10 0 1 0 0-20")
@@ -27,29 +31,27 @@ BROKEN = ICON.format("M12 7v6M12 16.5v.5M12 2a10 10 0 1 0 0 20 10 10 0 1 0 0-20"
 def answer_html(served: Served, answer: Answer, milliseconds: float, turn: str = "") -> str:
     """An `Answer` of `served`, drawn.
 
-    The heat maps go along for the browser to draw: `data-maps` holds a byte for each place of each class, the likeliest
-    class first, `data-shape` their height and width, `data-seen` where in the picture they lie. `turn` comes back as
-    `data-turn`: which question this is the answer to.
+    The heat maps go along for the browser to draw: `data-maps` holds a byte for each place of each class that is
+    listed, the likeliest first, `data-shape` their height and width, `data-seen` where in the picture they lie. `turn`
+    comes back as `data-turn`: which question this is the answer to.
     """
     said = verdict(served, answer, milliseconds)
     shares = list(said["probabilities"].items())
     label, best = shares[0]
+    runtime = served.public(served.predictor().runtime)  # why an ONNX file was not asked stands in it
     notes = _notes(served, said)
-    mattering = max(1, sum(share >= MATTERS for _, share in shares[:BARS]))
     drawn = answer.maps is not None  # a bar is a button where there is a heat map to see
-    bars = "".join(_bar(number, *each, drawn) for number, each in enumerate(shares[:mattering]))
-    rest = "".join(_bar(number, *each, drawn) for number, each in enumerate(shares))
     aloud = one_line(" ".join([first for first, _, _ in notes] + [f"{label}, {percent(best)}"]))
-    told = "".join(
+    remarks = "".join(
         f'<p class="note">{icon}<span><b>{first}</b> {escape(more)}</span></p>' for first, more, icon in notes
     )
     return (
         f'<section class="answer" data-turn="{escape(turn)}" data-said="{escape(aloud)}"{_maps(answer)}>'
-        f'<h2 class="{"doubtful" if notes else "sure"}">{_headline(label)}<b>{escape(percent(best))}</b></h2>{told}'
-        f'<ol class="bars" aria-label="The likeliest classes">{bars}</ol>'
-        f"<details><summary>All {counted(len(shares), 'class', 'classes')}</summary>"
-        f'<ol class="rest">{rest}</ol></details>'
-        f'<p class="facts">{milliseconds:,.0f} ms by {escape(served.predictor().runtime)} · {model_html(served)}</p>'
+        f"{LIKELIEST if _has_line(served) else ''}"
+        f'<h2 class="{"doubtful" if notes else "sure"}">{_headline(label)}<b>{escape(percent(best))}</b></h2>{remarks}'
+        f"{_bars(shares, drawn)}"
+        f'<p class="facts">{milliseconds:,.0f} ms by {escape(runtime)} · {model_html(served)}'
+        f"{'' if _doubts(served) else NEVER_UNSURE}</p>"
         "</section>"
     )
 
@@ -87,6 +89,34 @@ def _headline(label: str) -> str:
     return f'<span class="{size}">{escape(one_line(first))}<small>{escape(one_line(comma + others))}</small></span>'
 
 
+def _bars(shares: Sequence[tuple[str, float]], drawn: bool) -> str:
+    """Bars of the classes that matter, unless there is but one, which the headline says; all, if those are not all.
+
+    The list that holds all classes is `every`.
+    """
+    mattering = len(shares) if len(shares) <= 2 else sum(share >= MATTERS for _, share in shares[:BARS])
+    whole = mattering == len(shares)
+    rows = [_bar(number, *each, drawn) for number, each in enumerate(shares[:LISTED])]
+    bars = f'<ol class="bars{" every" if whole else ""}" aria-label="The likeliest classes">{{}}</ol>'
+    above = bars.format("".join(rows[:mattering])) if mattering > 1 or whole else ""
+    if whole:
+        return above
+    more = len(shares) - len(rows)
+    title = f"The likeliest {LISTED} classes" if more else f"All {counted(len(shares), 'class', 'classes')}"
+    others = f'<p class="soft">and {more:,} more</p>' if more else ""
+    return f'{above}<details><summary>{title}</summary><ol class="rest every">{"".join(rows)}</ol>{others}</details>'
+
+
+def _doubts(served: Served) -> bool:
+    """Whether the model brings a threshold below which it is not sure."""
+    return told(served.fact("serving.json"), "not_sure", "threshold", of=float) is not None
+
+
+def _has_line(served: Served) -> bool:
+    """Whether the page has a slider that says what a picture is called: the headline must not seem to say otherwise."""
+    return bool(told(served.fact("serving.json"), "operating_curve", "points", of=list))
+
+
 def _bar(number: int, label: str, share: float, drawn: bool) -> str:
     tag, pressed = ("button", "true" if number == 0 else "false") if drawn else ("div", None)
     how = f' type="button" data-class="{number}" aria-pressed="{pressed}"' if drawn else ""
@@ -100,16 +130,16 @@ def _notes(served: Served, said: dict[str, Any]) -> list[tuple[str, str, str]]:
     """What keeps the answer from being one: a sentence, more of it, an icon."""
     notes, serving = [], served.fact("serving.json")
     if said["familiar"] is False:
-        below = serving["strangeness"].get("share_below")
-        usual = f"{percent(below)} of the pictures it was tried on are more familiar to me. " if below else ""
+        below = told(serving, "strangeness", "share_below", of=float)
+        usual = f"{percent(below)} of the pictures I was tried on look more familiar to me. " if below else ""
         more = f"{usual}I can only answer with one of my classes, and this may be none of them."
         notes.append(("This does not look like what I was trained on.", more, STRANGE))
     if not said["sure"]:
-        found = serving["not_sure"]
-        at, kept, every = (found.get(key) for key in ("threshold", "accuracy_answered", "accuracy_all"))
+        keys = ("threshold", "accuracy_answered", "accuracy_all")
+        at, kept, every = (told(serving, "not_sure", key, of=float) for key in keys)
         why = f"Below {percent(at)} I would rather not say."
-        if kept and every:
-            why += f" From there on {percent(kept)} of the answers were right; of all, {percent(every)}."
+        if kept and every and percent(kept) != percent(every):
+            why += f" From there on {percent(kept)} of my answers were right; of all, {percent(every)}."
         notes.append(("Not sure.", f"{said['label']} comes closest. {why}", UNSURE))
     return notes
 
@@ -117,7 +147,7 @@ def _notes(served: Served, said: dict[str, Any]) -> list[tuple[str, str, str]]:
 def _maps(answer: Answer) -> str:
     if answer.maps is None:
         return ""
-    order = (-answer.probabilities).argsort(kind="stable")
+    order = (-answer.probabilities).argsort(kind="stable")[:LISTED]
     maps = np.maximum(answer.maps[order], 0)
     # Each by its own maximum: what speaks for an unlikely class is to be seen as well.
     highest = maps.max(axis=(1, 2), keepdims=True)
@@ -130,7 +160,7 @@ def _maps(answer: Answer) -> str:
 def model_html(served: Served) -> str:
     """Which model at which revision: a link to the very commit, if it is on the Hub."""
     name = escape(one_line(served.public_name))
-    if Path(served.model).is_dir():
+    if served.local:
         return f"{name}, a folder on this machine"
     at = f" at {escape(served.revision[:7])}" if served.revision else ""
     page = f"https://huggingface.co/{name}/tree/{escape(served.revision or 'main')}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import islice
@@ -19,7 +20,7 @@ LARGE_BATCH = 32
 
 
 def load_classifier(model: str | Path, revision: str | None = None, device: Any = "cpu", **how: Any) -> Any:
-    """An image-classification `pipeline` in fp32. Our own custom class needs no `trust_remote_code`.
+    """An image-classification `pipeline` in fp32. Code that comes with a model is not run; our own class needs none.
 
     `how` goes to transformers as it is. Raises what transformers raises.
 
@@ -34,6 +35,7 @@ def load_classifier(model: str | Path, revision: str | None = None, device: Any 
         BackboneWithHeadForImageClassification,
     )
 
+    how = {"trust_remote_code": False} | how  # or transformers asks on the console, and waits
     AutoConfig.register(BackboneWithHeadConfig.model_type, BackboneWithHeadConfig, exist_ok=True)
     AutoModelForImageClassification.register(
         BackboneWithHeadConfig, BackboneWithHeadForImageClassification, exist_ok=True
@@ -82,7 +84,8 @@ def classes_of(classifier: Any) -> list[str]:
 
 def told_apart(names: list[str]) -> list[str]:
     """Names of classes; where two have one name (ImageNet's cranes), each with its number."""
-    return [name if names.count(name) == 1 else f"{name} ({index})" for index, name in enumerate(names)]
+    times = Counter(names)
+    return [name if times[name] == 1 else f"{name} ({index})" for index, name in enumerate(names)]
 
 
 def batch_size(classifier: Any) -> int:

@@ -26,10 +26,12 @@ import gradio as gr
 
 from hub_utils.portable.about import about
 from hub_utils.portable.drawing import drawing
+from hub_utils.portable.facts import told
 from hub_utils.portable.feedback import feedback
 from hub_utils.portable.many_pictures import many_endpoint, many_pictures
 from hub_utils.portable.one_picture import endpoint, one_picture
 from hub_utils.portable.operating import medical_notice, operating_slider
+from hub_utils.portable.parts import drawn
 from hub_utils.portable.served import Served
 from hub_utils.portable.state_html import door_html, head_html
 from hub_utils.portable.upload_folder import settle
@@ -65,7 +67,7 @@ def build_suite(names: Sequence[str]) -> Page:
 
     A model is loaded when its page is opened, or its endpoint asked, for the first time.
     """
-    several = [Served(name) for name in names]
+    several = [Served(name, alone=False) for name in names]
     until = time.monotonic() + PATIENCE
     for thread in [served.ask_for_facts() for served in several]:
         thread.join(max(until - time.monotonic(), 0))
@@ -142,25 +144,29 @@ def draw(page: Page, served: Served, suffix: str, shown: Sequence[Path], door: s
     endpoint(served, f"predict{suffix}")
     many_endpoint(served, f"predict_many{suffix}")
 
-    def later(part: Callable[[Served], None]) -> None:
-        if served.known:
-            part(served)
-        else:
-            gr.render(triggers=[known.change])(lambda: part(served) if served.known else None)
+    def whole(what: str, part: Callable[[Served], Any]) -> None:
+        if isinstance(problem := drawn(what, lambda: part(served)), str):
+            gr.HTML(problem, apply_default_css=False)
 
-    later(notice)
+    def later(what: str, part: Callable[[Served], Any]) -> None:
+        if served.known:
+            whole(what, part)
+        else:
+            gr.render(triggers=[known.change])(lambda: whole(what, part) if served.known else None)
+
+    later("The notice", notice)
     with gr.Column(**_body(served)) as body, gr.Tabs():
         if served.name == "digits":
             with gr.Tab("Draw"):
                 drawing(served)
         with gr.Tab("One picture"):
             one_picture(served, shown)
-            later(thresholds)
-            feedback(served)
+            later("The threshold slider", thresholds)
+            later("The form for feedback", feedback)
         with gr.Tab("Many pictures"):
             many_pictures(served)
         with gr.Tab("About"):
-            later(about)
+            later("What is known of the model", about)
 
     def look() -> tuple[str, gr.Column, gr.Timer, bool]:
         served.start()
@@ -181,7 +187,7 @@ def notice(served: Served) -> None:
 
 
 def thresholds(served: Served) -> None:
-    if served.card.get("medical") or served.fact("serving.json").get("operating_curve"):
+    if served.card.get("medical") or told(served.fact("serving.json"), "operating_curve", of=dict):
         operating_slider(served)
 
 

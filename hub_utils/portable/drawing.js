@@ -68,6 +68,12 @@ function change(left) {
   tell();
 }
 
+// A file that is dropped here is none to draw on; the browser would leave the page to open it.
+for (const type of ["dragover", "drop"])
+  document.addEventListener(type, (event) => {
+    if (event.dataTransfer?.types.includes("Files")) event.preventDefault();
+  });
+
 element.querySelector(".undo").addEventListener("click", () => change(strokes.slice(0, -1)));
 element.querySelector(".clear").addEventListener("click", () => change([]));
 // The answer to the last stroke is said aloud, too.

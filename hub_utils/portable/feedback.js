@@ -21,7 +21,7 @@ function follow() {
     form.classList.toggle("sent", back.textContent.startsWith("Thank"));
   }
   const answer = page.querySelector(".one-picture .answer");
-  const labels = [...(answer?.querySelectorAll(".rest li span") ?? [])].map((each) => each.textContent);
+  const labels = [...(answer?.querySelectorAll(".every li span") ?? [])].map((each) => each.textContent);
   section.hidden = !labels.length;
   if (!labels.length || of === answer.dataset.turn) return;
   of = answer.dataset.turn;

@@ -20,6 +20,7 @@ from html import escape
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
+from weakref import WeakKeyDictionary
 
 import gradio as gr
 
@@ -164,6 +165,9 @@ class _Door:
             self._collection.close()
 
 
+_DOORS: WeakKeyDictionary[Served, _Door] = WeakKeyDictionary()  # one for a model, however often its page is drawn
+
+
 def configured(served: Served) -> str | None:
     """The data set that feedback goes to; None where there is to be none."""
     from huggingface_hub import get_token
@@ -179,9 +183,9 @@ def feedback(served: Served) -> _Door | None:
     repo_id = configured(served)
     if repo_id is None:
         return None
-    door = _Door(repo_id)
+    door = _DOORS.setdefault(served, _Door(repo_id))
     script = Path(__file__).with_suffix(".js").read_text(encoding="utf-8")
-    where = f" on https://huggingface.co/{served.public_name}" if not Path(served.model).is_dir() else ""
+    where = f" on https://huggingface.co/{served.public_name}" if not served.local else ""
     form = FORM.format(repo=escape(repo_id), where=escape(where))
     with gr.Column(elem_classes="feedback-column"):
         form_shown = gr.HTML(form, js_on_load=script, apply_default_css=False)

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from hub_utils.portable.command import UserError
 
 TOKENS = "https://huggingface.co/settings/tokens"
+READ = f"`hf auth login`, or HF_TOKEN=… ({TOKENS})"
 LOGIN = f"`hf auth login`, or HF_TOKEN=…, with a token that may write ({TOKENS})"
 
 
@@ -66,25 +67,29 @@ def full_name(
 
 
 @contextmanager
-def in_words(what: str, wrong: type[Exception] = UserError, state: str = "", flag: str = "--repo_id") -> Iterator[None]:
+def in_words(
+    what: str, wrong: type[Exception] = UserError, state: str = "", flag: str = "--repo_id", reading: bool = False
+) -> Iterator[None]:
     """Within it, whatever the Hub's client says becomes one `wrong`, and no token stands in it.
 
     `what` is asked for or written, as in "you/flowers"; `state` ends the sentence: what is on the Hub now; `flag` is
-    what takes another name.
+    what takes another name. Where it is only `reading`, no right to write is asked for, and no command to be given
+    again: pages read, and try again by themselves.
     """
     from huggingface_hub.errors import HFValidationError, HTTPError
 
     try:
         yield
     except (HTTPError, OSError, HFValidationError, RuntimeError, ValueError) as error:
-        reason = why(error, flag)
+        reason = why(error, flag, reading)
         if reason is None:  # nothing that the Hub has to do with
             raise
         raise wrong(without_token(f"{what}: {reason}{state and f'; {state}'}")) from error
 
 
-def why(error: Exception, flag: str = "--repo_id") -> str | None:
+def why(error: Exception, flag: str = "--repo_id", reading: bool = False) -> str | None:
     """What the Hub's client met, and the next step; None for an error that is not its own."""
+    login = READ if reading else LOGIN
     from huggingface_hub.errors import (
         GatedRepoError,
         HfHubHTTPError,
@@ -103,7 +108,7 @@ def why(error: Exception, flag: str = "--repo_id") -> str | None:
     for cause in causes:
         match cause:
             case LocalTokenNotFoundError():
-                return f"no token for the Hub: {LOGIN}"
+                return f"no token for the Hub: {login}"
             case OfflineModeIsEnabled():
                 return "HF_HUB_OFFLINE forbids to ask the Hub; unset it"
             case GatedRepoError():
@@ -111,26 +116,41 @@ def why(error: Exception, flag: str = "--repo_id") -> str | None:
             case RevisionNotFoundError():
                 return "it is on the Hub, and has no such revision: its page lists commits, tags and branches"
             case UnicodeEncodeError():
-                return f"the token holds what no token has ({cause.object[cause.start : cause.end]!r}): {LOGIN}"
+                return f"the token holds what no token has ({cause.object[cause.start : cause.end]!r}): {login}"
             case HFValidationError():
                 return f"no name on the Hub ({_first_line(cause)})"
             case HfHubHTTPError():
-                return _of_status(cause, flag)
+                return _refusal(cause) if reading else _of_status(cause, flag)
     for cause in causes:
         if isinstance(cause, json.JSONDecodeError):
             return "what answered is no Hub; does the network want you to log in? Is HF_ENDPOINT right?"
         if isinstance(cause, (HTTPError, ConnectionError, TimeoutError)):
-            return (
-                f"the Hub cannot be reached ({_first_line(cause)}); is the network there? The same command again, or "
-                "another Hub with HF_ENDPOINT=https://…"
-            )
+            again = "" if reading else " The same command again, or another Hub with HF_ENDPOINT=https://…"
+            return f"the Hub cannot be reached ({_first_line(cause)}); is the network there?{again}"
     return None
+
+
+def _refusal(error: Exception) -> str:
+    """Of what is only read."""
+    status, said = error.response.status_code, _said(error)
+    match status:
+        case 401 if "Invalid" in f"{said} {error}" and "username" not in said:  # so it calls whoever says no name
+            return f"the Hub does not know this token (HTTP 401): {READ}"
+        case 401:
+            return f"not on the Hub, or private (HTTP 401); is the name right? A private one needs a token: {READ}"
+        case 403:
+            return f"the Hub does not give it to this token (HTTP 403); is the name right? Another token: {READ}"
+        case 404:
+            return "not on the Hub, or not for you (HTTP 404); is the name right? A private one needs its owner's token"
+        case 429:
+            return "too many requests (HTTP 429)"
+    return f"the Hub answers HTTP {status}" + (f": {said}" if status < 500 else "")
 
 
 def _of_status(error: Exception, flag: str) -> str:
     """A refusal of the Hub, by its HTTP status."""
     status = error.response.status_code
-    said = " ".join((error.server_message or _first_line(error)).split())[:300]
+    said = _said(error)
     match status:
         case 401 if "Invalid" in f"{said} {error}":
             return f"the Hub does not know this token (HTTP 401): {LOGIN}"
@@ -155,6 +175,11 @@ def _of_status(error: Exception, flag: str) -> str:
         case _ if status >= 500:
             return f"the Hub answers HTTP {status}; the same command again later"
     return f"the Hub answers HTTP {status}: {said}"
+
+
+def _said(error: Exception) -> str:
+    """What the Hub itself says, in one line."""
+    return " ".join((error.server_message or _first_line(error)).split())[:300]
 
 
 def without_token(text: str) -> str:

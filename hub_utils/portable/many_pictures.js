@@ -31,7 +31,7 @@ function renamed(picture) {
 }
 
 async function send(pictures) {
-  const files = new Array(pictures.length);
+  const files = pictures.map(({ name }) => ({ name, stopped: true }));
   let next = 0;
   let done = 0;
   const some = async () => {
@@ -46,7 +46,7 @@ async function send(pictures) {
     }
   };
   await Promise.all(Array.from({ length: AT_ONCE }, some));
-  return files.filter(Boolean);
+  return files;
 }
 
 async function begin(pictures) {
@@ -103,8 +103,9 @@ async function inside(entry, path = "") {
 const seen = () => element.offsetParent !== null;
 for (const type of ["dragover", "drop", "dragleave"])
   document.addEventListener(type, async (event) => {
-    if (!seen() || !event.dataTransfer?.types.includes("Files")) return;
+    if (!event.dataTransfer?.types.includes("Files")) return;
     event.preventDefault();
+    if (!seen()) return;
     stage.classList.toggle("over", type === "dragover");
     if (type !== "drop") return;
     const entries = [...event.dataTransfer.items].map((item) => item.webkitGetAsEntry?.());

@@ -54,6 +54,7 @@ THUMBNAIL, MOST_THUMBNAIL = (
     80,
     2200,
 )  # pixels, for fine screens twice what is seen; bytes, which are a third more in HTML
+MARKS, WORDS = ("sure", "familiar"), {True: "true", False: "false"}  # columns of the table, and what stands in them
 LATE = f"Not looked at: {LONGEST // 60} minutes were over. Give fewer at once."
 STOPPED = "Not looked at: you stopped before."
 STAGE = """<div class="stage many-stage" data-most="{most}" data-limit="{limit}" data-zip="{zip}">
@@ -139,13 +140,17 @@ def _thumbnail(image: Image.Image) -> str:
 
 
 def as_csv(labels: Sequence[str], looked: Sequence[Looked]) -> bytes:
-    """The table that `training/predict.py` writes; names of files are a stranger's, and are no formulas in it."""
+    """The table that `training/predict.py` writes, and whether the model is `sure`, and the picture `familiar` to it.
+
+    Names of files are a stranger's, and are no formulas in it.
+    """
     text = io.StringIO(newline="")
     writer = csv.writer(text)
-    writer.writerow([harmless(cell) for cell in header(labels)])
+    writer.writerow([harmless(cell) for cell in [*header(labels), *MARKS]])
     for each in looked:
         cells = row(each.name, labels, each.probabilities, each.problem)
-        writer.writerow([harmless(cell) for cell in cells])
+        marks = [WORDS.get((each.said or {}).get(mark), "") for mark in MARKS]
+        writer.writerow([harmless(cell) for cell in [*cells, *marks]])
     return text.getvalue().encode(errors="backslashreplace")
 
 
@@ -159,7 +164,8 @@ def many_endpoint(served: Served, api_name: str = "predict_many") -> None:
             files: image files, and zips of them.
         Returns:
             answers: an object a file, in their order: "file", its name (ZIP/NAME in a zip), and what /predict says of
-            it, or "error", a sentence. table: a CSV file with path, prediction, p_CLASS for each class, and error.
+            it, or "error", a sentence. table: a CSV file with path, prediction, p_CLASS for each class, error, sure and
+            familiar.
         """
         with told_to_clients(), Uploads(files) as uploads:
             answered = look_at(served, uploads)
@@ -234,7 +240,9 @@ def _uploaded(files: Any) -> list[tuple[str, Path | str]]:
         if isinstance(each, dict):
             name = str(each.get("name"))[-LONG_NAME:]
             most = MOST_UPLOAD if name.lower().endswith(".zip") else MOST_BYTES
-            found.append((name, uploaded_or_why(each.get("path"), each.get("size"), most)))
+            found.append(
+                (name, STOPPED if each.get("stopped") else uploaded_or_why(each.get("path"), each.get("size"), most))
+            )
     return found
 
 

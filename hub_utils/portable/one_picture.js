@@ -6,27 +6,44 @@ const [stage, frame, image, video, canvas] = [".stage", ".frame", "img", "video"
 const [file, heat, aloud] = ['input[type="file"]', ".heat", ".aloud"].map(find);
 const CELLS = 96; // of the drawn map, along each side; the browser scales it to the picture
 const PAUSE = 400; // milliseconds at least between two looks through the camera
+const PATIENCE = 30_000; // milliseconds: an answer that did not come by then is not waited for
 let turn = 0; // which picture this is: an answer to an earlier one comes too late
 let drawn = 0; // the last one whose answer is shown
+let asked = 0; // the last one that the model was asked about
 let answered = () => {};
+let answering = null; // until its answer is there
+let unshown = false; // the browser cannot show the file
 let stream = null;
 
 // Sending
 
 async function ask(picture, live = false) {
-  const mine = String(++turn);
-  page.classList.add("busy");
-  if (!live) show(picture);
-  const done = new Promise((resolve) => (answered = resolve));
+  const mine = ++turn;
+  if (!live) {
+    page.classList.add("busy");
+    show(picture);
+  }
   try {
     if (picture.size > +stage.dataset.limit) throw Error("too large");
     // Under its own name nobody else's picture is in the way, and no name of a file tells anything.
     const { path } = await upload(new File([picture], name(picture), { type: picture.type }));
-    if (mine === String(turn)) trigger("picture", { turn: mine, path });
+    await tell(mine, { path });
   } catch {
-    if (mine === String(turn)) trigger("picture", { turn: mine, size: picture.size });
+    await tell(mine, { size: picture.size });
   }
-  return done;
+}
+
+// One at a time: of two answers under way the earlier could come last, and stay.
+async function tell(mine, what) {
+  await answering;
+  if (mine !== turn) return;
+  asked = mine;
+  answering = new Promise((resolve) => {
+    answered = resolve;
+    setTimeout(resolve, PATIENCE);
+  });
+  trigger("picture", { turn: String(mine), ...what });
+  await answering;
 }
 
 function name(picture) {
@@ -40,6 +57,7 @@ function show(picture) {
   stop();
   if (image.src) URL.revokeObjectURL(image.src);
   canvas.hidden = true;
+  unshown = false;
   image.src = URL.createObjectURL(picture);
 }
 
@@ -52,24 +70,39 @@ function fit(width, height) {
   find(".unseen").hidden = true;
 }
 
+function empty() {
+  frame.hidden = heat.hidden = find(".unseen").hidden = true;
+  stage.classList.remove("full");
+}
+
 image.addEventListener("load", () => fit(image.naturalWidth, image.naturalHeight));
 image.addEventListener("error", () => {
+  unshown = true;
   frame.hidden = true;
-  stage.classList.add("full");
-  find(".unseen").hidden = false;
+  explain();
 });
+
+// Of what is refused, the answer says why; the stage has nothing to add.
+function explain() {
+  if (!unshown || drawn !== turn) return;
+  const refused = answer().classList.contains("problem");
+  stage.classList.toggle("full", !refused);
+  find(".unseen").hidden = refused;
+}
 
 // The answer
 
 const answer = () => page.querySelector(".answer");
 
 function arrived() {
+  if (answer()?.dataset.turn === String(asked)) answered();
   if (drawn === turn || answer()?.dataset.turn !== String(turn)) return;
   drawn = turn;
   page.classList.remove("busy");
-  if (aloud.textContent !== answer().dataset.said && !stream) aloud.textContent = answer().dataset.said;
+  const { said = "" } = answer().dataset;
+  if (aloud.textContent !== said && !stream) aloud.textContent = said;
+  explain();
   choose(0);
-  answered();
 }
 
 new MutationObserver(arrived).observe(page, { subtree: true, attributes: true, attributeFilter: ["data-turn"], childList: true });
@@ -143,8 +176,9 @@ const seen = () => view.offsetParent !== null; // and not on a tab behind
 const dropped = (event) => [...(event.dataTransfer?.files ?? [])][0];
 for (const type of ["dragover", "drop", "dragleave"])
   document.addEventListener(type, (event) => {
-    if (!seen() || !event.dataTransfer?.types.includes("Files")) return;
-    event.preventDefault();
+    if (!event.dataTransfer?.types.includes("Files")) return;
+    event.preventDefault(); // or the browser leaves the page to open the file, on any tab
+    if (!seen()) return;
     stage.classList.toggle("over", type === "dragover");
     if (type === "drop" && dropped(event)) ask(dropped(event));
   });
@@ -183,6 +217,14 @@ function stop() {
   doorsOpen(false);
 }
 
+// The stage is empty again, and so is the answer; or it is a sentence, of what keeps the camera from working.
+function leave(problem) {
+  stop();
+  empty();
+  page.classList.remove("busy");
+  tell(++turn, { camera: problem });
+}
+
 const still = () =>
   new Promise((resolve) => {
     const picture = document.createElement("canvas");
@@ -192,28 +234,35 @@ const still = () =>
   });
 
 doors.camera.addEventListener("click", async () => {
+  let mine;
   try {
-    stream = await navigator.mediaDevices.getUserMedia({ video: { facingMode: "environment" } });
+    mine = await navigator.mediaDevices.getUserMedia({ video: { facingMode: "environment" } });
+    stop(); // one that was opened meanwhile
+    stream = video.srcObject = mine;
+    await video.play();
   } catch (error) {
-    aloud.textContent = `The camera cannot be used: ${error.message}`;
+    if (stream === (mine ?? null)) leave(error.name);
     return;
   }
-  video.srcObject = stream;
-  await video.play();
+  if (stream !== mine) return; // a picture was given meanwhile
+  mine.getVideoTracks()[0].addEventListener("ended", () => leave("ended")); // unplugged, or taken back
   canvas.hidden = true;
   doorsOpen(true);
   fit(video.videoWidth, video.videoHeight);
   doors.take.focus();
-  while (stream) {
-    await Promise.all([ask(await still(), true), new Promise((resolve) => setTimeout(resolve, PAUSE))]);
+  while (stream === mine) {
+    const picture = await still();
+    if (stream !== mine) break;
+    await Promise.all([ask(picture, true), new Promise((resolve) => setTimeout(resolve, PAUSE))]);
   }
 });
-doors.take.addEventListener("click", async () => ask(await still()));
+doors.take.addEventListener("click", async () => {
+  const picture = await still();
+  if (!stream) return;
+  ask(picture);
+  doors.camera.focus(); // the button that had it is gone
+});
 doors.stop.addEventListener("click", () => {
-  stop();
-  turn++;
-  page.classList.remove("busy");
-  frame.hidden = heat.hidden = true;
-  stage.classList.remove("full");
+  leave("stopped");
   doors.camera.focus();
 });

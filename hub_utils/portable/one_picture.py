@@ -36,6 +36,12 @@ from hub_utils.portable.uploads import (
 # picture fails all that were batched with it, and on a CPU the network gains nothing from them.
 AT_ONCE = 2
 THUMBNAIL = 144  # pixels, twice what is seen: for fine screens
+NO_CAMERA = {  # by the name of the browser's error
+    "NotAllowedError": "the camera may not be used: allow it for this page in the browser, or choose a picture",
+    "NotFoundError": "there is no camera here: choose a picture instead",
+    "NotReadableError": "the camera is in use elsewhere: close that first, or choose a picture",
+    "ended": "the camera is gone: connect it again, or choose a picture",
+}
 STAGE = """<div class="stage" data-limit="{limit}">
 <div class="view">
   <div class="frame" hidden><img alt="Your picture"><video playsinline muted hidden></video>
@@ -55,7 +61,7 @@ STAGE = """<div class="stage" data-limit="{limit}">
 <p class="fine">{fine}</p>
 <input type="file" accept="image/*" tabindex="-1" aria-hidden="true" hidden>
 <p class="aloud" role="status" aria-live="polite"></p></div>"""
-WAITING = """<section class="answer waiting"><h2>What is it?</h2>
+WAITING = """<section class="answer waiting" data-turn="{}"><h2>What is it?</h2>
 <p>Give a picture, and the answer stands here.</p></section>"""
 
 
@@ -89,18 +95,22 @@ def one_picture(served: Served, examples: Sequence[Path]) -> None:
             STAGE.format(limit=MOST_BYTES, examples=_examples(examples), fine=fine),
             js_on_load=script, apply_default_css=False, elem_classes="stage-column",
         )  # fmt: skip
-        shown = gr.HTML(WAITING, js_on_load=None, apply_default_css=False, elem_classes="answer-column")
+        shown = gr.HTML(WAITING.format(""), js_on_load=None, apply_default_css=False, elem_classes="answer-column")
 
     def look(event: gr.EventData) -> str:
         told = asked(event)
         turn = str(told.get("turn", ""))[:40]
+        if (camera := told.get("camera")) == "stopped":
+            return WAITING.format(escape(turn))
         try:
+            if camera:
+                raise UserError(NO_CAMERA.get(str(camera), "the camera does not work here: choose a picture instead"))
             return answer_html(served, *_look_and_forget(served, told), turn)
         except UserError as error:
             return problem_html(str(error), turn)
 
     stage.picture(
-        look, None, shown, concurrency_limit=AT_ONCE, trigger_mode="always_last", show_progress="hidden",
+        look, None, shown, concurrency_limit=AT_ONCE, trigger_mode="multiple", show_progress="hidden",
         api_visibility="private",
     )  # fmt: skip
 

@@ -23,7 +23,7 @@ function put(place, words) {
 
 // What the picture that is answered now is called; its probabilities stand in the answer.
 function probability() {
-  const rows = [...page.querySelectorAll(".one-picture .answer .rest li > *")];
+  const rows = [...page.querySelectorAll(".one-picture .answer .every li > *")];
   const of = (row) => (positive.includes(row.querySelector("span").textContent) ? +row.style.getPropertyValue("--share") : 0);
   return rows.length ? rows.reduce((sum, row) => sum + of(row), 0) : null;
 }

@@ -14,8 +14,10 @@ from typing import Any
 
 import gradio as gr
 
-from hub_utils.portable.markdown import counted
+from hub_utils.portable.facts import estimate, told
+from hub_utils.portable.markdown import counted, one_line
 from hub_utils.portable.medical import NOT_A_DEVICE
+from hub_utils.portable.parts import drawn
 from hub_utils.portable.served import Served
 
 SIDE, MARGIN = 100, 8  # of the drawn curve, in its own units: 100 for 100 images
@@ -43,7 +45,7 @@ wrongly.</p>
 
 def medical_notice(served: Served) -> None:
     """Draw it, inside an open `gr.Blocks`, before what is `behind-notice`; once for each load of the page."""
-    limits = " ".join(str(served.card.get("limits") or "").split())
+    limits = one_line(told(served.card, "limits", of=str) or "")
     text = NOTICE.format(
         name=escape(served.name), told=escape(NOT_A_DEVICE), limits=f"<p>{escape(limits)}</p>" if limits else ""
     )
@@ -52,15 +54,18 @@ def medical_notice(served: Served) -> None:
 
 def operating_slider(served: Served) -> None:
     """Draw it, inside an open `gr.Blocks`: sensitivity and specificity at every threshold, of serving.json's curve."""
-    curve = served.fact("serving.json").get("operating_curve") or {}
-    points = [each for each in curve.get("points", ()) if _is_whole(each)]
-    if not points:
-        why = curve.get("reason") or f"this model brings no operating curve; {EVAL}"
-        gr.HTML(
-            f'<p class="operating soft">No threshold can be chosen: {escape(str(why))}.</p>', apply_default_css=False
-        )
-        return
-    gr.HTML(slider_html(served.name, curve, points), js_on_load=_script("operating"), apply_default_css=False)
+    slider = drawn("The threshold slider", lambda: operating_html(served))
+    gr.HTML(slider, js_on_load=_script("operating") if "data-points" in slider else None, apply_default_css=False)
+
+
+def operating_html(served: Served) -> str:
+    """The slider, or why there is none."""
+    curve = told(served.fact("serving.json"), "operating_curve", of=dict) or {}
+    points = [each for each in told(curve, "points", of=list) or () if _is_whole(each)]
+    if points:
+        return slider_html(served.name, curve, points)
+    why = told(curve, "reason", of=str) or f"this model brings no operating curve; {EVAL}"
+    return f'<p class="operating soft">No threshold can be chosen: {escape(why)}.</p>'
 
 
 def slider_html(name: str, curve: Mapping[str, Any], points: Sequence[Mapping[str, Any]]) -> str:
@@ -68,12 +73,14 @@ def slider_html(name: str, curve: Mapping[str, Any], points: Sequence[Mapping[st
     names = {side: " or ".join(curve[side]) for side in ("positive", "negative")}
     called, other = (escape(each) for each in names.values())
     numbers = [
-        [each["threshold"], *(_three(each[figure]) for figure in ("sensitivity", "specificity"))] for each in points
+        [each["threshold"], *(_three(each, figure) for figure in ("sensitivity", "specificity"))] for each in points
     ]
     start = min(range(len(points)), key=lambda at: abs(points[at]["threshold"] - 0.5))
-    images, groups = curve.get("images"), curve.get("groups")
+    images, groups = (told(curve, key, of=int) for key in ("images", "groups"))
     of = f" of {counted(groups, 'patient or group', 'patients or groups')}" if groups and groups != images else ""
-    measured = f"Measured on {counted(images, 'image')}{of} that training did not see ({curve.get('split', 'test')})"
+    split = one_line(told(curve, "split", of=str) or "test")
+    whole = counted(images, "image") if images is not None else "images"
+    measured = f"Measured on {whole}{of} that training did not see ({escape(split)})"
     return SLIDER.format(
         name=escape(name), called=called, points=escape(json.dumps(numbers)), last=len(points) - 1, start=start,
         names=escape(json.dumps([curve["positive"], *names.values()])),
@@ -83,14 +90,15 @@ def slider_html(name: str, curve: Mapping[str, Any], points: Sequence[Mapping[st
     )  # fmt: skip
 
 
-def _is_whole(point: Mapping[str, Any]) -> bool:
-    return all(point.get(figure, {}).get("value") is not None for figure in ("sensitivity", "specificity"))
+def _is_whole(point: Any) -> bool:
+    figures = estimate(point, "sensitivity"), estimate(point, "specificity")
+    return told(point, "threshold", of=float) is not None and None not in figures
 
 
-def _three(figure: Mapping[str, Any]) -> list[float | None]:
+def _three(point: Mapping[str, Any], figure: str) -> list[float | None]:
     """Value, and the ends of its interval if it has one."""
-    low, high = figure.get("interval") or (None, None)
-    return [round(each, 4) if each is not None else None for each in (figure["value"], low, high)]
+    value, interval = estimate(point, figure)
+    return [each if each is None else round(each, 4) for each in (value, *(interval or (None, None)))]
 
 
 def _curve(numbers: Sequence[Sequence[Any]]) -> str:

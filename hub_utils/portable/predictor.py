@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import importlib.util
-import json
 import re
+import textwrap
 import threading
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -15,6 +16,7 @@ import numpy as np
 
 from hub_utils.portable.classifier import told_apart
 from hub_utils.portable.command import UserError
+from hub_utils.portable.facts import read_facts, told
 from hub_utils.portable.hub import in_words, without_token
 from hub_utils.portable.network import Network, softmax
 from hub_utils.portable.preprocessing import preprocessing_of
@@ -29,6 +31,8 @@ FACTS += ("plots/*.png",)
 FILES = (*FACTS, ONNX)  # what is downloaded of a repo
 NARROWEST = 100  # times as long as wide; of a longer one, an unknown image processor might make a very large one
 WEIGHTS = ("model.safetensors", "model-*-of-*.safetensors", "model.safetensors.index.json")  # where it has no ONNX
+
+_LOADING = threading.Lock()  # of all models: what transformers imports when first asked, two threads get in halves
 
 
 @dataclass(frozen=True)
@@ -76,7 +80,9 @@ def load_predictor(model: str | Path, revision: str | None = None, full: bool = 
     Raises:
         UserError: there is no such model, the Hub does not give it, or it cannot be loaded.
     """
-    folder, commit = _files(model, revision)
+    folder, commit = find_model(model, revision, FILES)
+    if not (folder / "config.json").is_file():
+        raise UserError(f"'{model}' has no config.json: it is no model that transformers saved, nor a run of training")
     problem = None
     if (folder / ONNX).is_file():
         try:
@@ -86,15 +92,15 @@ def load_predictor(model: str | Path, revision: str | None = None, full: bool = 
         except ImportError as error:
             problem = f"{error.name or 'OpenVINO'} is not installed"
         except RuntimeError as error:
-            problem = f"{ONNX} cannot be used: {_short(error)}"
+            problem = f"{ONNX} cannot be used: {_last_line(error)}"
     return _by_transformers(model, folder, commit, problem)
 
 
 def labels_of(config: dict[str, Any]) -> list[str] | None:
     """Names of the classes as config.json tells them, in the order of the logits; None if it does not."""
-    if names := config.get("label_names"):  # timm's
+    if names := told(config, "label_names", of=list):  # timm's
         return told_apart([str(name) for name in names])
-    known = config.get("id2label") or {}
+    known = told(config, "id2label", of=dict) or {}
     if sorted(known) != sorted(str(index) for index in range(len(known))) or len(known) < 2:
         return None
     return told_apart([str(known[str(index)]) for index in range(len(known))])
@@ -113,7 +119,7 @@ class _Model:
     def __init__(self, folder: Path, revision: str | None) -> None:
         self.folder, self.revision = folder, revision
         self._preprocessing = preprocessing_of(folder)
-        self._statistics = _json(folder / "serving.json").get("strangeness") or {}
+        self._statistics = told(read_facts(folder / "serving.json"), "strangeness", of=dict) or {}
 
     def __call__(self, images: Sequence[Image.Image]) -> list[Answer]:
         return [self._answer(image) for image in images]
@@ -151,7 +157,7 @@ class _Model:
         grey = Image.new("RGB", (64, 64), "grey")
         try:
             answer = self._answer(grey)
-        except ValueError:  # statistics that another version of ours made
+        except (ValueError, KeyError, TypeError):  # statistics that another version of ours made, or nobody did
             self._statistics = {}
             answer = self._answer(grey)
         given, named = len(answer.probabilities), len(self.labels)
@@ -179,7 +185,7 @@ class _Onnx(_Model):
             RuntimeError: OpenVINO cannot read it, or it answers with nothing that is a choice of its classes.
         """
         super().__init__(folder, revision)
-        config = _json(folder / "config.json")
+        config = read_facts(folder / "config.json")
         if config.get("problem_type") not in (None, "single_label_classification"):
             raise _Unknown(f"its answers are no choice of one class: {config['problem_type']}")
         if (labels := labels_of(config)) is None:
@@ -248,17 +254,18 @@ def _by_transformers(model: str | Path, folder: Path, commit: str | None, proble
         _download(str(model), commit, WEIGHTS)
     if not any(folder.glob("*.safetensors")):
         raise UserError(
-            f"{model}: {why}there are no weights in safetensors; other files of weights can run code: if you trust it, "
-            "load and save it with transformers once, which writes safetensors"
+            f"{model}: {why}there are no weights in safetensors; other files of weights can run code. save_pretrained "
+            "of transformers writes safetensors"
         )
     try:
-        return _Transformers(folder, commit, f"transformers ({problem})" if problem else "transformers")
+        with _LOADING:
+            return _Transformers(folder, commit, f"transformers ({problem})" if problem else "transformers")
     except Exception as error:  # whatever a stranger's model makes of the libraries
-        raise UserError(f"{model}: {why}transformers cannot load it: {_short(error)}") from error
+        raise UserError(f"{model}: {why}transformers cannot load it: {_what_transformers_says(error)}") from error
 
 
-def _files(model: str | Path, revision: str | None) -> tuple[Path, str | None]:
-    """The folder of a model's files, and the full commit if it is a repo's.
+def find_model(model: str | Path, revision: str | None, patterns: Sequence[str]) -> tuple[Path, str | None]:
+    """The folder of a model's files, and the full commit if it is a repo's; of that what `patterns` name is there.
 
     Raises:
         UserError: there is no such folder and no such repo, or the Hub does not give it.
@@ -269,32 +276,38 @@ def _files(model: str | Path, revision: str | None) -> tuple[Path, str | None]:
     if not folder.is_dir():
         if not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", str(model)):
             raise UserError(f"there is no folder '{model}', and no repo on the Hub can be called so")
-        folder = _download(str(model), revision, FILES)
+        folder = _download(str(model), revision, patterns)
         commit = folder.name
-    if not (folder / "config.json").is_file():
-        raise UserError(f"'{model}' has no config.json: it is no model that transformers saved, nor a run of training")
     return folder, commit
 
 
 def _download(repo_id: str, revision: str | None, patterns: Sequence[str]) -> Path:
     """The folder of a repo's files in the cache, which is called like the commit."""
     from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, HTTPError
 
     set_patience()
-    with in_words(f"'{repo_id}'", flag="DEMO_MODEL"):
-        return Path(snapshot_download(repo_id, revision=revision, allow_patterns=list(patterns)))
+    how = {"revision": revision, "allow_patterns": list(patterns)}
+    with in_words(f"'{repo_id}'", flag="DEMO_MODEL", reading=True):
+        try:
+            return Path(snapshot_download(repo_id, **how))
+        except HfHubHTTPError:
+            raise
+        except HTTPError:  # of a connection that breaks the client looks into the cache only if it was never there
+            with suppress(OSError, ValueError):
+                return Path(snapshot_download(repo_id, **how, local_files_only=True))
+            raise
 
 
-def _json(path: Path) -> dict[str, Any]:
-    """What a JSON file holds; {} if there is none that is whole."""
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return found if isinstance(found, dict) else {}
-
-
-def _short(error: Exception) -> str:
-    """The end of what a library says, which is where OpenVINO says what is wrong, in one line of bearable length."""
+def _last_line(error: Exception) -> str:
+    """What OpenVINO says is wrong, in one line of bearable length: it says so last."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return without_token(lines[-1] if lines else type(error).__name__)[-300:]
+
+
+def _what_transformers_says(error: Exception) -> str:
+    """In one line of bearable length: it says what is wrong first, and then what one could type, or a long list."""
+    if "trust_remote_code" in str(error):
+        return "it needs code of its own, and none that comes with a model is run here"
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return without_token(textwrap.shorten(lines[0] if lines else type(error).__name__, 300, placeholder=" …"))

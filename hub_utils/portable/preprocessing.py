@@ -83,11 +83,12 @@ def preprocessing_of(folder: Path) -> Preprocessing | None:
     try:
         values = json.loads((native if native.is_file() else folder / "config.json").read_text(encoding="utf-8"))
         found = _native(values) if native.is_file() else _timm(values["pretrained_cfg"])
+        smallest = found.resized if isinstance(found.resized, tuple) else (found.resized, found.resized)
+        # A crop that is larger leaves a border; one that is a number alone is none, and pictures keep their shape.
+        fits = all(0 < part <= whole for part, whole in zip(found.cropped, smallest, strict=True))
+        return found if fits and len(found.mean) == len(found.std) == 3 and all(found.std) else None
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None
-    smallest = found.resized if isinstance(found.resized, tuple) else (found.resized, found.resized)
-    fits = all(0 < part <= whole for part, whole in zip(found.cropped, smallest, strict=True))  # else there is a border
-    return found if fits and len(found.mean) == len(found.std) == 3 else None
 
 
 def _native(values: dict[str, Any]) -> Preprocessing:

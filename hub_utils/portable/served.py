@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import logging
 import os
+import re
 import threading
 import time
 from collections.abc import Sequence
-from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from hub_utils.portable.command import UserError
+from hub_utils.portable.facts import read_facts, told
 from hub_utils.portable.medical import NOT_A_DEVICE
 
 if TYPE_CHECKING:
@@ -23,52 +23,75 @@ if TYPE_CHECKING:
 
 ROOT = Path(__file__).parents[2]  # of the project, or of a Space, where this package lies beside app.py
 LONGEST_WAIT = 30.0  # seconds between two attempts at a model that cannot be loaded
+ADDRESS = re.compile(r"https?://[^/]+/([\w.-]+/[\w.-]+?)(?:/(?:tree|blob|commit)/([^/]+).*)?/?")  # of a model's page
+FOLDERS = re.compile(r"(?<![\w:/.])(?:[A-Za-z]:)?[\\/](?:[^\s\\/'\",:;()]+[\\/])+")  # before the last of a path
 
 logger = logging.getLogger(__name__)
+
+
+class Place(NamedTuple):
+    """Where a model is: a folder, or a repo id at a revision; `local` says which, and `public_name` is for all to see.
+
+    Of a folder that is its name alone, since where it lies is nobody's business.
+    """
+
+    model: str
+    revision: str | None
+    local: bool
+    public_name: str
+
+    @classmethod
+    def of(cls, model: str, revision: str | None) -> Place:
+        folder = Path(model).expanduser().resolve()
+        return cls(str(folder), revision, True, folder.name) if folder.is_dir() else cls(model, revision, False, model)
 
 
 class Served:
     """One model of one page.
 
     `name` is the recipe's, as in runs/NAME and in the endpoints' words; `model` a folder or a repo id: without one it
-    is where `where_is` says, which is asked anew until there is one.
+    is where `where_is` says, which is asked anew until there is one; `alone` says whether it is the only one. What the
+    page tells of a repo and what answers there are of one commit.
     """
 
-    def __init__(self, name: str, model: str | Path | None = None, revision: str | None = None) -> None:
-        self.name = name
-        self._place = None if model is None else (str(model), revision)
-        self._one_at_a_time = threading.Lock()
-        self._facts: dict[str, dict[str, Any]] = {}
+    def __init__(
+        self, name: str, model: str | Path | None = None, revision: str | None = None, alone: bool = True
+    ) -> None:
+        self.name, self._alone = name, alone
+        self._asked_for = None if model is None else (str(model), revision)
+        self._found: tuple[Place, Path] | None = None  # at which commit, and the folder of what its files say
+        self._looking, self._one_at_a_time = threading.Lock(), threading.Lock()
+        self._facts: dict[Path, dict[str, Any]] = {}
+        self._named: tuple[dict[str, Any], list[str]] = {}, []
         self._predictor: Predictor | None = None
+        self._asking: threading.Thread | None = None
         self._loading: threading.Thread | None = None
         self._failures, self._again = 0, 0.0
         self.problem: UserError | None = None  # why it could not be loaded, last time
 
     @property
-    def place(self) -> tuple[str, str | None]:
-        """The folder or repo id, and the revision that was asked for.
+    def place(self) -> Place:
+        """Where it is: once it was found there, for good, even if it vanishes; of a repo then at its full commit.
 
         Raises:
             UserError: there is no model.
         """
-        if self._place is None:
-            self._place = where_is(self.name)
-        return self._place
+        return self._found[0] if self._found else Place.of(*(self._asked_for or where_is(self.name, self._alone)))
 
     @property
-    def model(self) -> str:
-        """The folder or repo id; raises as `place` does."""
-        return self.place[0]
+    def local(self) -> bool:
+        """Whether it is a folder on this machine; raises as `place` does."""
+        return self.place.local
 
     @property
     def public_name(self) -> str:
-        """The repo id; of a folder only the name, since where it lies is nobody's business."""
-        return Path(self.model).resolve().name if Path(self.model).is_dir() else self.model
+        """The repo id, or a folder's name; raises as `place` does."""
+        return self.place.public_name
 
     @property
     def revision(self) -> str | None:
-        """The full commit, of a repo whose model is loaded; before that, what was asked for."""
-        return self._predictor.revision if self._predictor else self.place[1]
+        """The full commit, of a repo whose files are known; before that, what was asked for."""
+        return self.place.revision
 
     @property
     def ready(self) -> bool:
@@ -91,11 +114,13 @@ class Served:
         if self.problem and time.monotonic() < self._again:
             raise self.problem
         try:
-            _ = self.folder
-            self._predictor = load_predictor(*self.place)
+            self._look(anew=self.problem is not None)
+            # Where health is the matter nothing is gained by the time that half the bits save.
+            exactly = bool(self.card.get("medical"))
+            self._predictor = load_predictor(self.place.model, self.place.revision, full=exactly)
         except Exception as error:
-            self.problem = error if isinstance(error, UserError) else _in_words(self.name, error)
-            self._again = time.monotonic() + min(2.0**self._failures, LONGEST_WAIT)
+            self.problem = self.in_words("the model cannot be loaded", error)
+            self._again = time.monotonic() + min(2.0 ** min(self._failures, 10), LONGEST_WAIT)
             self._failures += 1
             raise self.problem from error
         self.problem = None
@@ -110,32 +135,42 @@ class Served:
         self._loading.start()
 
     def _quietly(self) -> None:
-        try:
+        with contextlib.suppress(UserError):  # which is `problem`, and in the log
             self.predictor()
-        except UserError as error:
-            logger.warning("%s: %s", self.name, error)
 
     def answer(self, images: Sequence[Image.Image]) -> list[Answer]:
-        """An answer an image; images are of mode RGB, turned as EXIF says. Raises as `predictor` does."""
-        return self.predictor()(images)
+        """An answer an image; images are of mode RGB, turned as EXIF says.
 
-    @cached_property
+        Raises:
+            UserError: as `predictor` does; or it cannot answer this.
+        """
+        predictor = self.predictor()
+        try:
+            return predictor(images)
+        except UserError:
+            raise
+        except Exception as error:
+            raise self.in_words("the model cannot answer this", error) from error
+
+    @property
     def folder(self) -> Path:
         """Where the files lie that say something of the model: predictor.py's `FACTS`.
 
         Raises:
             UserError: there is no model, or the Hub cannot be asked for them.
         """
-        model, revision = self.place
-        if Path(model).is_dir():
-            return Path(model)
-        from huggingface_hub import snapshot_download
+        return (self._found or self._look())[1]
 
-        from hub_utils.portable.hub import in_words
-        from hub_utils.portable.predictor import FACTS
+    def _look(self, anew: bool = False) -> tuple[Place, Path]:
+        """Find the model; `anew` where it was found already: whoever owns it may have mended it by another commit."""
+        from hub_utils.portable.predictor import FACTS, find_model
 
-        with in_words(model):
-            return Path(snapshot_download(model, revision=revision, allow_patterns=list(FACTS)))
+        with self._looking:
+            if self._found is None or anew:
+                place = Place.of(*(self._asked_for or where_is(self.name, self._alone)))
+                folder, commit = find_model(place.model, place.revision, FACTS)
+                self._found = place._replace(revision=commit), folder
+            return self._found
 
     def fact(self, file: str) -> dict[str, Any]:
         """What a JSON file of the model says, as serving.json does; {} if there is none that is whole.
@@ -143,79 +178,107 @@ class Served:
         Raises:
             UserError: as `folder` does.
         """
-        if file not in self._facts:
-            try:
-                found = json.loads((self.folder / file).read_text(encoding="utf-8"))
-            except (OSError, ValueError):
-                found = {}
-            self._facts[file] = found if isinstance(found, dict) else {}
-        return self._facts[file]
+        path = self.folder / file
+        if path not in self._facts:
+            self._facts[path] = read_facts(path)
+        return self._facts[path]
+
+    def in_words(self, what: str, error: Exception) -> UserError:
+        """What went wrong as a sentence that anybody may read, for an error that is none as "`what`: …"."""
+        words = isinstance(error, UserError)
+        logger.warning("%s: %s", self.name, error, exc_info=None if words else error)
+        first = (str(error).strip() or type(error).__name__).splitlines()[0]
+        return UserError(self.public(first if words else f"{what}: {first[:300]}"))
+
+    def public(self, text: str) -> str:
+        """`text` without what it tells of this machine: the model by its name, and of paths only their end."""
+        with contextlib.suppress(UserError):
+            place = self.place
+            ours = [str(self._found[1])] if self._found else []
+            for path in (*ours, place.model):
+                text = text.replace(path, place.public_name)
+        return FOLDERS.sub("…/", text)
 
     @property
     def known(self) -> bool:
         """Whether `folder` is there, and `fact` answers at once."""
-        return "folder" in self.__dict__
+        return self._found is not None
 
     def ask_for_facts(self) -> threading.Thread:
-        """A thread in which `folder` is asked for, and which says nothing if that fails: `start` tries again."""
+        """The thread in which `folder` is asked for, and which shows nothing if that fails: `start` tries again."""
+        if self._asking is None or not self._asking.is_alive():
+            self._asking = threading.Thread(target=self._ask, name=f"facts of {self.name}", daemon=True)
+            self._asking.start()
+        return self._asking
 
-        def ask() -> None:
-            with contextlib.suppress(UserError):
-                _ = self.folder
-
-        thread = threading.Thread(target=ask, name=f"facts of {self.name}", daemon=True)
-        thread.start()
-        return thread
+    def _ask(self) -> None:
+        try:
+            _ = self.folder
+        except UserError:  # which `start` meets as well
+            pass
+        except Exception:
+            logger.warning("what is known of %s cannot be read", self.name, exc_info=True)
 
     @property
     def title(self) -> str:
         """What people call it; the recipe's title, or the model's own name."""
-        found = self.fact("recipe.json").get("recipe", {}).get("title") if self.known else None
-        if found or self.known:
-            return found or self.public_name.rsplit("/", 1)[-1]
-        return self.name.replace("_", " ").title()
+        if not self.known:
+            return self.name.replace("_", " ").title()
+        return told(self.fact("recipe.json"), "recipe", "title", of=str) or self.public_name.rsplit("/", 1)[-1]
 
     @property
     def classes(self) -> list[str]:
         """Names of the classes as the model's files say them; [] if they do not."""
         from hub_utils.portable.predictor import labels_of
 
-        return labels_of(self.fact("config.json")) or []
+        config = self.fact("config.json")
+        if self._named[0] is not config:  # it is asked for at every load of the page, and may hold thousands
+            self._named = config, labels_of(config) or []
+        return self._named[1]
 
     @property
     def card(self) -> dict[str, Any]:
         """What the recipe says for the model card: limits, licences, citation, medical; {} of a stranger's model."""
-        return self.fact("recipe.json").get("recipe", {}).get("card", {})
+        return told(self.fact("recipe.json"), "recipe", "card", of=dict) or {}
 
 
-def where_is(name: str) -> tuple[str, str | None]:
+def where_is(name: str, alone: bool = True) -> tuple[str, str | None]:
     """Model and revision: DEMO_MODEL if it is set; else runs/NAME if it is there; else what model.json says.
 
-    The publisher writes model.json beside app.py.
+    The publisher writes model.json beside app.py. Of several models, none of which is `alone`, DEMO_MODEL is none.
 
     Raises:
-        UserError: there is none of them.
+        UserError: there is none of them, or model.json says something else.
     """
-    if model := os.environ.get("DEMO_MODEL"):
-        return model, None
+    if alone and (said := os.environ.get("DEMO_MODEL", "").strip()):
+        return _as_said(said)
     for run in (Path("runs", name), ROOT / "runs" / name):
         if (run / "config.json").is_file():
             return str(run), None
-    written = ROOT / "model.json"
-    if written.is_file():
-        known = json.loads(written.read_text(encoding="utf-8"))
-        if name in known:
-            return known[name]["model"], known[name].get("revision")
+    if (written := ROOT / "model.json").is_file():
+        known = read_facts(written)
+        model = told(known, name, "model", of=str)
+        if not known or (name in known and not model):
+            raise UserError(
+                f'model.json beside app.py does not say where {name} is: {{"{name}": {{"model": "OWNER/NAME", '
+                '"revision": "COMMIT"}}, in JSON; python -m hub_utils.space writes it'
+            )
+        if model:
+            return model, told(known, name, "revision", of=str)
     raise UserError(
-        f"there is no model yet: train one, accelerate launch -q training/train.py {name}, or name one, "
-        "DEMO_MODEL=RUN_OR_REPO_ID"
+        f"there is no model yet: train one, accelerate launch -q training/train.py {name}"
+        + (", or name one, DEMO_MODEL=RUN_OR_REPO_ID" if alone else "")
     )
 
 
-def _in_words(name: str, error: Exception) -> UserError:
-    logger.error("%s cannot be loaded", name, exc_info=error)
-    first = (str(error).strip() or type(error).__name__).splitlines()[0]
-    return UserError(f"the model cannot be loaded: {first[:300]}")
+def _as_said(said: str) -> tuple[str, str | None]:
+    """Model and revision of what people write: a folder, OWNER/NAME, OWNER/NAME@REVISION, or its page's address."""
+    if Path(said).expanduser().is_dir():
+        return said, None
+    if page := ADDRESS.fullmatch(said):
+        return page[1], page[2]
+    model, _, revision = said.partition("@")
+    return model, revision or None
 
 
 def verdict(served: Served, answer: Answer, milliseconds: float | None = None) -> dict[str, Any]:
@@ -229,8 +292,8 @@ def verdict(served: Served, answer: Answer, milliseconds: float | None = None) -
     order = (-answer.probabilities).argsort(kind="stable")
     probabilities = {predictor.labels[index]: round(float(answer.probabilities[index]), 6) for index in order}
     label = predictor.labels[order[0]]
-    threshold = serving.get("not_sure", {}).get("threshold")
-    strangest = serving.get("strangeness", {}).get("threshold")
+    threshold = told(serving, "not_sure", "threshold", of=float)
+    strangest = told(serving, "strangeness", "threshold", of=float)
     known = answer.strangeness is not None and strangest is not None
     said = {
         "label": label,

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from html import escape
 
-from hub_utils.portable.about import accuracy_of, range_html
+from hub_utils.portable.about import images_of, range_html
 from hub_utils.portable.answer_html import BROKEN, as_sentence, percent
+from hub_utils.portable.facts import estimate
 from hub_utils.portable.markdown import as_list, counted, one_line
+from hub_utils.portable.parts import drawn
 from hub_utils.portable.served import Served
 
 NAMED = 12  # classes in the first sentence
@@ -16,8 +19,9 @@ NAMED = 12  # classes in the first sentence
 def head_html(served: Served, door: str | None = None) -> str:
     """The title, a sentence, and the state of the model; `door` is the address of the page before it."""
     back = f'<nav><a href="{escape(door)}">← All demos</a></nav>' if door else ""
+    lede = drawn("What it tells apart", lambda: _lede(served))
     return (
-        f'<header class="head">{back}<h1>{escape(one_line(served.title))}</h1>{_lede(served)}'
+        f'<header class="head">{back}<h1>{escape(one_line(served.title))}</h1>{lede}'
         f'<div class="state" role="status">{state_html(served)}</div></header>'
     )
 
@@ -44,7 +48,7 @@ def state_html(served: Served) -> str:
 
 def door_html(several: Sequence[Served]) -> str:
     """A card for each model: what it tells apart, how well, and the way to its page."""
-    cards = "".join(_card(served) for served in several)
+    cards = "".join(drawn(f"The card of {served.name}", partial(_card, served)) for served in several)
     return (
         '<header class="head"><h1>What is in the picture?</h1>'
         f'<p class="lede">{counted(len(several), "image classifier")} to try, each with its own page.</p></header>'
@@ -53,14 +57,14 @@ def door_html(several: Sequence[Served]) -> str:
 
 
 def _card(served: Served) -> str:
-    accuracy = accuracy_of(served.fact("test_results.json")) if served.known else None
+    test = served.fact("test_results.json") if served.known else {}
+    accuracy = estimate(test, "metrics", "accuracy")
     if not served.known:
         results = "<p>Not trained yet.</p>"
     elif accuracy is None:
         results = "<p>Brings no test results.</p>"
     else:
-        images = counted(served.fact("test_results.json").get("images", 0), "test picture")
-        figure = f"<b>{escape(percent(accuracy['value'], 1))}</b> of {images} right"
+        figure = f"<b>{escape(percent(accuracy.value, 1))}</b> of {escape(images_of(test))} right"
         results = f'<p class="figure">{figure}<i>{range_html(accuracy)}</i></p>'
     medical = "<p><i>For study, not for diagnosis.</i></p>" if served.known and served.card.get("medical") else ""
     return (

@@ -49,9 +49,9 @@ def fit(features: np.ndarray) -> dict[str, Any]:
     `axes` (axes, width), orthonormal rows, are little-endian float16 in base64.
 
     Raises:
-        ValueError: there are fewer than `FEWEST` images whose features are finite numbers.
+        ValueError: there are fewer than `FEWEST` images whose features are finite numbers, and not all 0.
     """
-    directions = _directions(features[np.isfinite(features).all(axis=1)])
+    directions = _directions(features[np.isfinite(features).all(axis=1) & features.any(axis=1)])
     count, width = directions.shape
     if count < FEWEST:
         raise ValueError(f"{count} training images are too few to say what is strange; {FEWEST} are needed")

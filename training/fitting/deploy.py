@@ -111,10 +111,11 @@ def answers(
     logits, labels = [], []
     with torch.inference_mode():
         for batch in tqdm(batches, f"Measuring {name}", unit=" batches", leave=False, disable=None):
-            logits.append(model(batch["pixel_values"].to(device)).logits.float().cpu())
-            labels.append(batch["labels"])
-    counted = torch.cat(labels) >= 0
-    return torch.cat(logits)[counted].numpy(), torch.cat(labels)[counted].numpy()
+            counted = batch["labels"] >= 0
+            if counted.any():
+                logits.append(model(batch["pixel_values"][counted].to(device)).logits.float().cpu())
+                labels.append(batch["labels"][counted])
+    return torch.cat(logits).numpy(), torch.cat(labels).numpy()
 
 
 def _compare(trained: np.ndarray, deployed: np.ndarray) -> tuple[float, float]:

@@ -41,12 +41,16 @@ def not_sure(probabilities: np.ndarray, labels: np.ndarray) -> dict[str, Any]:
     tops, right = probabilities.max(axis=1), probabilities.argmax(axis=1) == labels
     threshold, rule = _halving(tops, right)
     answered = tops >= threshold
+    facts = {"split": SPLIT, "images": len(right)}
+    if not answered.any():
+        return facts | {"reason": f"no validation image gets a probability of {threshold:.0%}"}
+    if len(right) >= FEWEST and right[answered].mean() <= 0.5:
+        return facts | {"reason": "its probabilities do not tell what is right: above one half it is wrong as often"}
     return {
         "threshold": threshold,
-        "split": SPLIT,
-        "images": len(right),
+        **facts,
         "answered": float(answered.mean()),
-        "accuracy_answered": float(right[answered].mean()) if answered.any() else None,
+        "accuracy_answered": float(right[answered].mean()),
         "accuracy_all": float(right.mean()),
         "rule": rule,
     }
@@ -161,9 +165,11 @@ def as_lines(facts: Mapping[str, Any]) -> list[str]:
     lines, unsure, strange = [], facts["not_sure"], facts["strangeness"]
     if "threshold" in unsure:
         lines.append(
-            f"not sure   below {unsure['threshold']:.0%}: answers {unsure['answered']:.0%} of the validation images"
-            + ("" if unsure["accuracy_answered"] is None else f", {unsure['accuracy_answered']:.1%} of these right")
+            f"not sure   below {unsure['threshold']:.0%}: answers {unsure['answered']:.0%} of the validation images, "
+            f"{unsure['accuracy_answered']:.1%} of these right"
         )
+    else:
+        lines.append(f"warning    not known when it is not sure: {unsure['reason']}")
     if strange.get("threshold") is not None:
         lines.append(
             f"strange    above {strange['threshold']:.3f}: {1 - strange['share_below']:.1%} of the validation images"
