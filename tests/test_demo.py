@@ -14,6 +14,7 @@ import uuid
 from contextlib import contextmanager
 from html.parser import HTMLParser
 
+import gradio as gr
 import numpy as np
 import pytest
 from conftest import ROOT, write_photo
@@ -23,7 +24,7 @@ from gradio_client.exceptions import AppError
 from hub_utils.portable.about import about_html, card_text
 from hub_utils.portable.answer_html import answer_html, as_sentence, percent, problem_html
 from hub_utils.portable.command import UserError
-from hub_utils.portable.demo import Page, build_demo, build_suite
+from hub_utils.portable.demo import Page, build_demo, build_suite, thresholds
 from hub_utils.portable.image_files import open_rgb
 from hub_utils.portable.predictor import Answer
 from hub_utils.portable.served import Served, verdict, where_is
@@ -253,6 +254,20 @@ def test_what_a_threshold_gains_is_said_only_if_it_gains_something(run, tmp_path
     assert "Below 90 % I would rather not say." in html and "were right" not in html
 
 
+def test_the_line_is_drawn_where_there_is_one_and_missed_of_medical_models_only(run, tmp_path):
+    here = shutil.copytree(run, tmp_path / "no-line")
+    (here / "serving.json").write_text('{"operating_curve": {"reason": "no class of these is looked for"}}')
+    with gr.Blocks() as page:
+        thresholds(Served("no-line", here))
+    assert not page.blocks
+    recipe = json.loads((here / "recipe.json").read_text())
+    recipe["recipe"]["card"]["medical"] = True
+    (here / "recipe.json").write_text(json.dumps(recipe))
+    with gr.Blocks() as page:
+        thresholds(Served("no-line", here))
+    assert any("no class of these is looked for" in str(getattr(each, "value", "")) for each in page.blocks.values())
+
+
 @pytest.mark.parametrize(
     ("share", "digits", "said"),
     [(0, 0, "0 %"), (1, 0, "100 %"), (0.004, 0, "<1 %"), (0.996, 0, ">99 %"), (0.93, 0, "93 %"),
@@ -377,12 +392,12 @@ def test_the_door_leads_to_all_and_each_model_waits_to_be_asked(run, red, said, 
 
 
 def test_the_cards_say_how_good_each_is(run):
-    several = [Served("colours", run), Served("nothing")]
+    several = [Served("colours", run), Served("no_such_thing")]
     several[0].ask_for_facts().join()
     html = door_html(several)
     accuracy = several[0].fact("test_results.json")["metrics"]["accuracy"]["value"]
     assert percent(accuracy, 1) in html and "95 % interval" in html and 'href="colours"' in html
-    assert "Not trained yet." in html and not several[0].ready
+    assert "Not trained yet." in html and not several[0].ready and "No such thing" in html
 
 
 # What is told of a model
@@ -395,13 +410,15 @@ def test_about_tells_results_confusions_and_limits(served):
                   "Where it goes wrong", "Limits", test["git_commit"][:7]):  # fmt: skip
         assert words in html
     assert html.count('<th scope="row">') >= 3 and 'class="right"' in html
+    assert "no measure of when it is unsure" not in html
 
 
 def test_about_does_without_any_of_it(tmp_path):
     labels = {str(index): f"class {index}" for index in range(1000)}
     (tmp_path / "config.json").write_text(json.dumps({"id2label": labels}))
     html = about_html(Served("stranger", tmp_path))
-    assert "no test results" in html and "All 1,000 classes" in html and "class 999" in html
+    assert "no test results" in html and "no measure of when it is unsure" in html
+    assert "All 1,000 classes" in html and "class 999" in html
     assert card_text(Served("stranger", tmp_path)) == ""
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import gradio as gr
 
-from hub_utils.portable.answer_html import as_sentence, model_html, percent
+from hub_utils.portable.answer_html import NEVER_UNSURE, as_sentence, doubts, model_html, percent
 from hub_utils.portable.card_html import card_html
 from hub_utils.portable.facts import Estimate, estimate, told
 from hub_utils.portable.markdown import ADDRESS, counted, one_line
@@ -181,6 +181,7 @@ def _class(name: str, per_class: dict[str, Any] | None) -> str:
 def _limits(served: Served) -> str:
     limits = told(served.card, "limits", of=str)
     known = f"<li>{escape(as_sentence(limits))}</li>" if limits else ""
+    known += "" if doubts(served) else f"<li>{NEVER_UNSURE}</li>"
     any_model = (
         "<li>It answers with one of its classes whatever the picture shows, and can be sure of itself and wrong.</li>"
         "<li>It is not meant for decisions about people, their health, their safety or their rights.</li>"

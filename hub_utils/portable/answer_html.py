@@ -20,7 +20,7 @@ MATTERS = 0.01  # a class below that is not drawn as a bar: one could not see it
 BARS = 5
 LISTED = 100  # classes one click away; ImageNet's 21,841 would be megabytes for each picture
 LIKELIEST = '<p class="likeliest">Likeliest class</p>'
-NEVER_UNSURE = "<br>This model brings no measure of when it is unsure."
+NEVER_UNSURE = "This model brings no measure of when it is unsure."
 # Drawn here rather than written with emoji, which look different on each machine and are read out by their names.
 ICON = '<svg viewBox="0 0 24 24" aria-hidden="true" class="icon"><path d="{}"/></svg>'
 UNSURE = ICON.format("M9 9a3 3 0 1 1 4.5 2.6c-1 .6-1.5 1.2-1.5 2.4M12 17.5v.5M12 2a10 10 0 1 0 0 20 10 10 0 1 0 0-20")
@@ -51,7 +51,7 @@ def answer_html(served: Served, answer: Answer, milliseconds: float, turn: str =
         f'<h2 class="{"doubtful" if notes else "sure"}">{_headline(label)}<b>{escape(percent(best))}</b></h2>{remarks}'
         f"{_bars(shares, drawn)}"
         f'<p class="facts">{milliseconds:,.0f} ms by {escape(runtime)} · {model_html(served)}'
-        f"{'' if _doubts(served) else NEVER_UNSURE}</p>"
+        f"{'' if doubts(served) else f'<br>{NEVER_UNSURE}'}</p>"
         "</section>"
     )
 
@@ -90,15 +90,16 @@ def _headline(label: str) -> str:
 
 
 def _bars(shares: Sequence[tuple[str, float]], drawn: bool) -> str:
-    """Bars of the classes that matter, unless there is but one, which the headline says; all, if those are not all.
+    """Bars of the classes that matter, and a list of all if those are not all; the list of all is `every`.
 
-    The list that holds all classes is `every`.
+    Of one class that matters the headline has said it all: its bar has no words.
     """
     mattering = len(shares) if len(shares) <= 2 else sum(share >= MATTERS for _, share in shares[:BARS])
     whole = mattering == len(shares)
     rows = [_bar(number, *each, drawn) for number, each in enumerate(shares[:LISTED])]
     bars = f'<ol class="bars{" every" if whole else ""}" aria-label="The likeliest classes">{{}}</ol>'
-    above = bars.format("".join(rows[:mattering])) if mattering > 1 or whole else ""
+    alone = f'<div class="alone" style="--share:{shares[0][1]:.4f}" aria-hidden="true"></div>'
+    above = bars.format("".join(rows[:mattering])) if mattering > 1 or whole else alone
     if whole:
         return above
     more = len(shares) - len(rows)
@@ -107,7 +108,7 @@ def _bars(shares: Sequence[tuple[str, float]], drawn: bool) -> str:
     return f'{above}<details><summary>{title}</summary><ol class="rest every">{"".join(rows)}</ol>{others}</details>'
 
 
-def _doubts(served: Served) -> bool:
+def doubts(served: Served) -> bool:
     """Whether the model brings a threshold below which it is not sure."""
     return told(served.fact("serving.json"), "not_sure", "threshold", of=float) is not None
 

@@ -187,7 +187,7 @@ def notice(served: Served) -> None:
 
 
 def thresholds(served: Served) -> None:
-    if served.card.get("medical") or told(served.fact("serving.json"), "operating_curve", of=dict):
+    if served.card.get("medical") or told(served.fact("serving.json"), "operating_curve", "points", of=list):
         operating_slider(served)
 
 

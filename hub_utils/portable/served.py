@@ -223,7 +223,7 @@ class Served:
     def title(self) -> str:
         """What people call it; the recipe's title, or the model's own name."""
         if not self.known:
-            return self.name.replace("_", " ").title()
+            return self.name.replace("_", " ").capitalize()
         return told(self.fact("recipe.json"), "recipe", "title", of=str) or self.public_name.rsplit("/", 1)[-1]
 
     @property
