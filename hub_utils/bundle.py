@@ -15,6 +15,7 @@ import unicodedata
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
+from functools import cache
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -127,7 +128,8 @@ if __name__ == "__main__":
 '''
 
 
-def needed() -> list[Path]:
+@cache
+def needed() -> tuple[Path, ...]:
     """The page's code: what demo.py imports, directly or not, with the styles and scripts beside it."""
     found, todo = set(), ["hub_utils.portable.demo"]
     while todo:
@@ -137,7 +139,7 @@ def needed() -> list[Path]:
                 found |= {path, *(ROOT.joinpath(*parts[:depth], "__init__.py") for depth in range(1, len(parts)))}
                 todo += _imports(path)
     looks = [path for path in PORTABLE.iterdir() if path.suffix in (".css", ".js")]
-    return sorted(found | set(looks))
+    return tuple(sorted(found | set(looks)))
 
 
 def _imports(path: Path) -> Iterator[str]:

@@ -82,6 +82,21 @@ def test_without_an_onnx_file_transformers_answers_alike(run):
     assert answers[3].seen[0] == 2 / 36
 
 
+@pytest.mark.parametrize("known", [True, False])
+def test_a_narrow_picture_is_refused_before_transformers_makes_a_large_one_of_it(run, known, monkeypatch):
+    """A file of 134 bytes, of which it would make one of gigabytes."""
+    shutil.rmtree(run / "onnx")
+    if not known:
+        path = run / "preprocessor_config.json"
+        values = json.loads(path.read_text(encoding="utf-8")) | {"resample": 0}
+        path.write_text(json.dumps(values), encoding="utf-8")
+    model = load_predictor(run)
+    assert (model._preprocessing is not None) is known
+    monkeypatch.setattr(model, "_outputs", lambda image: pytest.fail("it was resized"))
+    with pytest.raises(UserError, match="is too narrow: cut a part out of it"):
+        model([Image.new("RGB", (2, 8000))])
+
+
 def test_a_timm_network_is_computed_by_onnx_or_by_transformers_alike(tiny_timm, tmp_path):
     from test_onnx import PLAIN, deployed, save_onnx
 
@@ -268,7 +283,7 @@ def test_of_a_repo_without_onnx_the_safetensors_are_downloaded_and_no_code_and_n
         answers, _ = ask(("alice/tiny", None), ("alice/pickled", None), **environment)
         slim, _ = ask(("alice/tiny", None), first=SLIM, **environment)
     assert answers[0][:2] == [sha, "transformers"]
-    assert answers[1][2] == "alice/pickled: there are no weights in safetensors; other files of weights can run code"
+    assert "no weights in safetensors; other files of weights can run code. save_pretrained" in answers[1][2]
     assert not {"pytorch_model.bin", "modeling_theirs.py"} & fetched(tmp_path / "home")
     assert "it has no onnx/model.onnx; then transformers must compute it, and is not installed" in slim[0][2]
 

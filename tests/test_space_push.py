@@ -37,6 +37,7 @@ def hub(monkeypatch):
         monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
         monkeypatch.setattr("huggingface_hub.utils._http.time", SimpleNamespace(sleep=lambda seconds: None))  # retries
         monkeypatch.setattr(running, "EVERY", 0.02)
+        monkeypatch.setattr(running, "GRACE", 10.0)
         monkeypatch.setenv("HF_TOKEN", ALICE)
         monkeypatch.setenv("HF_ENDPOINT", hub.url)
         yield hub
@@ -151,7 +152,7 @@ def test_variables_are_set_once_and_hardware_as_it_is_asked_for(hub, here):
     space = hub.spaces["alice/colours"]
     assert (space.variables, space.hardware) == ({"DEMO_FEEDBACK": "alice/said"}, "zero-a10g")
     assert "set " not in push(*words)
-    runs(hub, "APP_STARTING", "RUNNING")
+    runs(hub, "RUNNING", "RUNNING", "APP_STARTING", "RUNNING")
     assert "set        hardware cpu-basic" in push("--hardware", "cpu-basic")
 
 
@@ -409,6 +410,7 @@ def test_a_bundle_that_answers_as_another_model_would_is_found_out(here):
         start_and_ask(files, [model])
 
 
+@pytest.mark.slow
 def test_the_space_runs_what_was_committed_and_answers(hub, here):
     put_model(hub, here, private=True)
     hub.runs_spaces = True
