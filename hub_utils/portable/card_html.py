@@ -49,9 +49,10 @@ class _Writer(HTMLParser):
         self._unseen += tag in UNSEEN
         if tag == "img" and found.get("alt") and not self._unseen:
             self._parts.append(f"<em>{escape(found['alt'])}</em>")
-        if tag not in TAGS or len(self._open) >= DEEPEST:
+        kept = _kept(tag, found)
+        if tag not in TAGS or (tag == "a" and not kept) or len(self._open) >= DEEPEST:
             return
-        self._parts.append(f"<{tag}{_kept(tag, found)}>")
+        self._parts.append(f"<{tag}{kept}>")
         if tag not in EMPTY:
             self._open.append(tag)
 
