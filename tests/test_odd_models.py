@@ -181,7 +181,7 @@ def test_a_model_that_failed_a_thousand_times_is_tried_once_more(tmp_path, monke
 def test_a_hub_that_hangs_keeps_one_thread_a_model(monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     until = threading.Event()
-    monkeypatch.setattr(module, "where_is", lambda name: until.wait(30) and ("a/b", None))
+    monkeypatch.setattr(module, "where_is", lambda *asked: until.wait(30) and ("a/b", None))
     several = [Served(f"n{index}") for index in range(3)]
     before = threading.active_count()
     threads = {served.ask_for_facts() for _ in range(40) for served in several}
