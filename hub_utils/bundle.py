@@ -42,7 +42,7 @@ FOLDERS = ("hub_utils", "hub_utils/portable", "hub_utils/__pycache__", "hub_util
 FOLDERS += ("examples", "examples/[!.]*")
 COMPILED = ("hub_utils/__pycache__/*.pyc", "hub_utils/portable/__pycache__/*.pyc")  # by Python, when it is started
 MARK = "hub_utils/portable/demo.py"  # a bundle has it, and hardly anything else
-SLIM = ("gradio", "openvino", "numpy", "pillow", "huggingface_hub")
+SLIM = ("gradio", "openvino", "numpy", "pillow", "huggingface_hub", "markdown-it-py")
 LARGE = (*SLIM, "torch", "torchvision", "transformers", "timm", "safetensors")  # where there is no ONNX file
 PYTHON = "3.12"  # the Hub's own default is 3.10, on which transformers 5 does not install
 # Of a model, what a page may read: the Hub can put it into a Space while that is built.

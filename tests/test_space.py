@@ -31,7 +31,7 @@ SIX = ["breast_cancer", "digits", "dog_breeds", "flowers", "leukemia", "rocks"]
 HIDDEN = "hf_hiddenhiddenhiddenhidden"
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 COLOURS = ("red", "yellow", "green", "blue", "indigo", "purple", "pink", "gray")
-SLIM = ["gradio", "openvino", "numpy", "pillow", "huggingface_hub"]
+SLIM = ["gradio", "openvino", "numpy", "pillow", "huggingface_hub", "markdown-it-py"]
 
 
 def front_matter(readme: str) -> dict:
