@@ -187,7 +187,7 @@ ODD = odd_splits()
 
 
 @pytest.mark.parametrize("name", ODD)
-@pytest.mark.filterwarnings("error")
+@pytest.mark.filterwarnings("error", "ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning")
 def test_an_interval_holds_its_value_and_has_a_width(name):
     labels, rows, groups = ODD[name]
     classes = [f"c{number}" for number in range(rows.shape[1])]

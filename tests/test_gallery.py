@@ -6,7 +6,9 @@ from PIL import Image
 
 from training.results.gallery import MOST, Mistake, mistakes_figure, overlay, plot_mistakes
 
-pytestmark = pytest.mark.filterwarnings("error")
+# Sockets that the pages of other tests in this process left to the garbage collector are none of these.
+OTHERS = ("ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning")
+pytestmark = pytest.mark.filterwarnings("error", *OTHERS)
 
 
 def picture(width: int = 60, height: int = 40) -> Image.Image:

@@ -19,7 +19,9 @@ from training.results.metrics import wilson_interval
 from training.results.recall import plot_recall, recall_figure
 from training.results.reliability import plot_reliability, reliability_figure
 
-pytestmark = pytest.mark.filterwarnings("error")
+# Sockets that the pages of other tests in this process left to the garbage collector are none of these.
+OTHERS = ("ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning")
+pytestmark = pytest.mark.filterwarnings("error", *OTHERS)
 
 HARD = ["a_b $x$", "_p", "[two]\nlines", "$", "Übergröße " * 9, "花", r"\frac{$1}^2", "%d {x}", "é" * 300, " "]
 LARGEST = 3600  # pixels of a side

@@ -72,6 +72,7 @@ def train(
     runs = {}
     for name in names:
         recipe = replace(load_recipe(name), stages=stages, name=name)
+        recipe = replace(recipe, card=replace(recipe.card, positive=()))  # these classes are others
         if isinstance(recipe.base_model, str):
             sized = {"image_size": recipe.image_size and (size or recipe.image_size)}
             recipe = replace(recipe, base_model=bases[recipe.base_model], **sized)
