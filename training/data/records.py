@@ -141,7 +141,7 @@ def _identity(folder: Path) -> tuple[int, int] | None:
 
 
 def _places(folder: Path, cost: int, size: int, keys: Sequence[bytes], limit: int | None) -> np.ndarray:
-    """Of each key its place, new ones at the end, or -1; `cost` and `size` are bytes a place, and of its value alone."""
+    """The place of each key, new ones at the end, or -1; `cost` and `size` are bytes, of a place and of its value."""
     path = folder / "keys"
     path.touch()  # the time of its last use
     stored = path.read_bytes()
