@@ -111,6 +111,13 @@ def parser() -> Parser:
     result.add_argument(
         "--no_calibrate", action="store_true", help="leave probabilities as training made them, mostly too sure"
     )
+    result.add_argument(
+        "--pixel_cache",
+        type=_gigabytes,
+        metavar="GB",
+        help="disk for decoded images, which later epochs and runs read; 0: none (default: 16, at most a quarter of "
+        "what is free)",
+    )
     result.add_argument("--threads", type=int, metavar="N", help="CPU threads (default: the cores there are)")
     result.add_argument(
         "--channels_last", type=_yes_or_no, metavar="true|false", help="memory layout (default: by hardware)"
@@ -163,6 +170,7 @@ def main(tokens: list[str]) -> int:
         channels_last=known.channels_last,
         thorough=known.thorough,
         calibrate=not known.no_calibrate,
+        pixel_cache=known.pixel_cache,
     )
     one = RunFolder(run) if known.folds is None else FoldsFolder(run).fold(1)
     source = _source(known, recipe, one)
@@ -240,6 +248,16 @@ def _yes_or_no(word: str) -> bool:
     if word.lower() not in ("true", "false"):
         raise argparse.ArgumentTypeError(f"'{word}' is neither true nor false")
     return word.lower() == "true"
+
+
+def _gigabytes(word: str) -> float:
+    try:
+        number = float(word)
+    except ValueError:
+        number = -1
+    if not 0 <= number < float("inf"):
+        raise argparse.ArgumentTypeError(f"'{word}' is no number of gigabytes; 0 is none")
+    return number
 
 
 def _explained(error: Exception, run: Path) -> Exception:

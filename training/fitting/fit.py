@@ -6,7 +6,7 @@ import gc
 import shutil
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
@@ -23,6 +23,7 @@ from training.data import splits as splitting
 from training.data.duplicates import Duplicate, find_duplicates
 from training.data.duplicates import summary as duplicates_summary
 from training.data.intake import Example, Skipped, summary
+from training.data.pixels import Kept, keep
 from training.data.source import Folder, HubDataset, Source, load_source
 from training.data.splits import SPLITS, Row
 from training.data.streaming import Streamed, StreamedSplit, read_skipped, views
@@ -57,6 +58,7 @@ class Options:
     channels_last: bool | None = None
     thorough: bool = False
     calibrate: bool = True
+    pixel_cache: float | None = None  # GB of disk for decoded images; None for the usual bound
 
 
 @dataclass(frozen=True)
@@ -104,6 +106,7 @@ class Job:
     preprocessing: Preprocessing
     say: Callable[[str], None]
     saver: Saver | None = None
+    kept: Mapping[str, Kept] = field(default_factory=dict)  # decoded images, by split
 
 
 def fit(
@@ -144,7 +147,9 @@ def fit(
     history: list[dict[str, Any]] = []
     weights: Path | None = None
     with checkpoint_repo.saving(repo, run, say) as saver:
-        job = Job(recipe, run, plan.machine, datasets, Preprocessing(processor), say, saver)
+        preprocessing = Preprocessing(processor)
+        kept = {} if streamed else _keep_pixels(plan, datasets, preprocessing, options.pixel_cache)
+        job = Job(recipe, run, plan.machine, datasets, preprocessing, say, saver, kept)
         for stage, args in zip(recipe.stages, stage_arguments, strict=True):
             if weights is not None:
                 network = _load_checkpoint(config, weights)
@@ -499,9 +504,23 @@ def _run_stage(
         model=network,
         args=args,
         train_dataset=views(
-            images, job.preprocessing, args.train_batch_size, job.recipe.augmentation, args.seed, process
+            images,
+            job.preprocessing,
+            args.train_batch_size,
+            job.recipe.augmentation,
+            args.seed,
+            process,
+            unfinished=True,
+            kept=job.kept.get("train"),
         ),
-        eval_dataset=views(job.datasets["validation"], job.preprocessing, args.eval_batch_size, process=process),
+        eval_dataset=views(
+            job.datasets["validation"],
+            job.preprocessing,
+            args.eval_batch_size,
+            process=process,
+            unfinished=True,
+            kept=job.kept.get("validation"),
+        ),
     )
     if job.saver is not None:
         trainer.add_callback(job.saver)
@@ -515,6 +534,20 @@ def _run_stage(
     if args.load_best_model_at_end:
         job.say(f"  best weights are those of epoch {checkpoints.state_of(result)['epoch']:g}")
     return result
+
+
+def _keep_pixels(
+    plan: Plan, datasets: DatasetDict, preprocessing: Preprocessing, gigabytes: float | None
+) -> Mapping[str, Kept]:
+    """Where decoded images are kept; nowhere if each is looked at once only, or no disk may be used for it."""
+    if gigabytes == 0 or sum(args.num_train_epochs for args in plan.stage_arguments) <= 1:
+        return {}
+    kept = keep(datasets, preprocessing, plan.recipe.augmentation, None if gigabytes is None else int(gigabytes * 1e9))
+    if kept:
+        records = next(iter(kept.values())).records
+        there = len(records) - len(records.missing())
+        plan.say(f"pixels     decoded once and kept; {there:,} of {len(records):,} images are there already")
+    return kept
 
 
 def _class_counts(images: Dataset | StreamedSplit, classes: int) -> list[int]:

@@ -46,6 +46,7 @@ OWN = (
     "threads",
     "channels_last",
     "no_calibrate",
+    "pixel_cache",
 )
 
 

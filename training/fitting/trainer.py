@@ -105,6 +105,10 @@ class StageTrainer(Trainer):
             broadcast(buffer)
         return super().evaluate(*args, **kwargs)
 
+    def _prepare_inputs(self, inputs: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        """As Trainer's, with images varied and normalised here, on the device: they come as bytes."""
+        return self.train_dataset.preprocessing.finish(super()._prepare_inputs(inputs))
+
     def create_scheduler(self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None) -> Any:
         """Trainer's schedules, and lr · rate^(step / steps), which it has not."""
         decay = self.stage.decay
