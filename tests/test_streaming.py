@@ -304,7 +304,9 @@ say({split: [part.column_names, part[0]["image"].size] for split, part in parts.
     with LoopbackHub() as hub:
         hub.add("alice/photos", {"data/train-0.parquet": parquet(rows_of(tmp_path, 30))}, repo_type="dataset")
         [answer] = ask(hub, tmp_path / "home", code)
-    assert answer == {split: [["image", "label", "path"], [40, 32]] for split in ("train", "validation", "test")}
+    assert answer == {
+        split: [["image", "label", "path", "sha256"], [40, 32]] for split in ("train", "validation", "test")
+    }
 
 
 RECIPE = """

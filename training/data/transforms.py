@@ -68,7 +68,8 @@ class Preprocessing:
 
     def normalise(self, pixels: torch.Tensor) -> torch.Tensor:
         """Pixels of 0 to 255, (…, 3, height, width), to the network's range."""
-        return (pixels / 255).sub_(self.mean.to(pixels.device)).div_(self.std.to(pixels.device))
+        mean, std = (each.to(pixels.device, non_blocking=True) for each in (self.mean, self.std))
+        return (pixels / 255).sub_(mean).div_(std)
 
     def finish(self, batch: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         """A batch of unfinished views, on whatever device, as the network takes it: varied and normalised, in float32.
@@ -267,10 +268,8 @@ def vary(
         for axis in (3, 2) if flips is not None else ():
             pixels = torch.where(flips[:, 3 - axis].view(-1, 1, 1, 1), pixels.flip(axis), pixels)
         images = pixels.float()
-    if brightness is None and contrast is None and saturation is None:
-        return images
     if brightness is not None:
-        images = _blended(images, torch.zeros(()), brightness)
+        images = _blended(images, 0.0, brightness)
     if contrast is not None:
         images = _blended(images, _grey(images).mean(dim=(1, 2, 3), keepdim=True), contrast)
     if saturation is not None:
@@ -301,10 +300,10 @@ def _centres(length: int, like: torch.Tensor) -> torch.Tensor:
     return (2 * torch.arange(length, dtype=like.dtype, device=like.device) + 1 - length) / length
 
 
-def _blended(images: torch.Tensor, ground: torch.Tensor, factors: torch.Tensor) -> torch.Tensor:
+def _blended(images: torch.Tensor, ground: torch.Tensor | float, factors: torch.Tensor) -> torch.Tensor:
     """torchvision's `_blend`, with a factor for each image: on its ground at 0, as it is at 1, exaggerated beyond."""
     factors = factors.view(-1, 1, 1, 1)
-    return (images * factors + ground.to(images.device) * (1 - factors)).clamp_(0, 255)
+    return (images * factors + ground * (1 - factors)).clamp_(0, 255)
 
 
 def _grey(images: torch.Tensor) -> torch.Tensor:
