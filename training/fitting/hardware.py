@@ -1,11 +1,15 @@
 """What the machine offers, and how training uses it: precision, memory layout, threads, loader workers."""
 
+import ctypes
 import os
+from contextlib import suppress
 from dataclasses import dataclass
 
 import torch
 
 from training.recipe import UserError
+
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of glibc's malloc.h
 
 
 @dataclass(frozen=True)
@@ -70,6 +74,18 @@ def compute_exactly() -> None:
     """fp32 as it is called: by default cuDNN rounds what convolutions multiply to 10 bits (TF32)."""
     torch.backends.cudnn.allow_tf32 = False
     torch.backends.cuda.matmul.allow_tf32 = False
+
+
+def keep_freed_memory() -> None:
+    """Let glibc keep the memory of a step for the next one.
+
+    By default it gives large arrays back to the system when they are freed, which then makes every page of the next
+    ones anew: a tenth of a ResNet-50's training step on two cores.
+    """
+    with suppress(OSError, AttributeError, TypeError):  # other systems, and other libraries of C, do not know it
+        library = ctypes.CDLL(None)
+        library.mallopt(M_MMAP_THRESHOLD, 2**30)
+        library.mallopt(M_TRIM_THRESHOLD, 2**31 - 1)
 
 
 def _cores() -> int:
