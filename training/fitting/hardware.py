@@ -22,17 +22,23 @@ class Hardware:
     threads: int
     workers: int
     processes: int
+    multiplies_bf16: bool = True
 
     def __str__(self) -> str:
         parts = [
             f"{self.processes} processes" if self.processes > 1 else None,
             self.device,
-            "bf16" if self.bf16 else "fp32",
+            self._precision(),
             "channels-last" if self.channels_last else "channels-first",
             f"{self.threads} thread{'s' if self.threads > 1 else ''}",
             f"{self.workers} loader worker{'' if self.workers == 1 else 's'}",
         ]
         return " · ".join(part for part in parts if part)
+
+    def _precision(self) -> str:
+        if self.bf16 or self.multiplies_bf16:
+            return "bf16" if self.bf16 else "fp32"
+        return "fp32 (it multiplies no bf16" + ("; try --fp16 true)" if self.device == "cuda" else ")")
 
 
 def choose(
@@ -67,6 +73,7 @@ def choose(
         threads=threads or cores,
         workers=loaders if workers is None else workers,
         processes=int(os.environ.get("WORLD_SIZE", 1)),
+        multiplies_bf16=fast_bf16,
     )
 
 
