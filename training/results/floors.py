@@ -57,7 +57,7 @@ def colour_neighbour(rows: Iterable[Row], facts: Mapping[str, Facts]) -> Floor:
     train, test = _parts(rows)
     test = test[:: -(-len(test) // MOST)]
     colours = [
-        np.frombuffer(b"".join(facts[row.path].colours for row in part), np.float16).reshape(len(part), -1).astype(float)
+        np.frombuffer(b"".join(facts[row.path].colours for row in part), np.float16).reshape(-1, 15).astype(float)
         for part in (train, test)
     ]
     deviation = colours[0].std(axis=0)
