@@ -90,3 +90,11 @@ def _commit() -> str | None:
         for words in (["rev-parse", "--short", "HEAD"], ["status", "--porcelain", "--untracked-files=no"])
     ]
     return said[0].stdout.strip() + ("+" if said[1].stdout.strip() else "") if said[0].returncode == 0 else None
+
+
+def matrix_rates() -> dict[str, float]:
+    """`matrix_gflops` of this machine now, for float32 and bfloat16, with the threads that torch takes by itself."""
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    kinds = (torch.float32, torch.bfloat16)
+    rates = {str(kind).removeprefix("torch."): round(matrix_rate(kind, device=device) / 1e9, 1) for kind in kinds}
+    return {"matrix_gflops": rates}

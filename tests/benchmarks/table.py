@@ -1,7 +1,7 @@
 """What every benchmark says, in one form: rows of ours and another's figure, as a table and as JSON."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -25,6 +25,12 @@ class Row:
     met: bool | None
     same: str
     versus: str = ""
+
+
+def judged(checks: Mapping[str, bool]) -> tuple[bool, str]:
+    """Whether all checks hold, and which those are, or which do not."""
+    failed = [name for name, holds in checks.items() if not holds]
+    return not failed, f"NOT THE SAME: {'; '.join(failed)}" if failed else "; ".join(checks)
 
 
 def print_rows(rows: Sequence[Row]) -> None:
