@@ -44,18 +44,14 @@ def main(known: argparse.Namespace) -> None:
 
     def begin(args, state, model, optimizer, train_dataloader, **kwargs):
         import torch
-
         from start import probe_loss
 
         found["batch"] = args.per_device_train_batch_size
         found["threads"] = torch.get_num_threads()
         found["loss"] = probe_loss(model, known.probe, args.bf16)
         if known.mode != "train":
-            measure = {
-                "loader": lambda: loader(train_dataloader, args),
-                "step": lambda: step(model, optimizer, args, known),
-            }
-            write(known.result, found | measure[known.mode]())
+            alone = loader(train_dataloader) if known.mode == "loader" else step(model, optimizer, args, known)
+            write(known.result, found | alone)
             sys.stdout.flush()
             raise SystemExit(0)
         watch.start()
@@ -74,7 +70,7 @@ def write(path: Path, found: dict[str, Any]) -> None:
     path.write_text(json.dumps(found), encoding="utf-8")
 
 
-def loader(batches: Any, args: Any) -> dict[str, float]:
+def loader(batches: Any) -> dict[str, float]:
     """Images per second of a second epoch's batches; the first fills the caches."""
     wait = device_wait()
     for epoch in (0, 1):
@@ -93,10 +89,9 @@ def step(model: Any, optimizer: Any, args: Any, known: argparse.Namespace) -> di
     A step is counted as three forward passes: one forward, two backward.
     """
     import torch
+    from machine import matrix_rate
     from torch.nn import functional
     from torch.utils.flop_counter import FlopCounterMode
-
-    from machine import matrix_rate
 
     wait = device_wait()
     device = next(model.parameters()).device

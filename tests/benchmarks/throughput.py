@@ -2,16 +2,15 @@
 
 python tests/benchmarks/throughput.py PHOTOS --base_model DIR [--images 192] [--rounds 3] [--json FILE]
 
-Ours is `train.py` itself with a watch in it; the other is a hand-written loop around timm's ResNet-50 in bf16, channels-
-last, with fused AdamW and the best number of loader workers, tried first. Both crop and flip, in batches of 32. Images
-per second are those of epochs after the first, from the first step's end to the last one's.
+Ours is `train.py` itself with a watch in it; the other is a hand-written loop around timm's ResNet-50 in bf16,
+channels-last, with fused AdamW and the best number of loader workers, tried first. Both crop and flip, in batches of
+32. Images per second are those of epochs after the first, from the first step's end to the last one's.
 """
 
 import argparse
 import json
 import shutil
 import sys
-from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -38,7 +37,7 @@ def parser() -> argparse.ArgumentParser:
 
 
 class Ground:
-    """What all contestants stand on: photographs, the weights to start from, a batch to prove it, and where to write."""
+    """What all stand on: photographs, the weights to start from, a batch to prove it, and a folder to write to."""
 
     def __init__(self, folder: Path, photos: Path, base_model: Path, images: int, batch: int, recipe: Path = RECIPE):
         from photos import divide, listing
@@ -117,9 +116,7 @@ def rows(contest: Contest, best: str, batch: int) -> list[Row]:
         f"images per second of training, batches of {batch}", *rates, "images/s", ratio, "≥ 0.95 ×",
         same and ratio >= 0.95, told, best,
     )  # fmt: skip
-    share, middle = _middle(
-        contest.measured[STEP], lambda each: each["flops"] / each["step_seconds"] / each["matrix_rate"]
-    )
+    share, middle = _middle(contest.measured[STEP])
     apart = abs(alone["loss"] - ours["loss"])
     same, told = judged(
         {
@@ -136,10 +133,14 @@ def rows(contest: Contest, best: str, batch: int) -> list[Row]:
     return [training, step]
 
 
-def _middle(measured: list[dict[str, Any]], figure: Callable[[dict[str, Any]], float]) -> tuple[float, dict[str, Any]]:
-    """The median (of two, the lower) of a figure, and the measurement that it is of."""
-    middle = sorted(measured, key=figure)[(len(measured) - 1) // 2]
-    return figure(middle), middle
+def _middle(measured: list[dict[str, Any]]) -> tuple[float, dict[str, Any]]:
+    """The median (of two, the lower) share of the matrix rate, and the measurement that it is of."""
+
+    def share(each: dict[str, Any]) -> float:
+        return each["flops"] / each["step_seconds"] / each["matrix_rate"]
+
+    middle = sorted(measured, key=share)[(len(measured) - 1) // 2]
+    return share(middle), middle
 
 
 if __name__ == "__main__":

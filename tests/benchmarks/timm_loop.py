@@ -50,11 +50,10 @@ def main(known: argparse.Namespace) -> None:
     import timm
     import torch
     from safetensors.torch import load_file
+    from start import probe_loss
     from timm.data import create_loader, create_transform
     from torch.nn import functional
     from torchvision.datasets import ImageFolder
-
-    from start import probe_loss
 
     device = "cuda" if torch.cuda.is_available() else "cpu"
     half = not known.fp32
