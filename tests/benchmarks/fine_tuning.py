@@ -5,8 +5,8 @@ python tests/benchmarks/fine_tuning.py PHOTOS --base_model DIR [--images 500] [-
 Both are started by `accelerate launch -q` in a process of their own with empty caches, get the same photographs in the
 same splits (8 of 10 to train, 1 to validate, 1 to test), start from the same weights, train two epochs in batches of 8
 at 5e-5, evaluate and save after each, and end with a saved model measured on validation and test; ours with an ONNX
-file, statistics for serving and all else it always does. `accelerate launch` leaves one thread on a CPU: the plain one is
-also measured with as many threads as there are cores, and the faster of the two counts.
+file, statistics for serving and all else it always does. `accelerate launch` leaves one thread on a CPU: the plain one
+is also measured with as many threads as there are cores, and the faster of the two counts.
 """
 
 import argparse

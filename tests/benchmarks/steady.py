@@ -2,9 +2,9 @@
 
 python tests/benchmarks/steady.py MODE RESULT PROBE -- RECIPE [flags of train.py]
 
-MODE is `train` (images per second while training), `loader` (images per second of the batches alone, as they come to
-the device) or `step` (the training step alone, on one batch that lies on the device). The latter two end the process
-when they have measured. RESULT is a JSON file to write, PROBE what `start.save_probe` wrote.
+MODE is `train` (images per second while training), `stage` (seconds of each stage, whatever it does before its first
+step included), `loader` (images per second of the batches alone, as they come to the device) or `step` (the training
+step alone, on one batch that lies on the device). The latter two end the process when they have measured. RESULT is a JSON file to write, PROBE what `start.save_probe` wrote.
 """
 
 import argparse
@@ -18,7 +18,7 @@ from typing import Any
 from watch import Watch, device_wait
 
 parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-parser.add_argument("mode", choices=["train", "loader", "step"])
+parser.add_argument("mode", choices=["train", "stage", "loader", "step"])
 parser.add_argument("result", type=Path)
 parser.add_argument("probe", type=Path)
 parser.add_argument("--steps", type=int, default=16, help="steps to measure alone")
@@ -26,9 +26,16 @@ parser.add_argument("words", nargs=argparse.REMAINDER, help="-- and what train.p
 
 
 def main(known: argparse.Namespace) -> None:
-    """Train with a watch at the places where Trainer calls our progress."""
+    """Train with a watch at the places where Trainer calls our progress, or around each stage."""
     from training import train
     from training.fitting.progress import Progress
+
+    words = known.words[1:] if known.words[:1] == ["--"] else known.words
+    if known.mode == "stage":
+        seconds = watch_stages()
+        status = train.main(words)
+        write(known.result, {"stage_seconds": seconds})
+        sys.exit(status)
 
     watch = Watch(device_wait())
     found: dict[str, Any] = {}
@@ -61,9 +68,25 @@ def main(known: argparse.Namespace) -> None:
     watched("on_step_end", lambda args, state, **kwargs: watch.step())
     watched("on_epoch_end", lambda args, state, **kwargs: watch.end())
     watched("on_train_end", lambda args, state, **kwargs: found.update(steps=state.global_step))
-    status = train.main(known.words[1:] if known.words[:1] == ["--"] else known.words)
+    status = train.main(words)
     write(known.result, found | {"images_per_second": watch.rate(found["batch"])})
     sys.exit(status)
+
+
+def watch_stages() -> list[float]:
+    """A list that will hold the seconds of each stage."""
+    from training.fitting import fit
+
+    own, seconds = fit._run_stage, []
+
+    def timed(*args: Any, **kwargs: Any) -> Any:
+        began = time.perf_counter()
+        result = own(*args, **kwargs)
+        seconds.append(time.perf_counter() - began)
+        return result
+
+    fit._run_stage = timed
+    return seconds
 
 
 def write(path: Path, found: dict[str, Any]) -> None:
