@@ -4,8 +4,8 @@ python tests/benchmarks/against_keras.py PHOTOS --base_model DIR --keras_python 
 
 PYTHON is that of an environment with keras, tensorflow and pillow (`tensorflow-cpu` on a CPU). Both train all layers in
 batches of 32, with an evaluation after each epoch; ours also augments and writes a checkpoint an epoch. First epochs do
-not count, for Keras compiles in them. Keras starts from random weights, since its own cannot always be fetched: speed is
-compared and nothing else.
+not count, for Keras compiles in them. Keras starts from random weights, since its own cannot always be fetched: speed
+is compared and nothing else.
 """
 
 import argparse
@@ -24,7 +24,7 @@ from table import Row, judged
 
 RECIPE = HERE / "flowers_recipe.py"
 OURS, KERAS = "ours", "Keras"
-# What Keras counts that torch does not: statistics of BatchNorm, and biases of convolutions, which BatchNorm takes away.
+# What Keras counts and `parameters` does not: BatchNorm's statistics, and biases that Keras' convolutions have.
 STATISTICS, BIASES = 53_120, 26_560
 
 

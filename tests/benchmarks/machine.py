@@ -1,14 +1,18 @@
 """The machine that is measured on: what it is, and how fast it multiplies matrices, which is what bounds networks."""
 
+from __future__ import annotations
+
 import os
 import platform
 import subprocess
 import time
+from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
+if TYPE_CHECKING:
+    import torch
 
 ROOT = Path(__file__).parents[2]
 SIDES = (1024, 2048, 4096)
@@ -16,21 +20,29 @@ LIBRARIES = ("torch", "torchvision", "transformers", "accelerate", "timm", "data
 
 
 def matrix_rate(
-    dtype: torch.dtype = torch.bfloat16, threads: int | None = None, device: str = "cpu", seconds: float = 1.0
+    dtype: torch.dtype | None = None,
+    threads: int | None = None,
+    device: str = "cpu",
+    seconds: float = 1.0,
+    sides: Sequence[int] = SIDES,
 ) -> float:
     """FLOP/s of the best square product of 1024, 2048 and 4096, each repeated for about so many `seconds`, best taken.
 
-    A product of two n × n matrices is 2n³ operations.
+    In bfloat16 unless `dtype` says otherwise. A product of two n × n matrices is 2n³ operations.
     """
+    import torch
+
     before = torch.get_num_threads()
     torch.set_num_threads(threads or before)
     try:
-        return max(_rate(side, dtype, device, seconds) for side in SIDES)
+        return max(_rate(side, dtype or torch.bfloat16, device, seconds) for side in sides)
     finally:
         torch.set_num_threads(before)
 
 
 def _rate(side: int, dtype: torch.dtype, device: str, seconds: float) -> float:
+    import torch
+
     one, other = (torch.randn(side, side, device=device).to(dtype) for _ in range(2))
     wait = torch.cuda.synchronize if device.startswith("cuda") else lambda: None
     best, until = float("inf"), time.perf_counter() + seconds
@@ -50,6 +62,7 @@ def _rate(side: int, dtype: torch.dtype, device: str, seconds: float) -> float:
 def facts() -> dict[str, Any]:
     """Processor, cores, memory, GPU, versions of the libraries and git commit."""
     import psutil
+    import torch
 
     return {
         "when": time.strftime("%Y-%m-%d %H:%M:%S"),
@@ -94,6 +107,8 @@ def _commit() -> str | None:
 
 def matrix_rates() -> dict[str, float]:
     """`matrix_gflops` of this machine now, for float32 and bfloat16, with the threads that torch takes by itself."""
+    import torch
+
     device = "cuda" if torch.cuda.is_available() else "cpu"
     kinds = (torch.float32, torch.bfloat16)
     rates = {str(kind).removeprefix("torch."): round(matrix_rate(kind, device=device) / 1e9, 1) for kind in kinds}

@@ -1,12 +1,14 @@
 """The weights that every contestant starts from, as a model folder that transformers loads, and a batch to prove it."""
 
+from __future__ import annotations
+
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
-from torch.nn import functional
+if TYPE_CHECKING:
+    import torch
 
 
 def save_start(recipe_file: Path, base_model: Path, labels: Sequence[str], seed: int, folder: Path) -> Any:
@@ -26,6 +28,7 @@ def save_start(recipe_file: Path, base_model: Path, labels: Sequence[str], seed:
 
 def save_probe(processor: Any, data: Path, images: int, file: Path) -> None:
     """Write `pixels`, float32 (images, 3, height, width), and `labels` of the first training images of all classes."""
+    import torch
     from PIL import Image
 
     classes = sorted((data / "train").iterdir())
@@ -38,6 +41,9 @@ def save_probe(processor: Any, data: Path, images: int, file: Path) -> None:
 
 def probe_loss(model: torch.nn.Module, file: Path, half: bool) -> float:
     """The loss of a first step on the probe, in training mode; the model stays as it was."""
+    import torch
+    from torch.nn import functional
+
     probe = torch.load(file, weights_only=True)
     device = next(model.parameters()).device
     kept = {name: buffer.clone() for name, buffer in model.named_buffers()}

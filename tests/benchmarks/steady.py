@@ -4,7 +4,8 @@ python tests/benchmarks/steady.py MODE RESULT PROBE -- RECIPE [flags of train.py
 
 MODE is `train` (images per second while training), `stage` (seconds of each stage, whatever it does before its first
 step included), `loader` (images per second of the batches alone, as they come to the device) or `step` (the training
-step alone, on one batch that lies on the device). The latter two end the process when they have measured. RESULT is a JSON file to write, PROBE what `start.save_probe` wrote.
+step alone, on one batch that lies on the device). The latter two end the process when they have measured. RESULT is a
+JSON file to write, PROBE what `start.save_probe` wrote.
 """
 
 import argparse
