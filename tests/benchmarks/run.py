@@ -15,6 +15,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -76,10 +77,8 @@ def words_of(benchmark: Benchmark, values: Mapping[str, Any], quick: bool) -> li
         KeyError: there is no value for one of them; its name.
     """
     words = [word.format_map(values) for word in benchmark.words.split()]
-    try:
+    with suppress(KeyError):
         words += [word.format_map(values) for word in benchmark.optional.split()]
-    except KeyError:
-        pass
     return words + (benchmark.quick.split() if quick else [])
 
 

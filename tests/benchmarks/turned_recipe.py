@@ -1,4 +1,4 @@
-"""As `plain_recipe`, varied as photographs of plants are: turned, scaled and flipped, from decoded images of one size."""
+"""As `plain_recipe`, but turned, scaled and flipped, which starts from decoded images of one size."""
 
 from training.recipe import Augmentation, Linear, Recipe, Stage
 
