@@ -23,7 +23,9 @@ from watch import Watch  # noqa: E402
 
 ROW = table.Row("training", 2.0, 5.0, "s", 2.5, "≥ 2.5 ×", True, "10 steps", "plain Trainer")
 PRESENT = sorted(
-    path.stem for path in BENCHMARKS.glob("*.py") if path.stem in run.BENCHMARKS and "--json" in path.read_text()
+    path.stem
+    for path in BENCHMARKS.glob("*.py")
+    if path.stem in run.BENCHMARKS and "--json" in path.read_text(encoding="utf-8")
 )
 
 
