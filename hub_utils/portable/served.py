@@ -116,8 +116,9 @@ class Served:
         try:
             self._look(anew=self.problem is not None)
             # Where health is the matter nothing is gained by the time that half the bits save.
-            exactly = bool(self.card.get("medical"))
-            self._predictor = load_predictor(self.place.model, self.place.revision, full=exactly)
+            usual = "float32" if self.card.get("medical") else "auto"
+            precision = os.environ.get("DEMO_PRECISION", "").strip() or usual
+            self._predictor = load_predictor(self.place.model, self.place.revision, precision)
         except Exception as error:
             self.problem = self.in_words("the model cannot be loaded", error)
             self._again = time.monotonic() + min(2.0 ** min(self._failures, 10), LONGEST_WAIT)
