@@ -15,7 +15,6 @@ FRONT_MATTER = ("license", "library_name", "pipeline_tag", "tags")
 # Loading one of these may run what its author put in; a model needs none of them.
 UNSAFE = {".bin", ".ckpt", ".h5", ".joblib", ".keras", ".msgpack", ".npy", ".npz", ".pickle", ".pkl", ".pt", ".pth"}
 ANEW = "take it out of the run, and `python -m hub_utils.push RUN` writes it anew"  # serving.json
-
 ANEW_INT8 = "`python training/eval.py RUN --int8` writes it again"
 ONNX = {"onnx": "onnx/model.onnx", "int8": "onnx/model_int8.onnx"}
 

@@ -33,7 +33,8 @@ what is checked, with nothing in the cache, in a process that knows nothing of t
   preprocessing    the image processor makes what the model takes, and says how
   card             README.md has what the Hub reads: license, library_name, pipeline_tag, tags
   serving.json     its golden answers belong to these very weights
-  golden answers   the same probabilities as stored, through `pipeline` and through ONNX; and how far those of 8 bits are away
+  golden answers   the same probabilities as stored, through `pipeline` and through ONNX
+                   (8 bits, if the model brings them: how far away)
 exit status 0 only if all of it passed
 
 examples:

@@ -6,8 +6,8 @@ python -P hub_utils/visitor.py QUESTIONS.json ANSWERS.json
 this repository is imported, and nothing can be. It runs with transformers 4.51 as well.
 
 QUESTIONS is a list of {"model": a folder or repo id, "options": what else `pipeline` is told, "images": paths,
-"onnx" and "int8": whether its ONNX files are to be asked}, ANSWERS a list of what `ask` returns, or of {"error": in one line, "hub": what of
-the Hub is behind it, if something is}.
+"onnx" and "int8": whether its ONNX files are to be asked}, ANSWERS a list of what `ask` returns, or of {"error": in one
+line, "hub": what of the Hub is behind it, if something is}.
 """
 
 import json
