@@ -293,6 +293,8 @@ def _choose_hardware(stage_flags: list[dict[str, Any]], options: Options) -> har
         workers=first.get("dataloader_num_workers"),
     )
     torch.set_num_threads(machine.threads)  # accelerate launch leaves one thread on a CPU
+    if machine.device == "cpu":
+        hardware.keep_freed_memory()
     return machine
 
 
