@@ -332,9 +332,9 @@ def eight_bits(facts: Facts) -> str:
     right, loss = test["accuracy"], test["log_loss"]
     return (
         f"`onnx/model_int8.onnx` is the same network with convolutions in 8 bits: {size['int8'] / 1e6:.0f} MB instead "
-        f"of {size['float32'] / 1e6:.0f}, and {milliseconds['int8']:.1f} ms a picture where measured instead of "
-        f"{milliseconds['float32']:.1f} in float32. It is right on {as_percent(right['int8'])} of the "
+        f"of {size['float32'] / 1e6:.0f}, and where it was measured {milliseconds['int8']:.1f} ms a picture instead of "
+        f"{milliseconds['float32']:.1f}. It is right on {as_percent(right['int8'])} of the "
         f"{counted(test['images'], 'test image')} instead of {as_percent(right['float32'])}, with a log loss of "
-        f"{as_number(loss['int8'])} instead of {as_number(loss['float32'])}; {test['changed']} of the answers that were "
-        f"clear are others, and a probability differs by up to {test['largest_difference']:.2f}."
+        f"{as_number(loss['int8'])} instead of {as_number(loss['float32'])}; {test['changed']} of the "
+        f"answers that were clear are others, and a probability differs by up to {test['largest_difference']:.2f}."
     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import statistics
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 
@@ -12,6 +13,7 @@ import numpy as np
 from tqdm.auto import tqdm
 
 from hub_utils.export import save_int8, serving_facts
+from hub_utils.portable.command import UserError as TooNarrow  # is all that it says of a picture
 from hub_utils.portable.network import OFTEN, TOLERANCE, Network, softmax
 from hub_utils.portable.preprocessing import Preprocessing, preprocessing_of
 from training.data.images import open_rgb
@@ -56,8 +58,10 @@ def half_the_bits(run: RunFolder, shown: Shown, validation: Predictions) -> dict
     network = Network(run.onnx, _shape(prepare))
     if network.precision == "float32":
         return {}
-    exact = validation.take(drawn(len(validation.paths), ASKED))
-    found = _answers(exact, shown, prepare, lambda pixels: network(pixels)["logits"], "Asking with half the bits")
+    chosen = validation.take(drawn(len(validation.paths), ASKED))
+    found, exact = _answers(chosen, shown, prepare, lambda pixels: network(pixels)["logits"], "Half the bits")
+    if not exact.paths:
+        return {}
     facts = {"split": "validation", "images": len(found), **_differences(found, exact.probabilities)}
     facts["asked_twice"] = network.doubted / len(found)
     good = not facts["changed"] and facts["largest_difference"] <= TOLERANCE and facts["asked_twice"] <= OFTEN
@@ -73,10 +77,15 @@ def make_int8(run: RunFolder, contents: Iterable[bytes]) -> None:
         UserError: that cannot be done with this network.
     """
     prepare = preprocessing_of(run.path)
-    images = tqdm(contents, "Finding the ranges of 8 bits", CALIBRATED, unit=" images", leave=False, disable=None)
+
+    def pictures() -> Iterator[np.ndarray]:
+        for content in tqdm(contents, "Ranges for 8 bits", CALIBRATED, unit=" images", leave=False, disable=None):
+            with suppress(TooNarrow):
+                yield prepare(open_rgb(content))
+
     try:
-        save_int8(run.path, (prepare(open_rgb(content)) for content in images))
-    except UserError:
+        save_int8(run.path, pictures())
+    except UserError:  # of a stream that broke
         raise
     except Exception as error:  # the quantiser's are of many kinds
         raise UserError(
@@ -109,9 +118,11 @@ def eight_bits(run: RunFolder, shown: Shown, predictions: Predictions) -> dict[s
 
     facts: dict[str, Any] = {"bytes": _both(run.int8.stat().st_size, run.onnx.stat().st_size)}
     for split in ("validation", "test"):
-        exact = predictions.of(split)
+        found, exact = _answers(predictions.of(split), shown, prepare, ask, f"8 bits, {split}")
         if exact.paths:
-            facts[split] = _cost(_answers(exact, shown, prepare, ask, f"Asking with 8 bits, {split}"), exact)
+            facts[split] = _cost(found, exact)
+    if "test" not in facts:
+        return {}
     middle = (1e3 * statistics.median(each[1:] or each) for each in times.values())  # the first one finds nothing ready
     return {"int8": {**facts, "milliseconds": _both(*middle)}}
 
@@ -140,13 +151,18 @@ def _differences(found: np.ndarray, exact: np.ndarray) -> dict[str, Any]:
 
 def _answers(
     exact: Predictions, shown: Shown, prepare: Preprocessing, ask: Callable[[np.ndarray], np.ndarray], what: str
-) -> np.ndarray:
-    """Probabilities (images, classes) in the order of `exact`, which is of one split."""
+) -> tuple[np.ndarray, Predictions]:
+    """Probabilities (images, classes), and what there is of `exact`, which is of one split, in the same order.
+
+    What a page refuses to answer, for it is too narrow, is left out.
+    """
     found: dict[str, np.ndarray] = {}
-    images = shown(exact.splits[0], exact.paths)
+    images = shown(exact.splits[0], exact.paths) if exact.paths else ()
     for path, content in tqdm(images, what, len(exact.paths), unit=" images", leave=False, disable=None):
-        found[path] = softmax(ask(prepare(open_rgb(content))))
-    return np.array([found[path] for path in exact.paths])
+        with suppress(TooNarrow):
+            found[path] = softmax(ask(prepare(open_rgb(content))))
+    there = exact.take([number for number, path in enumerate(exact.paths) if path in found])
+    return np.array([found[path] for path in there.paths]), there
 
 
 def _shape(prepare: Preprocessing) -> tuple[int, int, int]:
