@@ -1,6 +1,8 @@
 """The benchmarks' own machinery: what it says when contestants differ, what it keeps, and that each can be asked."""
 
 import json
+import os
+import signal
 import subprocess
 import sys
 
@@ -221,6 +223,25 @@ def test_the_one_command_puts_all_into_one_table(tmp_path):
     assert measured["against_keras"]["status"] == "skipped: --photos is needed"
     assert measured["startup"]["status"] == 0
     assert len(measured["startup"]["measurements"]) == len(startup.commands()) + 1
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows sends no Ctrl-C to a group from here")
+def test_an_interruption_loses_nothing_that_was_measured(tmp_path):
+    command = [sys.executable, str(BENCHMARKS / "run.py"), "startup", "throughput", "--rounds", "1000"]
+    started = subprocess.Popen(
+        [*command, "--json", str(tmp_path / "all.json")],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    seen = next((line for line in started.stderr if "round 1" in line and line.endswith(" s\n")), "")
+    os.killpg(started.pid, signal.SIGINT)  # as Ctrl-C does
+    said = started.communicate(timeout=60)[1]
+    assert seen and started.returncode == 1, said
+    measured = table.read_rows(tmp_path / "all.json")[1]
+    assert list(measured) == ["startup"] and measured["startup"]["status"] == "interrupted"
+    assert startup.PYTHON in measured["startup"]["measurements"]
 
 
 def test_startup_asks_every_command():

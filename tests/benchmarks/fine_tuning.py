@@ -13,7 +13,6 @@ import argparse
 import csv
 import json
 import math
-import os
 import shutil
 import statistics
 from functools import partial
@@ -136,7 +135,7 @@ def main() -> None:
         folder, data = Path(temporary), Path(temporary) / "photos"
         divide(known.photos, data, counts)
         labels = sorted({name.split("/")[0] for name in listing(data)["train"]})
-        cores = os.cpu_count() or 1
+        cores = min(contest.facts["cores"] or 1, contest.facts["usable_cores"] or 1)
         base = known.base_model.resolve()
         contestants = {
             OURS: partial(ours, folder, data, base),
