@@ -111,6 +111,13 @@ def parser() -> Parser:
     result.add_argument(
         "--no_calibrate", action="store_true", help="leave probabilities as training made them, mostly too sure"
     )
+    result.add_argument(
+        "--feature_views",
+        type=int,
+        metavar="N",
+        help="where the head alone is trained: of how many views of each image features are kept, if the recipe "
+        "augments (default: 3); 0 computes them anew in each epoch",
+    )
     result.add_argument("--threads", type=int, metavar="N", help="CPU threads (default: the cores there are)")
     result.add_argument(
         "--channels_last", type=_yes_or_no, metavar="true|false", help="memory layout (default: by hardware)"
@@ -163,6 +170,7 @@ def main(tokens: list[str]) -> int:
         channels_last=known.channels_last,
         thorough=known.thorough,
         calibrate=not known.no_calibrate,
+        feature_views=known.feature_views,
     )
     one = RunFolder(run) if known.folds is None else FoldsFolder(run).fold(1)
     source = _source(known, recipe, one)
