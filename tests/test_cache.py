@@ -36,7 +36,7 @@ def remember(path: Path) -> None:
 
 def known(path: Path) -> Facts | None:
     with Cache.open() as cache:
-        return cache.facts(str(path), identity(path.stat()))
+        return cache.facts([(str(path), identity(path.stat()))])[0]
 
 
 @pytest.fixture
@@ -68,7 +68,7 @@ def test_what_was_refused_is_known_again_with_the_reason(tmp_path):
 def test_another_path_is_not_known(photo, tmp_path):
     remember(photo)
     with Cache.open() as cache:
-        assert cache.facts(str(tmp_path / "other.png"), identity(photo.stat())) is None
+        assert cache.facts([(str(tmp_path / "other.png"), identity(photo.stat()))]) == [None]
 
 
 @pytest.mark.parametrize("change", ["touched", "appended", "rewritten", "replaced", "set back"])
@@ -142,7 +142,7 @@ def test_where_no_file_can_be_all_is_found_out_anew(photo, file):
     file.parent.write_text("a file where the folder should be")
     with Cache.open() as cache:
         cache.put_facts([(str(photo), identity(photo.stat()), facts_of(photo))])
-        assert cache.facts(str(photo), identity(photo.stat())) == facts_of(photo)  # for this run, in memory
+        assert cache.facts([(str(photo), identity(photo.stat()))]) == [facts_of(photo)]  # for this run, in memory
     assert known(photo) is None
 
 

@@ -15,11 +15,13 @@ import pytest
 from conftest import ROOT, help_of, write_photo, write_photos
 from PIL import Image
 
+from training.data import cache
 from training.data.duplicates import Duplicate
 from training.data.findings import SEVERITIES, Finding, findings
 from training.data.report import check_output, verdict, write_report
 from training.data.source import Folder
 from training.data.survey import Survey, survey
+from training.data_report import main as data_report
 from training.recipe import Data, Recipe, UserError, load_recipe
 from training.results.data_plots import plot_classes, plot_sizes
 
@@ -428,6 +430,37 @@ def test_the_command_reports_on_a_folder(tmp_path):
     wrote = Path("reports", "my photos", "report.md")
     assert lines[-2] == f"wrote      {wrote}" and (tmp_path / wrote).is_file()
     assert lines[-1] == "next       accelerate launch -q training/train.py folder --data_dir 'my photos'"
+
+
+def test_a_report_is_kept_until_its_images_its_words_or_its_files_change(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(cache, "cache_file", lambda: tmp_path / "cache" / "images.sqlite3")
+    write_noise(tmp_path / "photos", {"rose": 12, "tulip": 12})
+    photos, report = tmp_path / "photos", tmp_path / "report"
+
+    def run(*flags: str) -> str:
+        before = (report / "report.json").stat().st_ino if report.exists() else None
+        assert data_report([str(photos), "--output", str(report), *flags]) == 0
+        lines = capsys.readouterr().out.splitlines()
+        anew = (report / "report.json").stat().st_ino != before
+        assert lines[-2] == f"{'wrote' if anew else 'unchanged':<10} {report / 'report.md'}"
+        said.append([*lines[:-2], lines[-1]])
+        return "wrote" if anew else "kept"
+
+    said: list[list[str]] = []
+    assert (run(), run()) == ("wrote", "kept") and said[0] == said[1]
+    assert (run("--thorough"), run("--thorough"), run()) == ("wrote", "kept", "wrote")
+    (report / "report.md").write_text("mine")
+    assert (run(), run()) == ("wrote", "kept")
+    (report / "plots" / "classes.png").unlink()
+    assert (run(), run()) == ("wrote", "kept")
+    write_photo(photos / "rose" / "003.png", 0.9, 7)
+    assert (run(), run()) == ("wrote", "kept")
+    (photos / "rose" / "new.jpg").write_bytes(b"")
+    assert (run(), run()) == ("wrote", "kept") and "empty" in " ".join(said[-1])
+    (photos / "rose" / "004.png").rename(photos / "tulip" / "moved.png")
+    assert (run(), run()) == ("wrote", "kept")
+    cache.cache_file().unlink()
+    assert run() == "wrote"
 
 
 def test_the_command_reports_on_a_recipe_which_wins_over_a_folder_of_that_name(tmp_path):

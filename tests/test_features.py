@@ -16,6 +16,7 @@ import pytest
 import torch
 from conftest import ROOT
 from safetensors.torch import load_file, save_file
+from torch.utils.data import default_collate
 
 from training.data import records
 from training.data.source import Folder
@@ -26,7 +27,7 @@ from training.fitting.fit import Options, fit
 from training.fitting.network import build_network
 from training.fitting.progress import Progress
 from training.recipe import Augmentation, BatchNorm, Dropout, ExponentialDecay, Linear, Recipe, ReLU, Stage, UserError
-from training.run_folder import RunFolder
+from training.run_folder import RunFolder, sha256
 
 AUGMENTATION = Augmentation(rotation=20, zoom=0.2, horizontal_flip=True)
 FAST = {"learning_rate": 1e-2, "lr_scheduler_type": "constant", "num_train_epochs": 5}
@@ -208,13 +209,15 @@ def rows(recipe, photos):
     from datasets import Dataset
 
     network, processor = build_network(recipe, ["a", "b"])
-    paths = [{"path": str(photos / "red" / f"{number:03}.png"), "bytes": None} for number in range(20)]
-    table = Dataset.from_dict({"image": paths, "label": [0, 1] * 10})
-    args = SimpleNamespace(bf16=True, fp16=False, device=torch.device("cpu"), dataloader_num_workers=0)
+    paths = [photos / "red" / f"{number:03}.png" for number in range(20)]
+    images = [{"path": str(path), "bytes": None} for path in paths]
+    table = Dataset.from_dict({"image": images, "label": [0, 1] * 10, "sha256": [sha256(path) for path in paths]})
+    loading = {"dataloader_num_workers": 0, "dataloader_pin_memory": False}
+    args = SimpleNamespace(bf16=True, fp16=False, device=torch.device("cpu"), **loading)
 
     def stored(chosen, name="anything", kind=None):
         views = Views(table.select(chosen), Preprocessing(processor), kind)
-        like = compute(network, views[0]["pixel_values"][None], args)[0]
+        like = compute(network, views, default_collate([views[0]]), args)[0]
         result = FeatureRows(views, 1, name, like)
         return result, result.fill(network, args)
 

@@ -1,6 +1,10 @@
 """Flags are `TrainingArguments`, for every stage or for one; what is wrong with them is one line with the next step."""
 
 import os
+import platform
+import subprocess
+import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -183,9 +187,32 @@ def test_the_machine_is_used_as_asked_and_otherwise_by_its_cores(monkeypatch):
     alone = choose(use_cpu=True)
     assert (alone.device, alone.workers, alone.channels_last) == ("cpu", 0, True)
     assert 1 <= alone.threads <= os.cpu_count()
+    monkeypatch.setattr("training.fitting.hardware._cpu_multiplies_bf16", lambda: True)
     asked = choose(use_cpu=True, bf16=False, channels_last=False, threads=3, workers=1)
     assert str(asked) == "cpu · fp32 · channels-first · 3 threads · 1 loader worker"
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "1000")
     assert choose(use_cpu=True).threads == 1
     with pytest.raises(UserError, match="--threads 0: at least 1"):
         choose(threads=0)
+
+
+def test_a_machine_without_bf16_trains_in_fp32_and_says_so(monkeypatch):
+    monkeypatch.setattr("training.fitting.hardware._cpu_multiplies_bf16", lambda: False)
+    found = choose(use_cpu=True, threads=1)
+    assert not found.bf16 and "fp32 (it multiplies no bf16)" in str(found)
+    assert " · bf16 · " in str(choose(use_cpu=True, bf16=True, threads=1))
+    assert "fp32 (it multiplies no bf16; try --fp16 true)" in str(replace(found, device="cuda"))
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="another library of C")
+def test_freed_memory_is_kept():
+    code = """
+import psutil, torch
+from training.fitting.hardware import keep_freed_memory
+keep_freed_memory()
+memory = psutil.Process().memory_info
+before = memory().rss
+torch.ones(30_000_000)
+print(memory().rss - before > 100_000_000)
+"""
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.strip() == "True"

@@ -26,7 +26,7 @@ from training.recipe import (
 
 NAMES = sorted(path.stem for path in (ROOT / "training" / "recipes").glob("[!_]*.py"))
 RESNET, DENSENET, INCEPTION = "microsoft/resnet-50", "timm/densenet201.tv_in1k", "timm/inception_resnet_v2.tf_in1k"
-KERAS = {"optim": "adamw_torch", "weight_decay": 0.0}  # Keras' Adam is torch's AdamW without weight decay
+KERAS = {"optim": "adamw_torch_fused", "weight_decay": 0.0}  # Keras' Adam is torch's AdamW without weight decay
 
 # What the originals state: whole recipe, then each stage that is stated. Heads without the Dropouts are of `rocks`,
 # whose original leaves the places and rates of Dropout and BatchNorm open.

@@ -178,10 +178,11 @@ def epoch(split, processes, workers, number=0, batch=4, how=None):
     "For each process the batches of an epoch, each image by the sum of its pixels, and its label."
     result = []
     for rank in range(processes):
-        mine = views(parts[split], preprocessing, batch, how, 1, (rank, processes))
+        mine = views(parts[split], preprocessing, batch, how, 1, (rank, processes), unfinished=True)
         mine.set_epoch(number)
         loader = DataLoader(mine, batch, num_workers=workers)
-        got = [[(p.double().sum().item(), l) for p, l in zip(b["pixel_values"], b["labels"].tolist())] for b in loader]
+        done = map(preprocessing.finish, loader)
+        got = [[(p.double().sum().item(), l) for p, l in zip(b["pixel_values"], b["labels"].tolist())] for b in done]
         assert len(got) == len(loader) and sum(map(len, got)) == len(mine)
         result.append(got)
     return result
@@ -303,7 +304,9 @@ say({split: [part.column_names, part[0]["image"].size] for split, part in parts.
     with LoopbackHub() as hub:
         hub.add("alice/photos", {"data/train-0.parquet": parquet(rows_of(tmp_path, 30))}, repo_type="dataset")
         [answer] = ask(hub, tmp_path / "home", code)
-    assert answer == {split: [["image", "label", "path"], [40, 32]] for split in ("train", "validation", "test")}
+    assert answer == {
+        split: [["image", "label", "path", "sha256"], [40, 32]] for split in ("train", "validation", "test")
+    }
 
 
 RECIPE = """

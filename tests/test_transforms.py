@@ -11,6 +11,9 @@ from conftest import write_photo
 from datasets import ClassLabel, Dataset, Features
 from datasets import Image as ImageFeature
 from PIL import Image
+from torch.nn import functional
+from torch.utils.data import default_collate
+from torchvision.transforms.v2 import functional as tv
 from transformers import (
     BitImageProcessor,
     ConvNextImageProcessor,
@@ -20,7 +23,7 @@ from transformers import (
 )
 from transformers.models.timm_wrapper.image_processing_timm_wrapper import TimmWrapperImageProcessor
 
-from training.data.transforms import Preprocessing, Views, augment, random_affine, random_crop
+from training.data.transforms import Preprocessing, Views, draws, random_affine, random_crop, variation, vary
 from training.recipe import Augmentation, UserError
 
 COLOURS = {"image_mean": [0.5, 0.4, 0.3], "image_std": [0.2, 0.3, 0.4]}
@@ -69,6 +72,31 @@ def generator(seed: int = 0) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
 
 
+def augment(pixels: torch.Tensor, how: Augmentation, draw: torch.Generator) -> torch.Tensor:
+    """A variation of one image, of bytes, as float32 of 0 to 255."""
+    drawn = variation(how, pixels.shape[1] / pixels.shape[2], draw)
+    return vary(pixels[None], **{name: each[None] for name, each in drawn.items()})[0]
+
+
+def augment_alone(pixels: torch.Tensor, how: Augmentation, draw: torch.Generator) -> torch.Tensor:
+    """The same by torch's and torchvision's own operations on single images, one after the other."""
+    height, width = pixels.shape[1:]
+    theta = random_affine(how, height / width, draw)
+    image = pixels.float()[None]
+    if not torch.equal(theta, torch.eye(2, 3)):
+        grid = functional.affine_grid(theta[None], list(image.shape), align_corners=False)
+        image = functional.grid_sample(image, grid, padding_mode="border", align_corners=False)
+    for axis, flips in ((3, how.horizontal_flip), (2, how.vertical_flip)):
+        if flips and torch.rand((), generator=draw).item() < 0.5:
+            image = image.flip(axis)
+    for name in ("brightness", "contrast", "saturation"):
+        reach = getattr(how, name)
+        if reach:
+            factor = 1 - reach + 2 * reach * torch.rand((), generator=draw).item()
+            image = getattr(tv, f"adjust_{name}")(image / 255, factor) * 255
+    return image[0]
+
+
 @pytest.fixture
 def rows(tmp_path) -> Dataset:
     paths = [tmp_path / f"{number}.png" for number in range(4)]
@@ -95,6 +123,92 @@ def test_training_without_variation_sees_what_the_deployed_model_sees(name, size
     assert pixels.dtype == torch.uint8
     varied = preprocessing.normalise(augment(pixels, Augmentation(), generator()))
     torch.testing.assert_close(varied, preprocessing(image), rtol=0, atol=1e-5)
+
+
+WAYS = {
+    "plain": {},
+    "flips": {"horizontal_flip": True, "vertical_flip": True},
+    "moves": {"rotation": 30, "shear": 20, "zoom": 0.3, "shift": 0.2},
+    "moves, flips": {"rotation": 30, "zoom": 0.3, "horizontal_flip": True, "vertical_flip": True},
+    "brightness": {"brightness": 0.5},
+    "contrast": {"contrast": 0.5},
+    "saturation": {"saturation": 0.5},
+    "all": {name: value for name, value in ALONE.items() if name != "crop"},
+    "all, cropped": ALONE,
+}
+
+
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("name", ["bit, crop", "timm, bicubic"])
+def test_a_batch_is_what_its_images_are_alone_by_the_libraries_own_operations(rows, name, way):
+    how, preprocessing, keys = Augmentation(**WAYS[way]), Preprocessing(PROCESSORS[name]), [(3, 1), (0, 0), (3, 2)]
+    views = Views(rows, preprocessing, how, 42, unfinished=True)
+    alone = Views(rows, preprocessing, how, 42)
+    batch = default_collate([views[key] for key in keys])
+    assert batch["pixel_values"].dtype == torch.uint8
+    done = preprocessing.finish(batch)
+    assert done.keys() == {"pixel_values", "labels"} and done["pixel_values"].dtype == torch.float32
+    assert done["labels"].tolist() == [1, 0, 0]
+    mean, std = preprocessing.mean, preprocessing.std
+    for (epoch, row), pixels in zip(keys, done["pixel_values"], strict=True):
+        draw, image = draws((42, epoch, row)), rows[row]["image"]
+        image = random_crop(image, how.crop, draw) if how.crop < 1 else image
+        expected = (augment_alone(preprocessing.geometry(image), how, draw) / 255 - mean) / std
+        torch.testing.assert_close(pixels, expected, rtol=0, atol=1e-3)  # sampling noise, steep wherever one looks
+        torch.testing.assert_close(alone[epoch, row]["pixel_values"], pixels)
+
+
+@pytest.mark.parametrize("way", ["flips", "moves, flips"])
+def test_whoever_else_is_in_a_batch_changes_no_bit_of_an_image(rows, way):
+    preprocessing = Preprocessing(PROCESSORS["bit, crop"])
+    views = Views(rows, preprocessing, Augmentation(**WAYS[way]), 42, unfinished=True)
+    items = [views[1, row % 4] for row in range(37)]
+    alone = [preprocessing.finish(default_collate([item]))["pixel_values"][0] for item in items]
+    for size in (2, 3, 37):
+        batches = [items[start : start + size] for start in range(0, 37, size)]
+        pixels = torch.cat([preprocessing.finish(default_collate(batch))["pixel_values"] for batch in batches])
+        assert torch.equal(pixels, torch.stack(alone))
+
+
+def test_what_is_finished_is_not_finished_again(rows):
+    preprocessing = Preprocessing(PROCESSORS["bit, crop"])
+    batch = default_collate([Views(rows, preprocessing)[row] for row in range(4)])
+    assert torch.equal(preprocessing.finish(batch)["pixel_values"], batch["pixel_values"])
+
+
+def test_bytes_that_are_not_varied_become_what_the_deployed_model_sees(rows):
+    preprocessing = Preprocessing(PROCESSORS["timm, bicubic"])
+    unfinished = default_collate([Views(rows, preprocessing, unfinished=True)[row] for row in range(4)])
+    pixels = preprocessing.finish(unfinished)["pixel_values"]
+    expected = torch.stack([Views(rows, preprocessing)[row]["pixel_values"] for row in range(4)])
+    torch.testing.assert_close(pixels, expected, rtol=0, atol=1e-5)
+
+
+def test_images_in_shapes_of_their_own_are_told_from_those_that_make_a_batch():
+    assert Preprocessing(PROCESSORS["convnext, crop"]).shape == (3, 32, 32)
+    assert Preprocessing(PROCESSORS["vit, squash"]).shape == (3, 32, 32)
+    own = Preprocessing(ViTImageProcessor(size={"shortest_edge": 32}, **COLOURS))
+    assert own.shape is None
+
+
+@pytest.mark.parametrize(
+    ("name", "edge"),
+    [("convnext, crop", 36), ("convnext, warp", 384), ("vit, squash", 32), ("bit, crop", 36), ("timm, bicubic", 36)]
+    + [("mobilevit, BGR", 36), ("timm, bilinear squash", 32)],
+)
+def test_how_much_of_an_image_is_needed(name, edge):
+    preprocessing = Preprocessing(PROCESSORS[name])
+    assert preprocessing.edge == pytest.approx(edge, abs=2)
+    assert preprocessing.needed(Augmentation()) == 2 * preprocessing.edge
+    assert preprocessing.needed(Augmentation(crop=0.25)) == math.ceil(2 * preprocessing.edge / math.sqrt(0.25 * 0.75))
+
+
+def test_a_random_part_is_never_smaller_than_what_was_counted_on():
+    for smallest in (0.08, 0.5, 0.9):
+        kept = math.sqrt(smallest * max(3 / 4, smallest))
+        for seed in range(300):
+            part = random_crop(noise(40, 30), smallest, generator(seed))
+            assert part.width >= kept * 40 - 0.51 and part.height >= kept * 30 - 0.51
 
 
 def test_a_processor_that_does_more_than_resize_and_normalise_is_refused():

@@ -84,27 +84,44 @@ def main(tokens: list[str]) -> int:
 
 
 def _report(recipe: Recipe, source: Folder, words: str, output: Path, thorough: bool) -> None:
-    from training.data.findings import convert_command
-    from training.data.report import check_output, floor_line, in_classes, verdict, write_report
-    from training.data.survey import survey
+    from training.data.kept import Kept
+    from training.data.report import check_output
+    from training.data.survey import read
 
     # A table's images may lie anywhere, also around the report: it looks at none that the table does not name.
     check_output(output, [] if source.table else source.roots or [source.data_dir])
-    seen = survey(recipe, words, source, thorough)
+    examples, skipped, refusal = read(recipe.data, source)
+    table = source.table.told if source.table else None
+    kept = Kept(output, examples, skipped, map(str, (recipe, words, source.to_dict(), table, thorough)))
+    said, wrote = kept.said(), "unchanged"
+    if said is None:
+        said, wrote = _write((examples, skipped, refusal), recipe, words, source, output, thorough), "wrote"
+        kept.keep(said)
+    lines, follow = said.rsplit("\n", 1)
+    print(f"{lines}\n{wrote:<10} {output / 'report.md'}\n{follow}")
+
+
+def _write(images: tuple, recipe: Recipe, words: str, source: Folder, output: Path, thorough: bool) -> str:
+    """Write the report; what to say of it, the next command in the last line."""
+    from training.data.findings import convert_command
+    from training.data.report import floor_line, in_classes, verdict, write_report
+    from training.data.survey import survey_of
+
+    seen = survey_of(images, recipe, words, source, thorough)
     found = write_report(seen, output)
-    print(f"{recipe.title}: {len(seen.examples):,} images {in_classes({each.label for each in seen.examples})}")
+    lines = [f"{recipe.title}: {len(seen.examples):,} images {in_classes({each.label for each in seen.examples})}"]
     if source.table:
-        print(f"table      {source.table.told}")
-    print("\n".join(verdict(found)))
+        lines.append(f"table      {source.table.told}")
+    lines += verdict(found)
     if seen.floors:
-        print(f"floors     {floor_line(seen.floors)}")
-    print(f"wrote      {output / 'report.md'}")
+        lines.append(f"floors     {floor_line(seen.floors)}")
     if any(each.kind == "deep" for each in found):
-        print(f"next       {convert_command(seen)}")
+        lines.append(f"next       {convert_command(seen)}")
     elif seen.refusal:
-        print("next       put 1. right, then the same command again")
+        lines.append("next       put 1. right, then the same command again")
     else:
-        print(f"next       accelerate launch -q training/train.py {seen.words}{' --thorough' * thorough}")
+        lines.append(f"next       accelerate launch -q training/train.py {seen.words}{' --thorough' * thorough}")
+    return "\n".join(lines)
 
 
 def _convert(source: Folder, copy: Path, window: list[float] | None, recipe: str) -> None:

@@ -165,7 +165,7 @@ class ExponentialDecay:
 
 
 # Keras' Adam with its own epsilon: torch's AdamW without weight decay is the same rule.
-KERAS_ADAM = MappingProxyType({"optim": "adamw_torch", "weight_decay": 0.0, "adam_epsilon": 1e-7})
+KERAS_ADAM = MappingProxyType({"optim": "adamw_torch_fused", "weight_decay": 0.0, "adam_epsilon": 1e-7})
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -118,6 +118,13 @@ def parser() -> Parser:
         help="where the head alone is trained: of how many views of each image features are kept, if the recipe "
         "augments (default: 3); 0 computes them anew in each epoch",
     )
+    result.add_argument(
+        "--pixel_cache",
+        type=_gigabytes,
+        metavar="GB",
+        help="disk for decoded images, which later epochs and runs read; 0: none (default: 16, at most a quarter of "
+        "what is free)",
+    )
     result.add_argument("--threads", type=int, metavar="N", help="CPU threads (default: the cores there are)")
     result.add_argument(
         "--channels_last", type=_yes_or_no, metavar="true|false", help="memory layout (default: by hardware)"
@@ -171,6 +178,7 @@ def main(tokens: list[str]) -> int:
         thorough=known.thorough,
         calibrate=not known.no_calibrate,
         feature_views=known.feature_views,
+        pixel_cache=known.pixel_cache,
     )
     one = RunFolder(run) if known.folds is None else FoldsFolder(run).fold(1)
     source = _source(known, recipe, one)
@@ -248,6 +256,16 @@ def _yes_or_no(word: str) -> bool:
     if word.lower() not in ("true", "false"):
         raise argparse.ArgumentTypeError(f"'{word}' is neither true nor false")
     return word.lower() == "true"
+
+
+def _gigabytes(word: str) -> float:
+    try:
+        number = float(word)
+    except ValueError:
+        number = -1
+    if not 0 <= number < float("inf"):
+        raise argparse.ArgumentTypeError(f"'{word}' is no number of gigabytes; 0 is none")
+    return number
 
 
 def _explained(error: Exception, run: Path) -> Exception:

@@ -23,6 +23,7 @@ SCHEMA = f"""
 CREATE TABLE IF NOT EXISTS files (path TEXT PRIMARY KEY, identity TEXT, {COLUMNS});
 CREATE TABLE IF NOT EXISTS keypoints (sha256 TEXT PRIMARY KEY, points BLOB, descriptors BLOB);
 CREATE TABLE IF NOT EXISTS comparisons (pair TEXT PRIMARY KEY, result TEXT);
+CREATE TABLE IF NOT EXISTS reports (inputs TEXT PRIMARY KEY, content TEXT, said TEXT);
 """
 
 
@@ -60,10 +61,12 @@ class Cache:
             if cache._broken:
                 _remove(cache_file())
 
-    def facts(self, path: str, identity: str) -> Facts | None:
-        """What is known of the file at this absolute path, if it is still the same."""
-        rows = self._read(f"SELECT {COLUMNS} FROM files WHERE path = ? AND identity = ?", (path, identity))
-        return Facts(*rows[0]) if rows else None
+    def facts(self, files: Sequence[tuple[str, str]]) -> list[Facts | None]:
+        """What is known of each file, some hundreds at most, by absolute path and identity, if it is still the same."""
+        places = ", ".join("?" * len(files))
+        query = f"SELECT path, identity, {COLUMNS} FROM files WHERE path IN ({places})"
+        known = {row[:2]: row[2:] for row in self._read(query, [path for path, _ in files])}
+        return [Facts(*known[file]) if file in known else None for file in files]
 
     def put_facts(self, found: Iterable[tuple[str, str, Facts]]) -> None:
         """Remember path, identity and facts of files."""
@@ -88,6 +91,15 @@ class Cache:
     def put_comparisons(self, found: Iterable[tuple[str, list]]) -> None:
         """Remember results, of what JSON can hold."""
         self._write("INSERT OR REPLACE INTO comparisons VALUES (?, ?)", [(pair, json.dumps(r)) for pair, r in found])
+
+    def report(self, inputs: str) -> tuple[str, str] | None:
+        """Content and words of the report that was made of these inputs, as `put_report` was given them."""
+        rows = self._read("SELECT content, said FROM reports WHERE inputs = ?", (inputs,))
+        return rows[0] if rows else None
+
+    def put_report(self, inputs: str, content: str, said: str) -> None:
+        """Remember digests of what a report was made of and of what it is, and what was said of it."""
+        self._write("INSERT OR REPLACE INTO reports VALUES (?, ?, ?)", [(inputs, content, said)])
 
     def _read(self, query: str, values: Sequence) -> list[tuple]:
         with self._whatever_happens():

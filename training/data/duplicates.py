@@ -84,7 +84,7 @@ def find_duplicates(
 
         # Of a hundred copies each may have none but copies of its own quality for neighbours: then one of each group
         # asks again, until no two groups are alike.
-        while confirm(search.by_thumbnails(thorough, sorted(map(min, known.subsets())))):
+        while confirm(search.by_thumbnails(thorough, sorted(map(min, known.subsets())))) and search.crowded:
             pass
         if thorough:
             confirm(search.by_keypoints())
@@ -116,28 +116,34 @@ class _Search:
         self.keypoints = functools.lru_cache(2 * BATCH)(self._keypoints)
 
     def by_thumbnails(self, turned: bool, numbers: Sequence[int]) -> Iterator[Candidate]:
-        """Of these pictures, those that are alike as a whole; if `turned`, in any of the eight ways to lay a square."""
+        """Of these pictures, those that are alike as a whole; if `turned`, in any of the eight ways to lay a square.
+
+        Once all are taken, `crowded` says whether a picture had none but those that are alike for neighbours, so that
+        others may have been left out.
+        """
         numbers = [number for number in numbers if any(self.images[number].facts.thumbnail)]  # of flat ones it is all 0
-        tiny = np.array([_is_tiny(image) for image in self.images])
-        parts = [np.array(numbers[start : start + BATCH]) for start in range(0, len(numbers), BATCH)]
+        needed = np.where([_is_tiny(self.images[number]) for number in numbers], TINY_ALIKE, ALIKE)
+        parts = [np.arange(start, min(start + BATCH, len(numbers))) for start in range(0, len(numbers), BATCH)]
+        self.crowded = False
         with Neighbours.of(int(USED.sum())) as neighbours:
             for part in parts:
-                neighbours.add(_spectra(self._thumbnails(part)))
+                neighbours.add(_spectra(self._thumbnails(numbers, part)))
             neighbours.grow()
             for turn in range(8 if turned else 1):
                 for part in parts:
-                    asked = _spectra(_turn(self._thumbnails(part), turn))
-                    found = np.array(numbers)[neighbours.nearest(asked, NEIGHBOURS)]
-                    first, second = found.ravel(), np.repeat(part, found.shape[1])
-                    alike = (_spectra(self._thumbnails(first)) * np.repeat(asked, found.shape[1], axis=0)).sum(axis=1)
-                    needed = np.where(tiny[first] & tiny[second], TINY_ALIKE, ALIKE)
-                    keep = (first != second) & (alike >= needed)
-                    for one, other in zip(first[keep].tolist(), second[keep].tolist(), strict=True):
+                    asked = _spectra(_turn(self._thumbnails(numbers, part), turn)) if turn else neighbours.vectors[part]
+                    found = neighbours.nearest(asked, NEIGHBOURS)
+                    likeness = np.einsum("ijk,ik->ij", neighbours.vectors[found], asked)
+                    alike = likeness >= np.minimum(needed[found], needed[part][:, None])
+                    self.crowded |= bool(alike.all(axis=1).any())
+                    row, column = np.nonzero(alike & (found != part[:, None]))
+                    for first, second in zip(found[row, column].tolist(), part[row].tolist(), strict=True):
+                        one, other = numbers[first], numbers[second]
                         yield min(one, other), max(one, other), f"whole {BACK[turn] if one > other else turn}"
 
-    def _thumbnails(self, numbers: np.ndarray) -> np.ndarray:
-        """Uint8, (n, 16, 16)."""
-        content = b"".join(self.images[number].facts.thumbnail for number in numbers)
+    def _thumbnails(self, numbers: Sequence[int], part: np.ndarray) -> np.ndarray:
+        """Uint8, (n, 16, 16), of the pictures whose numbers stand at the places `part`."""
+        content = b"".join(self.images[numbers[place]].facts.thumbnail for place in part)
         return np.frombuffer(content, np.uint8).reshape(-1, THUMBNAIL, THUMBNAIL)
 
     def by_keypoints(self) -> Iterator[Candidate]:

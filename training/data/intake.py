@@ -10,7 +10,7 @@ import os
 import re
 import unicodedata
 from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from operator import itemgetter
 from pathlib import Path
@@ -403,8 +403,10 @@ def verify(examples: list[Example], folder: Path, skipped: list[Skipped], progre
     readable = []
     bar = tqdm(total=len(examples), desc="Reading images", unit=" images", leave=False, disable=not progress or None)
     with bar, Cache.open() as cache, ThreadPoolExecutor(os.cpu_count()) as pool:  # PIL and hashlib let go of the lock
-        for start in range(0, len(examples), BATCH):
-            for example, found in _look_at(examples[start : start + BATCH], folder, cache, pool):
+        parts = (examples[start : start + BATCH] for start in range(0, len(examples), BATCH))
+        begun = (_begin(part, folder, cache, pool) for part in parts)
+        for looks in _one_ahead(begun):  # so that nobody waits while a batch is remembered
+            for example, found in _finish(looks, cache):
                 reason = found if isinstance(found, str) else found.reason
                 if reason:
                     skipped.append(Skipped(example.path, reason))
@@ -414,34 +416,65 @@ def verify(examples: list[Example], folder: Path, skipped: list[Skipped], progre
     return readable
 
 
-def _look_at(
-    examples: list[Example], folder: Path, cache: Cache, pool: ThreadPoolExecutor
-) -> Iterator[tuple[Example, Facts | str]]:
-    """Each example with what is in its file, or why it cannot be opened; only what the cache does not know is read."""
-    paths = [Path(os.path.realpath(folder / example.path)) for example in examples]
-    known = [_known(path, cache) for path in paths]
-    news = [None if facts else pool.submit(_see, path) for path, facts in zip(paths, known, strict=True)]
+@dataclass(frozen=True)
+class _Look:
+    """An example, its file, and what is known of that, or who is finding it out."""
+
+    example: Example
+    path: str
+    known: Facts | None
+    news: Future | None
+
+
+def _begin(examples: Sequence[Example], folder: Path, cache: Cache, pool: ThreadPoolExecutor) -> list[_Look]:
+    """Only what the cache does not know is read."""
+    paths = _real_paths(folder, [example.path for example in examples])
+    known = cache.facts([(path, _identity(path)) for path in paths])
+    return [
+        _Look(example, path, facts, None if facts else pool.submit(_see, path))
+        for example, path, facts in zip(examples, paths, known, strict=True)
+    ]
+
+
+def _finish(looks: list[_Look], cache: Cache) -> Iterator[tuple[Example, Facts | str]]:
+    """Each example with what is in its file, or why it cannot be opened."""
     remembered = []
-    for example, path, facts, future in zip(examples, paths, known, news, strict=True):
-        found = facts or future.result()
+    for each in looks:
+        found = each.known or each.news.result()
         if isinstance(found, tuple):
-            remembered.append((str(path), *found))
+            remembered.append((each.path, *found))
             found = found[1]
-        yield example, found
+        yield each.example, found
     cache.put_facts(remembered)
 
 
-def _known(path: Path, cache: Cache) -> Facts | None:
+def _one_ahead(parts: Iterator) -> Iterator:
+    """The same, each with the one after it begun already."""
+    before = next(parts, None)
+    while before is not None:
+        after = next(parts, None)
+        yield before
+        before = after
+
+
+def _real_paths(folder: Path, paths: Sequence[str]) -> list[str]:
+    """Absolute, without links; of files in one folder, that folder is looked up once."""
+    real = {above: os.path.realpath(folder / above) for above in {os.path.dirname(path) for path in paths}}
+    found = [os.path.join(real[os.path.dirname(path)], os.path.basename(path)) for path in paths]
+    return [os.path.realpath(path) if os.path.islink(path) else path for path in found]
+
+
+def _identity(path: str) -> str:
     try:
-        return cache.facts(str(path), identity(path.stat()))
+        return identity(os.stat(path))
     except OSError:
-        return None
+        return ""
 
 
-def _see(path: Path) -> tuple[str, Facts] | str:
+def _see(path: str) -> tuple[str, Facts] | str:
     """Identity and facts of a file, or why it cannot be opened."""
     try:
-        with path.open("rb") as file:
+        with open(path, "rb") as file:
             return identity(os.fstat(file.fileno())), look(file.read())
     except OSError as error:
         return f"cannot be opened: {error.strerror}"

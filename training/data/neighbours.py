@@ -28,6 +28,7 @@ class Neighbours:
         self._forest.setSeed(1)  # with 0 its generator stands still, and `build` never ends
         self._forest.setOnDiskBuild(str(folder / "forest"))
         self.count = 0
+        self.vectors = np.zeros((0, dimensions), np.float32)  # all that were added, once `grow` was called
 
     @classmethod
     @contextlib.contextmanager
@@ -38,6 +39,7 @@ class Neighbours:
             try:
                 yield neighbours
             finally:
+                del neighbours.vectors  # a mapped file cannot be removed, says Windows
                 neighbours._vectors.close()
 
     def add(self, vectors: np.ndarray) -> None:
@@ -49,8 +51,8 @@ class Neighbours:
         """To be called once, after the last vector."""
         if self.count:
             self._vectors.flush()
-            # All at once: a second call of `addItems` would begin at number 0 again.
-            self._forest.addItems(np.memmap(self._vectors, np.float32, "r", shape=(self.count, self._dimensions)))
+            self.vectors = np.memmap(self._vectors, np.float32, "r", shape=(self.count, self._dimensions))
+            self._forest.addItems(self.vectors)  # all at once: a second call would begin at number 0 again
             self._forest.build(TREES)
 
     def nearest(self, vectors: np.ndarray, most: int) -> np.ndarray:

@@ -45,7 +45,7 @@ class Folder:
         return read_folder(self.data_dir, data, progress, self.roots)
 
     def as_datasets(self, rows: list[Row]) -> DatasetDict:
-        """`image` (Image), `label` (ClassLabel) and `path` (string) for each split, in the order of `rows`.
+        """`image` (Image), `label` (ClassLabel), `path` and `sha256` (strings) for each split, in the order of `rows`.
 
         Raises:
             UserError: an image is gone.
@@ -54,7 +54,7 @@ class Folder:
 
         self.check_there(rows)
         names = sorted({row.label for row in rows})
-        features = Features(image=Image(), label=ClassLabel(names=names), path=Value("string"))
+        features = Features(image=Image(), label=ClassLabel(names=names), path=Value("string"), sha256=Value("string"))
         parts = {split: [row for row in rows if row.split == split] for split in SPLITS}
         return DatasetDict(
             {
@@ -63,6 +63,7 @@ class Folder:
                         "image": [str(self.data_dir / row.path) for row in part],
                         "label": [names.index(row.label) for row in part],
                         "path": [row.path for row in part],
+                        "sha256": [row.sha256 for row in part],
                     },
                     features=features,
                 )
@@ -194,6 +195,7 @@ class HubDataset:
                 picked = picked.cast_column("image", Image())
                 picked = picked.add_column("label", [names.index(row.label) for row in chosen])
                 picked = picked.add_column("path", [row.path for row in chosen])
+                picked = picked.add_column("sha256", [row.sha256 for row in chosen])
                 parts.append(picked.cast_column("label", ClassLabel(names=names)))
             result[split] = concatenate_datasets(parts)
         return DatasetDict(result)

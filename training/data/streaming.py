@@ -20,6 +20,7 @@ from __future__ import annotations
 import base64
 import csv
 import hashlib
+import io
 import random
 import sys
 import zlib
@@ -38,7 +39,7 @@ from PIL import Image
 from torch.utils.data import IterableDataset, get_worker_info
 from tqdm.auto import tqdm
 
-from training.data.images import look, open_rgb
+from training.data.images import look
 from training.data.intake import Example, Skipped, check_classes, split_of, summary
 from training.data.source import HubDataset, columns
 from training.data.splits import SPLITS, Row
@@ -49,6 +50,8 @@ from training.run_folder import write_skipped
 if TYPE_CHECKING:
     from datasets import Dataset
     from datasets import IterableDataset as Stream
+
+    from training.data.pixels import Kept
 
 SKIPPED = len(SPLITS)  # the split of a row that cannot be used
 NO_LABEL = -100  # what cross entropy and Trainer leave out
@@ -276,12 +279,14 @@ class StreamedViews(IterableDataset):
         augmentation: Augmentation | None = None,
         seed: int = 0,
         process: tuple[int, int] = (0, 1),
+        unfinished: bool = False,
     ):
         self.rows = rows
         self.preprocessing = preprocessing
         self.batch_size = batch_size
         self.augmentation = augmentation
         self.seed = seed
+        self.unfinished = unfinished
         self.rank, processes = process
         if augmentation is None:
             self.length = -(-len(rows) // processes)
@@ -316,13 +321,13 @@ class StreamedViews(IterableDataset):
             rows = _mixed(rows, random.Random(f"{self.seed} {epoch} {first}"), BUFFER // workers)
         spare: deque[tuple[int, bytes]] = deque(maxlen=SPARE)
         for index, label, content in self._fetched(rows):
-            pixels = self._pixels(index, content, epoch)
-            if pixels is not None:
+            shown = self._view(index, content, epoch)
+            if shown is not None:
                 spare.append((index, content))
                 length -= 1
-                yield {"pixel_values": pixels, "labels": label}
+                yield {**shown, "labels": label}
         for number in range(length):
-            yield {"pixel_values": self._gap(spare, number, epoch), "labels": NO_LABEL}
+            yield {**self._gap(spare, number, epoch), "labels": NO_LABEL}
 
     def _share(self, worker: int, workers: int) -> int:
         """Images of a worker: DataLoader takes a batch from each in turn, and only the last batch may be short."""
@@ -356,16 +361,16 @@ class StreamedViews(IterableDataset):
         with _OneLine(self.rows.source.repo_id, self.rank):
             yield from _ahead(lambda row: (row[0], row[1], _content(row[2])), rows)
 
-    def _pixels(self, index: int, content: bytes | None, epoch: int) -> torch.Tensor | None:
+    def _view(self, index: int, content: bytes | None, epoch: int) -> dict[str, torch.Tensor] | None:
         """The view of a row, or None, once it is reported, if there is none."""
         reason = "the file is gone" if content is None else None
         if reason is None and not self._good[index]:
             reason = look(content).reason
         if reason is None:
             try:
-                pixels = view(open_rgb(content), self.preprocessing, self.augmentation, (self.seed, epoch, index))
+                shown = self._shown(content, (self.seed, epoch, index))
                 self._good[index] = 1
-                return pixels
+                return shown
             except Exception as error:  # `look` may have decoded a part only
                 reason = f"cannot be read: {first_line(error)}"
         self._report(index, reason)
@@ -397,12 +402,15 @@ class StreamedViews(IterableDataset):
         for index, label, content in self._fetched(rows):
             yield self.path_of(index), label, content
 
-    def _gap(self, spare: deque[tuple[int, bytes]], number: int, epoch: int) -> torch.Tensor:
-        """An image for a place that has none; a grey one if none could be read at all."""
+    def _gap(self, spare: deque[tuple[int, bytes]], number: int, epoch: int) -> dict[str, torch.Tensor]:
+        """A view for a place that has no image; a grey one if none could be read at all."""
         if not spare:
-            return view(Image.new("RGB", (64, 64), "grey"), self.preprocessing, None, (0, 0, 0))
+            return self._shown(_grey(), (0, 0, 0))
         index, content = spare[number % len(spare)]
-        return view(open_rgb(content), self.preprocessing, self.augmentation, (self.seed, epoch, index))
+        return self._shown(content, (self.seed, epoch, index))
+
+    def _shown(self, content: bytes, key: tuple[int, int, int]) -> dict[str, torch.Tensor]:
+        return view(content, self.preprocessing, self.augmentation, key, self.unfinished)
 
 
 def views(
@@ -412,11 +420,16 @@ def views(
     augmentation: Augmentation | None = None,
     seed: int = 0,
     process: tuple[int, int] = (0, 1),
+    unfinished: bool = False,
+    kept: Kept | None = None,
 ) -> Views | StreamedViews:
-    """Views of a split, stored or streamed; `process` is which of how many, for a streamed one."""
+    """Views of a split, stored or streamed; `process` is which of how many, for a streamed one, of which none are kept.
+
+    `unfinished` ones need `Preprocessing.finish`: see `view`.
+    """
     if isinstance(rows, StreamedSplit):
-        return StreamedViews(rows, preprocessing, batch_size, augmentation, seed, process)
-    return Views(rows, preprocessing, augmentation, seed)
+        return StreamedViews(rows, preprocessing, batch_size, augmentation, seed, process, unfinished)
+    return Views(rows, preprocessing, augmentation, seed, unfinished, kept)
 
 
 def read_skipped(path: Path) -> list[Skipped]:
@@ -531,6 +544,12 @@ def _mixed(rows: Iterable[tuple], draw: random.Random, budget: int) -> Iterator[
     draw.shuffle(buffer)
     while buffer:
         yield buffer.pop()
+
+
+def _grey() -> bytes:
+    file = io.BytesIO()
+    Image.new("RGB", (64, 64), "grey").save(file, "PNG")
+    return file.getvalue()
 
 
 def _set_retries() -> None:

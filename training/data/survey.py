@@ -95,7 +95,19 @@ def survey(recipe: Recipe, words: str, source: Source, thorough: bool, progress:
     Raises:
         UserError: there is no image to look at.
     """
-    examples, skipped, refusal = _read(recipe.data, source, progress)
+    return survey_of(read(recipe.data, source, progress), recipe, words, source, thorough, progress)
+
+
+def survey_of(
+    images: tuple[list[Example], list[Skipped], str | None],
+    recipe: Recipe,
+    words: str,
+    source: Source,
+    thorough: bool,
+    progress: bool = True,
+) -> Survey:
+    """What there is to say of images that `read` has found."""
+    examples, skipped, refusal = images
     duplicates = find_duplicates(examples, source.reader(), thorough, progress)
     rows, left_out = [], []
     if refusal is None:
@@ -114,8 +126,12 @@ def survey(recipe: Recipe, words: str, source: Source, thorough: bool, progress:
     return Survey(recipe, words, source, *found, rows, left_out, floors, by_lot)
 
 
-def _read(data: Data, source: Source, progress: bool) -> tuple[list[Example], list[Skipped], str | None]:
-    """Examples and skipped files, also where they are no two classes; then why nobody could train on them."""
+def read(data: Data, source: Source, progress: bool = True) -> tuple[list[Example], list[Skipped], str | None]:
+    """Examples and skipped files, also where they are no two classes; then why nobody could train on them.
+
+    Raises:
+        UserError: there is no image to look at.
+    """
     try:
         return *source.read(data, progress), None
     except TooFewClasses as error:

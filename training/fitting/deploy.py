@@ -52,7 +52,8 @@ def deploy(
     """
     hardware.compute_exactly()
     batches = _batches(datasets["validation"], Preprocessing(processor), args)
-    trained, labels = answers(network.to(args.device), batches, "the trained network")
+    layout = torch.preserve_format if args.device.type == "mps" else torch.channels_last
+    trained, labels = answers(network.to(args.device, memory_format=layout), batches, "the trained network")
     if not np.isfinite(trained).all():
         raise UserError(
             "training has come to nothing: the network's answers are not finite numbers; --overwrite with a smaller "
@@ -63,7 +64,8 @@ def deploy(
     classifier = load_classifier(folder, device=args.device)
     preprocessing = Preprocessing(classifier.image_processor)
     sample = _training_sample(datasets["train"], preprocessing, args)
-    strange = Strangeness.fitted(classifier, lambda: answers(classifier.model, sample, "training images"))
+    with torch.autocast(args.device.type, torch.bfloat16, enabled=args.bf16):  # statistics, which are no more exact
+        strange = Strangeness.fitted(classifier, lambda: answers(classifier.model, sample, "training images"))
     found = {}
     for split in ("validation", "test"):
         with strange.watching() if split == "validation" else nullcontext():

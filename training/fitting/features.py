@@ -23,10 +23,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 from accelerate import PartialState
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, default_collate
 from tqdm.auto import tqdm
 from transformers.modeling_outputs import ImageClassifierOutput
 
+from training.data.pixels import name_of
 from training.data.records import Records, records_folder
 from training.recipe import Augmentation, UserError
 
@@ -69,15 +70,14 @@ class FeatureRows(Dataset):
         """`body` says what computes: features that another one computed are others; `like` are features of an image."""
         self.views = views
         self.dtype = like.dtype
-        self.labels = torch.tensor(list(views.rows["label"]))
         self.indices = [(epoch, row) for epoch in range(count) for row in range(len(views))]
-        digests = [_digest(views, row) for row in range(len(views))]
+        digests = [bytes.fromhex(each) for each in views.rows["sha256"][:]]
         keys = [_key(views, digests[row], epoch, row) for epoch, row in self.indices]
         self.records = Records.open(f"features-{body}", (like.numel(),), "float32", keys)
         self.in_memory: dict[int, np.ndarray] = {}  # what there was no room for on the disk
 
     def __len__(self) -> int:
-        return len(self.labels)
+        return len(self.views)
 
     def __getitems__(self, indices: Sequence[int | tuple[int, int]]) -> dict[str, torch.Tensor]:
         """`features` (images, width), as exact as the body computed them, and `labels` of a batch."""
@@ -88,7 +88,7 @@ class FeatureRows(Dataset):
             raise UserError(f"features in '{records_folder()}' were damaged; the same command with --resume goes on")
         return {
             "features": torch.from_numpy(np.stack(features)).to(self.dtype),
-            "labels": self.labels[[row for _, row in pairs]],
+            "labels": self.views.labels[[row for _, row in pairs]],
         }
 
     def _get(self, place: int) -> np.ndarray | None:
@@ -119,19 +119,17 @@ class FeatureRows(Dataset):
             return
         size = BATCH.get(args.device.type, BATCH_ELSEWHERE)
         sampler = [self.indices[place] for place in places]
-        batches = DataLoader(self.views, size, sampler=sampler, num_workers=args.dataloader_num_workers)
+        loading = {"num_workers": args.dataloader_num_workers, "pin_memory": args.dataloader_pin_memory}
+        batches = DataLoader(self.views, size, sampler=sampler, **loading)
         seen = PartialState().is_local_main_process
         bar = tqdm(total=len(places), desc="  features", unit=" images", leave=False, disable=None if seen else True)
         with bar:
             for start, batch in zip(range(0, len(places), size), batches, strict=True):
-                pixels = batch["pixel_values"]
-                count = len(pixels)
-                full = torch.cat([pixels, pixels[-1:].expand(size - count, -1, -1, -1)])
-                features = compute(network, full, args)[:count].float().cpu().numpy()
-                for place, value in zip(places[start : start + count], features, strict=True):
+                features = compute(network, self.views, batch, args, size).float().cpu().numpy()
+                for place, value in zip(places[start : start + size], features, strict=True):
                     if not self.records.put(place, value):
                         self.in_memory[place] = value
-                bar.update(count)
+                bar.update(len(features))
 
 
 def as_it_is(batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
@@ -139,12 +137,24 @@ def as_it_is(batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     return batch
 
 
-def compute(network: BackboneWithHeadForImageClassification, pixels: torch.Tensor, args: Any) -> torch.Tensor:
-    """Features (images, width) in the precision in which a stage would compute them, in evaluation mode."""
+def compute(
+    network: BackboneWithHeadForImageClassification,
+    views: Views,
+    batch: dict[str, torch.Tensor],
+    args: Any,
+    size: int = 1,
+) -> torch.Tensor:
+    """Features (images, width) of a batch of `views`, filled up to `size`, in evaluation mode and in the precision in
+    which the stage would compute them.
+    """
     network.to(args.device).eval()
     half = torch.bfloat16 if args.bf16 else torch.float16
-    with torch.inference_mode(), torch.autocast(args.device.type, half, enabled=args.bf16 or args.fp16):
-        return network.features(pixels.to(args.device))
+    with torch.inference_mode():
+        there = {name: each.to(args.device, non_blocking=True) for name, each in batch.items()}
+        pixels = views.preprocessing.finish(there)["pixel_values"]
+        filling = pixels[-1:].expand(max(0, size - len(pixels)), -1, -1, -1)
+        with torch.autocast(args.device.type, half, enabled=args.bf16 or args.fp16):
+            return network.features(torch.cat([pixels, filling]))[: len(pixels)]
 
 
 def stored_features(
@@ -153,7 +163,7 @@ def stored_features(
     """What the head of `network` learns from, `count` views of each training image, and what it is evaluated on; and
     how much that is, in words. The network is left on the CPU.
     """
-    like = compute(network, validation[0]["pixel_values"][None], args)[0]
+    like = compute(network, validation, default_collate([validation[0]]), args)[0]
     body = _computation(head, train, args)
     splits = FeatureRows(train, count, body, like), FeatureRows(validation, 1, body, like)
     computed = sum(split.fill(network, args) for split in splits)
@@ -211,18 +221,12 @@ def _computation(head: Head, views: Views, args: Any) -> str:
     """A name for all that features depend on but the image and how it is varied."""
     facts = {
         "body": head.body.tolist(),
-        "processor": views.preprocessing.processor.to_dict(),
+        "pixels": name_of(views.preprocessing),
+        "range": [views.preprocessing.mean.tolist(), views.preprocessing.std.tolist()],
         "precision": "bf16" if args.bf16 else "fp16" if args.fp16 else "fp32",
         "device": args.device.type,
-        "torch": torch.__version__,
     }
     return hashlib.sha256(json.dumps(facts, sort_keys=True, default=str).encode()).hexdigest()[:32]
-
-
-def _digest(views: Views, row: int) -> bytes:
-    """SHA-256 of an image file."""
-    image = views.rows[row]["image"]
-    return hashlib.sha256(image["bytes"] or Path(image["path"]).read_bytes()).digest()
 
 
 def _key(views: Views, image: bytes, epoch: int, row: int) -> bytes:

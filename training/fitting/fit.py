@@ -6,7 +6,7 @@ import gc
 import shutil
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
@@ -23,6 +23,7 @@ from training.data import splits as splitting
 from training.data.duplicates import Duplicate, find_duplicates
 from training.data.duplicates import summary as duplicates_summary
 from training.data.intake import Example, Skipped, summary
+from training.data.pixels import Kept, keep
 from training.data.source import Folder, HubDataset, Source, load_source
 from training.data.splits import SPLITS, Row
 from training.data.streaming import Streamed, StreamedSplit, read_skipped, views
@@ -58,6 +59,7 @@ class Options:
     thorough: bool = False
     calibrate: bool = True
     feature_views: int | None = None  # as the run that goes on, or `features.VIEWS`; 0 computes features in each epoch
+    pixel_cache: float | None = None  # GB of disk for decoded images; None for the usual bound
 
 
 @dataclass(frozen=True)
@@ -106,6 +108,7 @@ class Job:
     say: Callable[[str], None]
     feature_views: int
     saver: Saver | None = None
+    kept: Mapping[str, Kept] = field(default_factory=dict)  # decoded images, by split
 
 
 def fit(
@@ -146,7 +149,9 @@ def fit(
     history: list[dict[str, Any]] = []
     weights: Path | None = None
     with checkpoint_repo.saving(repo, run, say) as saver:
-        job = Job(recipe, run, plan.machine, datasets, Preprocessing(processor), say, feature_views, saver)
+        preprocessing = Preprocessing(processor)
+        kept = {} if streamed else _keep_pixels(plan, datasets, preprocessing, options.pixel_cache)
+        job = Job(recipe, run, plan.machine, datasets, preprocessing, say, feature_views, saver, kept)
         for stage, args in zip(recipe.stages, stage_arguments, strict=True):
             if weights is not None:
                 network = _load_checkpoint(network, weights)
@@ -298,6 +303,8 @@ def _choose_hardware(stage_flags: list[dict[str, Any]], options: Options) -> har
         workers=first.get("dataloader_num_workers"),
     )
     torch.set_num_threads(machine.threads)  # accelerate launch leaves one thread on a CPU
+    if machine.device == "cpu":
+        hardware.keep_freed_memory()
     return machine
 
 
@@ -479,8 +486,8 @@ def _run_stage(
     folder, images = Path(args.output_dir), job.datasets["train"]
     newest, broken = checkpoints.newest_checkpoint(folder) if goes_on else (None, {})
     batch = args.train_batch_size * args.gradient_accumulation_steps * args.world_size
-    kept = _kept_views(job, stage, args)
-    trained = _what_is_trained(job, stage, kept)
+    shown = _stored_views(job, stage, args)
+    trained = _what_is_trained(job, stage, shown)
     job.say(f"stage      {stage.name}: trains {trained}; {len(images):,} images in batches of {batch}")
     for path, reason in broken.items():
         job.say(f"warning    {path} {reason}; going on from {newest or 'the start of the stage'}")
@@ -499,14 +506,30 @@ def _run_stage(
     if job.recipe.class_weights == "balanced":
         class_weights = balanced_weights(_class_counts(images, network.config.num_labels))
     process = (args.process_index, args.world_size)
-    train = views(images, job.preprocessing, args.train_batch_size, job.recipe.augmentation, args.seed, process)
-    validation = views(job.datasets["validation"], job.preprocessing, args.eval_batch_size, process=process)
+    train = views(
+        images,
+        job.preprocessing,
+        args.train_batch_size,
+        job.recipe.augmentation,
+        args.seed,
+        process,
+        unfinished=True,
+        kept=job.kept.get("train"),
+    )
+    validation = views(
+        job.datasets["validation"],
+        job.preprocessing,
+        args.eval_batch_size,
+        process=process,
+        unfinished=True,
+        kept=job.kept.get("validation"),
+    )
     model, collator = network, None
-    if kept:
+    if shown:
         if newest is not None:
             features.check_body(network, newest)
         model, collator = features.Head(network), features.as_it_is
-        train, validation, told = features.stored_features(network, model, train, validation, kept, args)
+        train, validation, told = features.stored_features(network, model, train, validation, shown, args)
         args = features.without_workers(args)
         job.say(f"  features {told}")
     trainer = StageTrainer(
@@ -533,21 +556,35 @@ def _run_stage(
     return result
 
 
-def _kept_views(job: Job, stage: Stage, args: Any) -> int:
-    """Of how many views of each training image features are kept; 0 where all is computed in each epoch."""
+def _stored_views(job: Job, stage: Stage, args: Any) -> int:
+    """Of how many views of each training image features are stored; 0 where all is computed in each epoch."""
     images = job.datasets["train"]
     if stage.trainable == "all" or isinstance(images, StreamedSplit):
         return 0
     return features.views_of(job.feature_views, job.recipe.augmentation, len(images), args)
 
 
-def _what_is_trained(job: Job, stage: Stage, kept: int) -> str:
+def _what_is_trained(job: Job, stage: Stage, shown: int) -> str:
     if stage.trainable == "all":
         return "all layers"
-    if kept:
-        return f"the head on stored features of {kept} view{'s' * (kept > 1)} of each image, the rest stands still"
+    if shown:
+        return f"the head on stored features of {shown} view{'s' * (shown > 1)} of each image, the rest stands still"
     streamed = isinstance(job.datasets["train"], StreamedSplit)
     return "the head, the rest stands still" + ", computed anew in each epoch, as of any stream" * streamed
+
+
+def _keep_pixels(
+    plan: Plan, datasets: DatasetDict, preprocessing: Preprocessing, gigabytes: float | None
+) -> Mapping[str, Kept]:
+    """Where decoded images are kept; nowhere if each is looked at once only, or no disk may be used for it."""
+    if gigabytes == 0 or sum(args.num_train_epochs for args in plan.stage_arguments) <= 1:
+        return {}
+    kept = keep(datasets, preprocessing, plan.recipe.augmentation, None if gigabytes is None else int(gigabytes * 1e9))
+    if kept:
+        records = next(iter(kept.values())).records
+        there = len(records) - len(records.missing())
+        plan.say(f"pixels     decoded once and kept; {there:,} of {len(records):,} images are there already")
+    return kept
 
 
 def _class_counts(images: Dataset | StreamedSplit, classes: int) -> list[int]:

@@ -47,6 +47,7 @@ OWN = (
     "channels_last",
     "feature_views",
     "no_calibrate",
+    "pixel_cache",
 )
 
 

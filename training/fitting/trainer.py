@@ -105,6 +105,13 @@ class StageTrainer(Trainer):
             broadcast(buffer)
         return super().evaluate(*args, **kwargs)
 
+    def _prepare_inputs(self, inputs: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        """As Trainer's; views, which come as bytes, are varied and normalised here, on the device."""
+        inputs = super()._prepare_inputs(inputs)
+        if not isinstance(self.train_dataset, (Views, StreamedViews)):
+            return inputs
+        return self.train_dataset.preprocessing.finish(inputs)
+
     def create_scheduler(self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None) -> Any:
         """Trainer's schedules, and lr · rate^(step / steps), which it has not."""
         decay = self.stage.decay

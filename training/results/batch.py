@@ -66,6 +66,7 @@ def load_model(name: str, revision: str | None = None, trust_remote_code: bool =
     from transformers.utils import logging
 
     hardware.compute_exactly()
+    hardware.keep_freed_memory()
     folder = Path(name).expanduser()
     if folder.is_file():
         raise UserError(f"'{name}' is a file; MODEL is the folder that it lies in, with config.json beside it")

@@ -14,10 +14,10 @@ import numpy as np
 from PIL import Image, ImageOps
 
 from training.results import style
-from training.results.style import BLUE, GREY, ORANGE, SKY, short, show_picture, wrapped
+from training.results.contact_sheet import SIDE, Cell, save_sheet
+from training.results.style import BLUE, GREY, ORANGE, SKY, short, wrapped
 
 if TYPE_CHECKING:
-    from matplotlib.axes import Axes
     from matplotlib.axis import Axis
 
     from training.data.duplicates import Duplicate
@@ -29,7 +29,6 @@ COLOURS = {"train": BLUE, "validation": ORANGE, "test": SKY, "images": BLUE, "le
 MOST_CLASSES = 120  # bars that can still be read
 MOST_SIZES = 2_000  # dots
 PAIRS, SUSPECTS, SHEETS = 12, 40, 4  # on a sheet, and sheets at most
-PIXELS = 224  # of a picture's longer side on a sheet
 DPI = 110
 
 
@@ -103,21 +102,20 @@ def plot_duplicates(
     for number, start in enumerate(range(0, min(len(pairs), PAIRS * SHEETS), PAIRS), 1):
         part = pairs[start : start + PAIRS]
         pictures = _pictures([path for pair in part for path in (pair.first, pair.second)], read)
-        columns = min(2, len(part))
-        figure = style.new_figure(5 * columns, 2.9 * -(-len(part) // columns))
-        places = figure.subplots(-(-len(part) // columns), 2 * columns, squeeze=False).flat
-        for pair, axes in zip(part, zip(places, places, strict=True), strict=False):
-            labels = [by_path[path].label for path in (pair.first, pair.second)]
-            for axis, path, label in zip(axes, (pair.first, pair.second), labels, strict=True):
-                split = by_path[path].split
-                show_picture(axis, pictures[path], f"{label}{f', {split}' if split else ''}\n{wrapped(path)}")
-            conflict = "  ·  two labels" if labels[0] != labels[1] else ""
-            title = f"{pair.kind}  {pair.similarity:.2f}{conflict}"
-            axes[0].set_title(title, loc="left", fontsize=8, fontweight="bold" if conflict else "normal")
-        _hide(places)
+        cells = []
+        for pair in part:
+            first, second = by_path[pair.first], by_path[pair.second]
+            torn = first.label != second.label
+            title = f"{pair.kind}  {pair.similarity:.2f}{'  ·  two labels' * torn}"
+            cells.append(Cell(pictures[first.path], _words(first), title, torn))
+            cells.append(Cell(pictures[second.path], _words(second)))
         sheets.append(folder / f"duplicates-{number}.png")
-        style.save(figure, sheets[-1], DPI, tight=True)
+        save_sheet(cells, 2 * min(2, len(part)), sheets[-1])
     return sheets
+
+
+def _words(example: Example) -> str:
+    return f"{wrapped(', '.join(word for word in (example.label, example.split) if word))}\n{wrapped(example.path)}"
 
 
 def plot_suspects(suspects: dict[str, str], read: Callable[[str], bytes], folder: Path) -> list[Path]:
@@ -127,14 +125,9 @@ def plot_suspects(suspects: dict[str, str], read: Callable[[str], bytes], folder
     for number, start in enumerate(range(0, len(names), SUSPECTS), 1):
         part = names[start : start + SUSPECTS]
         pictures = _pictures(part, read)
-        columns = min(5, len(part))
-        figure = style.new_figure(2.2 * columns, 2.7 * -(-len(part) // columns))
-        places = iter(figure.subplots(-(-len(part) // columns), columns, squeeze=False).flat)
-        for path in part:
-            show_picture(next(places), pictures[path], f"{wrapped(path)}\n{suspects[path].partition(':')[0]}")
-        _hide(places)
+        cells = [Cell(pictures[path], f"{wrapped(path)}\n{suspects[path].partition(':')[0]}") for path in part]
         sheets.append(folder / f"suspects-{number}.png")
-        style.save(figure, sheets[-1], DPI, tight=True)
+        save_sheet(cells, min(5, len(part)), sheets[-1])
     return sheets
 
 
@@ -158,12 +151,7 @@ def _pictures(paths: Iterable[str], read: Callable[[str], bytes]) -> dict[str, I
 def _picture(content: bytes) -> Image.Image:
     """Turned as EXIF says, in RGB, small."""
     with Image.open(io.BytesIO(content)) as image:
-        image.draft("RGB", (PIXELS, PIXELS))
+        image.draft("RGB", (SIDE, SIDE))
         picture = ImageOps.exif_transpose(image).convert("RGB")
-    picture.thumbnail((PIXELS, PIXELS))
+    picture.thumbnail((SIDE, SIDE))
     return picture
-
-
-def _hide(places: Iterable[Axes]) -> None:
-    for axes in places:
-        axes.set_axis_off()

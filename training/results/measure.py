@@ -184,6 +184,7 @@ def load_run(run: RunFolder) -> Any:
     logging.disable_progress_bar()
     machine = hardware.choose()
     hardware.compute_exactly()
+    hardware.keep_freed_memory()
     try:
         return load_classifier(run.path, device=machine.device)
     except Exception as error:  # transformers, safetensors and torch each have their own

@@ -31,9 +31,7 @@ def wilson_interval(right: float, total: float) -> list[float]:
     The numbers need not be whole: where images belong together, fewer count than are there (see `intervals`), and
     scipy's own takes whole ones only.
     """
-    from scipy.stats import norm
-
-    z = float(norm.ppf(0.975))
+    z = statistics.NormalDist().inv_cdf(0.975)
     share, z_total = right / total, z**2 / total
     middle = (share + z_total / 2) / (1 + z_total)
     half = math.sqrt(z_total * share * (1 - share) + z_total**2 / 4) / (1 + z_total)
@@ -47,10 +45,10 @@ def mean_interval(values: Sequence[float], highest: float = math.inf) -> dict[st
     The t interval is of independent values. Folds are not: any two of them share most of their training images, so
     that theirs is approximate, and no estimate of it is without bias (Bengio and Grandvalet 2004, JMLR 5:1089).
     """
-    from scipy.stats import t
+    from scipy.special import stdtrit  # `scipy.stats` takes a second to import
 
     mean, deviation = statistics.mean(values), statistics.stdev(values)
-    half = float(t.ppf(0.975, len(values) - 1)) * deviation / len(values) ** 0.5
+    half = float(stdtrit(len(values) - 1, 0.975)) * deviation / len(values) ** 0.5
     return {
         "mean": mean,
         "standard_deviation": deviation,
