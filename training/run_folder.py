@@ -359,6 +359,9 @@ def check_same(
     for number, both in enumerate(zip(before["flags"], now["flags"], strict=False), 1):
         was, now_is = ({k: v for k, v in values.items() if not FREE_FLAGS.fullmatch(k)} for values in both)
         flags += _differences(was, now_is, f"--stage{number}")
+    asked, views = now.get("feature_views"), before.get("feature_views", 0)  # before there was the choice
+    if asked not in (None, views):
+        flags.append(("--feature_views", views, asked))
     if recipe or flags:
         what = " and ".join(["another recipe"] * bool(recipe) + ["other flags"] * bool(flags))
         told = ", ".join(

@@ -112,6 +112,13 @@ def parser() -> Parser:
         "--no_calibrate", action="store_true", help="leave probabilities as training made them, mostly too sure"
     )
     result.add_argument(
+        "--feature_views",
+        type=int,
+        metavar="N",
+        help="where the head alone is trained: of how many views of each image features are kept, if the recipe "
+        "augments (default: 3); 0 computes them anew in each epoch",
+    )
+    result.add_argument(
         "--pixel_cache",
         type=_gigabytes,
         metavar="GB",
@@ -170,6 +177,7 @@ def main(tokens: list[str]) -> int:
         channels_last=known.channels_last,
         thorough=known.thorough,
         calibrate=not known.no_calibrate,
+        feature_views=known.feature_views,
         pixel_cache=known.pixel_cache,
     )
     one = RunFolder(run) if known.folds is None else FoldsFolder(run).fold(1)

@@ -29,7 +29,7 @@ from training.data.splits import SPLITS, Row
 from training.data.streaming import Streamed, StreamedSplit, read_skipped, views
 from training.data.suspects import suspects
 from training.data.transforms import Preprocessing
-from training.fitting import checkpoint_repo, checkpoints, hardware
+from training.fitting import checkpoint_repo, checkpoints, features, hardware
 from training.fitting.checkpoint_repo import CheckpointRepo, Saver
 from training.fitting.checkpoint_restore import restore
 from training.fitting.deploy import deploy
@@ -40,7 +40,7 @@ from training.fitting.trainer import StageTrainer, balanced_weights
 from training.recipe import BatchNorm, Recipe, Stage, UserError
 from training.results.curves import plot_curves
 from training.results.serving import positive_classes
-from training.run_folder import RunFolder, check_same, recipe_facts, write_json, write_skipped
+from training.run_folder import RunFolder, check_same, read_json, recipe_facts, write_json, write_skipped
 
 if TYPE_CHECKING:
     from datasets import Dataset, DatasetDict
@@ -58,6 +58,7 @@ class Options:
     channels_last: bool | None = None
     thorough: bool = False
     calibrate: bool = True
+    feature_views: int | None = None  # as the run that goes on, or `features.VIEWS`; 0 computes features in each epoch
     pixel_cache: float | None = None  # GB of disk for decoded images; None for the usual bound
 
 
@@ -105,6 +106,7 @@ class Job:
     datasets: DatasetDict | dict[str, StreamedSplit]
     preprocessing: Preprocessing
     say: Callable[[str], None]
+    feature_views: int
     saver: Saver | None = None
     kept: Mapping[str, Kept] = field(default_factory=dict)  # decoded images, by split
 
@@ -135,7 +137,6 @@ def fit(
     labels = source.survey.classes if streamed else sorted({row.label for row in reading.rows})
     positive_classes(asdict(recipe.card), labels)  # better now than when all is trained
     network, processor = build_network(recipe, labels)
-    config = network.config
     say(f"network\n{describe(network, recipe)}")
     say(f"hardware   {plan.machine}")
     datasets = source.splits(run.skipped) if streamed else source.as_datasets(reading.rows)
@@ -143,22 +144,23 @@ def fit(
         on_main(process, lambda: check_space(network, recipe, run.path, aside=0 if repo is None else 2))
     on_main(process, lambda: _begin(run, plan, reading, repo, goes_on))
     process.wait_for_everyone()
+    feature_views = on_main(process, lambda: read_json(run.recipe).get("feature_views", 0))  # old runs have none
 
     history: list[dict[str, Any]] = []
     weights: Path | None = None
     with checkpoint_repo.saving(repo, run, say) as saver:
         preprocessing = Preprocessing(processor)
         kept = {} if streamed else _keep_pixels(plan, datasets, preprocessing, options.pixel_cache)
-        job = Job(recipe, run, plan.machine, datasets, preprocessing, say, saver, kept)
+        job = Job(recipe, run, plan.machine, datasets, preprocessing, say, feature_views, saver, kept)
         for stage, args in zip(recipe.stages, stage_arguments, strict=True):
             if weights is not None:
-                network = _load_checkpoint(config, weights)
+                network = _load_checkpoint(network, weights)
             weights = _run_stage(job, network, stage, args, history, goes_on)
             history += history_rows(stage.name, checkpoints.state_of(_last(args))["log_history"])
         if not process.is_main_process:
             return {}
 
-        network = _load_checkpoint(config, weights).eval()
+        network = _load_checkpoint(network, weights).eval()
         write_history(history, run.history)
         plot_curves(history, run.plots / "curves.png", f"{recipe.title} ({recipe.name})")
         results = {
@@ -196,7 +198,9 @@ def prepare(recipe: Recipe, run: RunFolder, options: Options, flags: Sequence[st
         make_arguments(_argument_values(recipe, number, stage, machine, run, stage_flags[number - 1]))
         for number, stage in enumerate(recipe.stages, 1)
     ]
-    facts = recipe_facts(recipe, base_model_facts(recipe), stage_flags)
+    if (options.feature_views or 0) < 0:
+        raise UserError(f"--feature_views {options.feature_views}: 0 or more; 0 computes features anew in each epoch")
+    facts = recipe_facts(recipe, base_model_facts(recipe), stage_flags) | {"feature_views": options.feature_views}
     process = PartialState()  # after TrainingArguments, which say whether it is on the CPU
     return Plan(recipe, facts, stage_arguments, machine, process, print if process.is_main_process else _silent)
 
@@ -213,7 +217,8 @@ def check_apart(source: Source, folder: Path) -> None:
 
 def begin(run: RunFolder, plan: Plan, reading: Reading) -> None:
     """Write what a run begins with, and from which it can go on."""
-    run.begin(plan.facts)
+    asked = plan.facts["feature_views"]
+    run.begin({**plan.facts, "feature_views": features.VIEWS if asked is None else asked})
     _write_reading(run, reading)
 
 
@@ -477,10 +482,12 @@ def _run_stage(
     goes_on: bool,
 ) -> Path:
     """Train a stage to its end, from its newest checkpoint if it has one; the checkpoint with the weights it yields."""
+    progress = Progress(stage.name, history, job.run.history)  # which counts the seconds from here on
     folder, images = Path(args.output_dir), job.datasets["train"]
     newest, broken = checkpoints.newest_checkpoint(folder) if goes_on else (None, {})
     batch = args.train_batch_size * args.gradient_accumulation_steps * args.world_size
-    trained = "all layers" if stage.trainable == "all" else "the head, the rest stands still"
+    shown = _stored_views(job, stage, args)
+    trained = _what_is_trained(job, stage, shown)
     job.say(f"stage      {stage.name}: trains {trained}; {len(images):,} images in batches of {batch}")
     for path, reason in broken.items():
         job.say(f"warning    {path} {reason}; going on from {newest or 'the start of the stage'}")
@@ -499,30 +506,41 @@ def _run_stage(
     if job.recipe.class_weights == "balanced":
         class_weights = balanced_weights(_class_counts(images, network.config.num_labels))
     process = (args.process_index, args.world_size)
+    train = views(
+        images,
+        job.preprocessing,
+        args.train_batch_size,
+        job.recipe.augmentation,
+        args.seed,
+        process,
+        unfinished=True,
+        kept=job.kept.get("train"),
+    )
+    validation = views(
+        job.datasets["validation"],
+        job.preprocessing,
+        args.eval_batch_size,
+        process=process,
+        unfinished=True,
+        kept=job.kept.get("validation"),
+    )
+    model, collator = network, None
+    if shown:
+        if newest is not None:
+            features.check_body(network, newest)
+        model, collator = features.Head(network), features.as_it_is
+        train, validation, told = features.stored_features(network, model, train, validation, shown, args)
+        args = features.without_workers(args)
+        job.say(f"  features {told}")
     trainer = StageTrainer(
         stage,
-        Progress(stage.name, history, job.run.history),
+        progress,
         class_weights,
-        model=network,
+        model=model,
         args=args,
-        train_dataset=views(
-            images,
-            job.preprocessing,
-            args.train_batch_size,
-            job.recipe.augmentation,
-            args.seed,
-            process,
-            unfinished=True,
-            kept=job.kept.get("train"),
-        ),
-        eval_dataset=views(
-            job.datasets["validation"],
-            job.preprocessing,
-            args.eval_batch_size,
-            process=process,
-            unfinished=True,
-            kept=job.kept.get("validation"),
-        ),
+        data_collator=collator,
+        train_dataset=train,
+        eval_dataset=validation,
     )
     if job.saver is not None:
         trainer.add_callback(job.saver)
@@ -536,6 +554,23 @@ def _run_stage(
     if args.load_best_model_at_end:
         job.say(f"  best weights are those of epoch {checkpoints.state_of(result)['epoch']:g}")
     return result
+
+
+def _stored_views(job: Job, stage: Stage, args: Any) -> int:
+    """Of how many views of each training image features are stored; 0 where all is computed in each epoch."""
+    images = job.datasets["train"]
+    if stage.trainable == "all" or isinstance(images, StreamedSplit):
+        return 0
+    return features.views_of(job.feature_views, job.recipe.augmentation, len(images), args)
+
+
+def _what_is_trained(job: Job, stage: Stage, shown: int) -> str:
+    if stage.trainable == "all":
+        return "all layers"
+    if shown:
+        return f"the head on stored features of {shown} view{'s' * (shown > 1)} of each image, the rest stands still"
+    streamed = isinstance(job.datasets["train"], StreamedSplit)
+    return "the head, the rest stands still" + ", computed anew in each epoch, as of any stream" * streamed
 
 
 def _keep_pixels(
@@ -564,10 +599,21 @@ def _last(args: Any) -> Path:
     return checkpoints.newest_checkpoint(Path(args.output_dir))[0]
 
 
-def _load_checkpoint(config: Any, checkpoint: Path) -> BackboneWithHeadForImageClassification:
-    """The training form with a checkpoint's weights. Every stage starts from a file, as it does after a kill."""
-    from safetensors.torch import load_model
+def _load_checkpoint(
+    before: BackboneWithHeadForImageClassification, checkpoint: Path
+) -> BackboneWithHeadForImageClassification:
+    """A network with a checkpoint's weights; what one of the head alone has not, the body, is as it was before.
 
-    network = BackboneWithHeadForImageClassification(config)
-    load_model(network, checkpoint / "model.safetensors")
+    Every stage starts from a file, as it does after a kill.
+
+    Raises:
+        UserError: the head in the checkpoint belongs to another body.
+    """
+    from safetensors.torch import load_file
+
+    features.check_body(before, checkpoint)
+    network = BackboneWithHeadForImageClassification(before.config)
+    weights = load_file(checkpoint / "model.safetensors")
+    weights.pop(features.BODY, None)
+    network.load_state_dict({**before.state_dict(), **weights})
     return network

@@ -45,6 +45,7 @@ OWN = (
     "class_weights",
     "threads",
     "channels_last",
+    "feature_views",
     "no_calibrate",
     "pixel_cache",
 )

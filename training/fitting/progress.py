@@ -68,7 +68,6 @@ class Progress(TrainerCallback):
         self.since = time.perf_counter()
 
     def on_train_begin(self, args, state, control, **kwargs):
-        self.since = time.perf_counter()
         if state.is_world_process_zero:
             self.bar = tqdm(
                 total=state.max_steps,
