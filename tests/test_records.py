@@ -22,6 +22,7 @@ COST = 32 + 4 + 12  # bytes a place
 def own_folder(tmp_path, monkeypatch):
     monkeypatch.setattr(records, "records_folder", lambda: tmp_path / "records")
     monkeypatch.setitem(globals(), "records_folder", lambda: tmp_path / "records")
+    monkeypatch.setattr(records, "_OPENED", set())
 
 
 def keys(*numbers: int) -> list[bytes]:
@@ -116,9 +117,16 @@ def test_the_limit_is_for_all_and_the_oldest_gives_way():
         opened(0, name=name, limit=3 * COST).put(0, value(0))
         for each in (records_folder() / f"{name}-uint8-3-4").iterdir():
             os.utime(each, (1000 + age, 1000 + age))
+        records._OPENED.clear()
     opened(0, name="new", limit=3 * COST).put(0, value(0))
     there = {each.name[:-10] for each in records_folder().iterdir() if each.is_dir()}
     assert there == {"y", "z", "new"}
+
+
+def test_what_this_process_has_opened_stays_beside_the_limit_of_others():
+    opened(0, 1, 2, name="x", limit=9 * COST).put(0, value(0))
+    assert opened(0, 1, name="y", limit=2 * COST).put(1, value(1))
+    np.testing.assert_array_equal(opened(0, name="x").get(0), value(0))
 
 
 def test_whoever_has_it_open_writes_into_no_other_file():

@@ -21,6 +21,7 @@ KEY = 32  # bytes, a SHA-256
 MOST = 16 * 10**9  # bytes of disk, of all records together
 SHARE = 0.25  # at most, of the disk that is free
 PATIENCE = 30  # seconds to wait for another process that gives out places
+_OPENED: set[Path] = set()  # by this process: they keep the room that they were given
 
 
 def records_folder() -> Path:
@@ -49,15 +50,16 @@ class Records:
     ) -> Records:
         """The records that the computation `name` makes, with a place for each key.
 
-        `name` may be part of a file's name. `limit` is in bytes of disk, for all records together; to keep to it, those
-        that were not used for longest are removed, and keys for which there is no room then get no place. So do all
-        keys where nothing can be written.
+        `name` may be part of a file's name. `limit` is in bytes of disk, for all records together but
+        for others that this process has opened; to keep to it, those that were not used for longest are removed, and
+        keys for which there is no room then get no place. So do all keys where nothing can be written.
         """
         shape = tuple(shape)
         folder = records_folder() / "-".join([name, np.dtype(dtype).name, *map(str, shape)])
         places = np.full(len(keys), -1)
         with contextlib.suppress(OSError, Timeout):
             folder.mkdir(parents=True, exist_ok=True)
+            _OPENED.add(folder)
             with FileLock(folder.parent / ".lock", timeout=PATIENCE):
                 places = _places(folder, KEY + 4 + _bytes(shape, dtype), _bytes(shape, dtype), keys, limit)
         return cls(folder, shape, dtype, keys, places)
@@ -162,7 +164,8 @@ def _places(folder: Path, cost: int, size: int, keys: Sequence[bytes], limit: in
 
 def _room(folder: Path, need: int, limit: int | None) -> int:
     """Bytes that may be added to `folder`; others give way for `need`, the one that was not used for longest first."""
-    others = sorted((each for each in folder.parent.iterdir() if each.is_dir() and each != folder), key=_last_used)
+    others = [each for each in folder.parent.iterdir() if each.is_dir() and each not in _OPENED]
+    others.sort(key=_last_used)
     used = {each: _size(each) for each in (*others, folder)}
     total = sum(used.values())
     if limit is None:
