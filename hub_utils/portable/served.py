@@ -117,9 +117,7 @@ class Served:
             self._look(anew=self.problem is not None)
             precision = os.environ.get("DEMO_PRECISION", "").strip() or "auto"
             if precision == "auto" and self.card.get("medical"):
-                precision = (
-                    "float32"  # where health is the matter nothing is gained by the time that half the bits save
-                )
+                precision = "float32"  # where health is the matter the time that half the bits save is no gain
             self._predictor = load_predictor(self.place.model, self.place.revision, precision)
         except Exception as error:
             self.problem = self.in_words("the model cannot be loaded", error)
