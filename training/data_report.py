@@ -11,6 +11,7 @@ from __future__ import annotations
 import shlex
 import sys
 from concurrent.futures import ThreadPoolExecutor
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -107,10 +108,8 @@ def _report(recipe: Recipe, source: Folder, words: str, output: Path, thorough: 
 
 def _import_what_draws() -> None:
     """As long as images are decoded without the interpreter's lock, this costs next to nothing."""
-    import matplotlib.backends.backend_agg
-    import scipy.cluster.hierarchy
-    import scipy.fft
-    import scipy.sparse.csgraph  # noqa: F401
+    for name in ("matplotlib.backends.backend_agg", "scipy.cluster.hierarchy", "scipy.fft", "scipy.sparse.csgraph"):
+        import_module(name)
 
 
 def _write(images: tuple, recipe: Recipe, words: str, source: Folder, output: Path, thorough: bool) -> str:
