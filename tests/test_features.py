@@ -172,7 +172,7 @@ def test_a_second_run_computes_nothing_and_another_body_or_other_images_everythi
     assert "135 × 16 numbers, 0.0 MB; computed now: 135" in train(recipe)
     with monkeypatch.context() as patched:
         looked = Views.__getitem__
-        patched.setattr(Views, "__getitem__", lambda self, key: looked(self, {0: 0}[key]))  # one, for their width
+        patched.setattr(Views, "__getitem__", lambda self, key: looked(self, {0: 0}[key]))  # one, for the width
         assert "computed now: 0" in train(recipe, "again", [*FP32, "--learning_rate", "1e-3"])
     assert "computed now: 42" in train(recipe, "more", feature_views=4)
     assert "computed now: 126" in train(recipe, "other views", [*FP32, "--seed", "7"])
@@ -209,14 +209,15 @@ def rows(recipe, photos):
     from datasets import Dataset
 
     network, processor = build_network(recipe, ["a", "b"])
+    network.eval()
     paths = [photos / "red" / f"{number:03}.png" for number in range(20)]
     images = [{"path": str(path), "bytes": None} for path in paths]
     table = Dataset.from_dict({"image": images, "label": [0, 1] * 10, "sha256": [sha256(path) for path in paths]})
     loading = {"dataloader_num_workers": 0, "dataloader_pin_memory": False}
     args = SimpleNamespace(bf16=True, fp16=False, device=torch.device("cpu"), **loading)
 
-    def stored(chosen, name="anything", kind=None):
-        views = Views(table.select(chosen), Preprocessing(processor), kind)
+    def stored(chosen, name="anything"):
+        views = Views(table.select(chosen), Preprocessing(processor))
         like = compute(network, views, default_collate([views[0]]), args)[0]
         result = FeatureRows(views, 1, name, like)
         return result, result.fill(network, args)
@@ -230,6 +231,18 @@ def test_an_images_features_do_not_depend_on_what_else_is_in_its_batch(rows):
     assert theirs["features"].shape == (2, 16) and theirs["labels"].tolist() == [1, 0]
     torch.testing.assert_close(ours["features"][0], theirs["features"][0], rtol=1e-2, atol=1e-3)
     assert rows([17, 3])[1] == 0  # by their content, wherever they stand
+
+
+def test_what_is_kept_of_an_image_is_of_that_image(rows, photos):
+    """A file that was changed after the run began is learned from, as the slow way does, and leaves no trace."""
+    path = photos / "red" / "003.png"
+    before = path.read_bytes()
+    path.write_bytes((photos / "blue" / "003.png").read_bytes())
+    changed, _ = rows([2, 3])
+    path.write_bytes(before)
+    stored, computed = rows([2, 3])
+    assert computed == 1 and not stored.in_memory and [*changed.in_memory] == [1]
+    assert not torch.equal(changed.__getitems__([1])["features"], stored.__getitems__([1])["features"])
 
 
 # Interrupted

@@ -161,7 +161,7 @@ class Views(Dataset):
         epoch, index = key if isinstance(key, tuple) else (0, key)
         how, key = self.augmentation, (self.seed, epoch, index)
         if self.kept is None:
-            shown = view(self._content(index), self.preprocessing, how, key, self.unfinished)
+            shown = view(self.content(index), self.preprocessing, how, key, self.unfinished)
         else:
             shown = _unfinished(self._pixels(index), how, draws(key))
         return {**shown, "labels": self.labels[index].item()}
@@ -174,12 +174,13 @@ class Views(Dataset):
         """The kept ones, or those that are kept from now on."""
         pixels = self.kept.get(index)
         if pixels is None:
-            content = self._content(index)
+            content = self.content(index)
             pixels = _bytes_of(content, self.preprocessing, self.augmentation, reduced=True)
             self.kept.put(index, pixels, content)
         return pixels
 
-    def _content(self, index: int) -> bytes:
+    def content(self, index: int) -> bytes:
+        """A row's image file."""
         image = self.rows[index]["image"]
         return image["bytes"] or Path(image["path"]).read_bytes()
 

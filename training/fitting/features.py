@@ -71,8 +71,8 @@ class FeatureRows(Dataset):
         self.views = views
         self.dtype = like.dtype
         self.indices = [(epoch, row) for epoch in range(count) for row in range(len(views))]
-        digests = [bytes.fromhex(each) for each in views.rows["sha256"][:]]
-        keys = [_key(views, digests[row], epoch, row) for epoch, row in self.indices]
+        self.digests = [bytes.fromhex(each) for each in views.rows["sha256"][:]]
+        keys = [_key(views, self.digests[row], epoch, row) for epoch, row in self.indices]
         self.records = Records.open(f"features-{body}", (like.numel(),), "float32", keys)
         self.in_memory: dict[int, np.ndarray] = {}  # what there was no room for on the disk
 
@@ -114,22 +114,34 @@ class FeatureRows(Dataset):
         return [place for place in range(len(self.indices)) if self._get(place) is None]
 
     def _compute(self, network: BackboneWithHeadForImageClassification, places: Sequence[int], args: Any) -> None:
-        """Features in evaluation mode, in the precision of the stage."""
         if not places:
             return
         size = BATCH.get(args.device.type, BATCH_ELSEWHERE)
         sampler = [self.indices[place] for place in places]
         loading = {"num_workers": args.dataloader_num_workers, "pin_memory": args.dataloader_pin_memory}
-        batches = DataLoader(self.views, size, sampler=sampler, **loading)
+        batches = DataLoader(_Looked(self.views, self.digests), size, sampler=sampler, **loading)
         seen = PartialState().is_local_main_process
         bar = tqdm(total=len(places), desc="  features", unit=" images", leave=False, disable=None if seen else True)
         with bar:
             for start, batch in zip(range(0, len(places), size), batches, strict=True):
+                same = batch.pop("same").tolist()
                 features = compute(network, self.views, batch, args, size).float().cpu().numpy()
-                for place, value in zip(places[start : start + size], features, strict=True):
-                    if not self.records.put(place, value):
+                for place, value, known in zip(places[start : start + size], features, same, strict=True):
+                    if not (known and self.records.put(place, value)):
                         self.in_memory[place] = value
                 bar.update(len(features))
+
+
+class _Looked(Dataset):
+    """Views, each with whether its image file is still what it was when the run began: no other's features are kept."""
+
+    def __init__(self, views: Views, digests: Sequence[bytes]):
+        self.views = views
+        self.digests = digests
+
+    def __getitem__(self, index: tuple[int, int]) -> dict[str, Any]:
+        content = self.views.content(index[1])
+        return {**self.views[index], "same": hashlib.sha256(content).digest() == self.digests[index[1]]}
 
 
 def as_it_is(batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
@@ -144,10 +156,9 @@ def compute(
     args: Any,
     size: int = 1,
 ) -> torch.Tensor:
-    """Features (images, width) of a batch of `views`, filled up to `size`, in evaluation mode and in the precision in
-    which the stage would compute them.
+    """Features (images, width) of a batch of `views`, filled up to `size`, in the precision of the stage; by a network
+    that is there, in evaluation mode.
     """
-    network.to(args.device).eval()
     half = torch.bfloat16 if args.bf16 else torch.float16
     with torch.inference_mode():
         there = {name: each.to(args.device, non_blocking=True) for name, each in batch.items()}
@@ -163,6 +174,7 @@ def stored_features(
     """What the head of `network` learns from, `count` views of each training image, and what it is evaluated on; and
     how much that is, in words. The network is left on the CPU.
     """
+    network.to(args.device).eval()
     like = compute(network, validation, default_collate([validation[0]]), args)[0]
     body = _computation(head, train, args)
     splits = FeatureRows(train, count, body, like), FeatureRows(validation, 1, body, like)
