@@ -97,13 +97,17 @@ def rows(contest: Contest, other: str, counts: dict[str, int]) -> list[Row]:
     accuracies = [[_accuracy(each, counts) for each in measured] for measured in pairs]
     means = [statistics.mean(each) for each in accuracies]
     noise = 2 * math.sqrt(sum(max(mean * (1 - mean), 0.05) / held_out for mean in means))
-    firsts = [measured[0] for measured in pairs]
+    first = pairs[0][0]
+
+    def alike(figure: str) -> bool:
+        """In every round."""
+        return all(each[figure] == first[figure] for measured in pairs for each in measured)
+
     checks = {
-        f"the same {sum(counts.values())} images in the same splits": firsts[0]["files"] == firsts[1]["files"],
-        f"{firsts[0]['steps']} steps": firsts[0]["steps"] == firsts[1]["steps"],
-        f"{sum(firsts[0]['evaluated'])} images evaluated": firsts[0]["evaluated"] == firsts[1]["evaluated"],
-        f"{firsts[0]['architecture']}, {firsts[0]['parameters']:,} weights, from one start": (
-            firsts[0]["architecture"], firsts[0]["parameters"]) == (firsts[1]["architecture"], firsts[1]["parameters"]),
+        f"the same {sum(counts.values())} images in the same splits": alike("files"),
+        f"{first['steps']} steps": alike("steps"),
+        f"{sum(first['evaluated'])} images evaluated": alike("evaluated"),
+        f"{first['architecture']}, {first['parameters']:,} weights": alike("architecture") and alike("parameters"),
         f"accuracy on {held_out} held out {means[0]:.3f} and {means[1]:.3f}": means[0] >= means[1] - noise,
     }  # fmt: skip
     same, told = judged(checks)

@@ -79,6 +79,7 @@ def rows(contest: Contest, batch: int, on_gpu: bool) -> list[Row]:
         goal = "≥ 0.9 ×" if asked else ""
         result.append(Row(f"{name}{where}", rate, rates[STEP], "images/s", ratio, goal, met, told, STEP))
     ratio = rates[KEPT] / rates[PLAIN]
+    told = f"{ours['steps']} steps of {batch} images; not the same augmentation: the one turns, the other crops"
     return [*result, Row(f"{KEPT}{where}", rates[KEPT], rates[PLAIN], "images/s", ratio, "", None, told, PLAIN)]
 
 

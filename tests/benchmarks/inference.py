@@ -10,7 +10,9 @@ took meanwhile: from a tenth on nothing is judged.
 
 import argparse
 import math
+import os
 import statistics
+import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -219,15 +221,19 @@ def rows(measured: dict[str, Any], operations: int) -> list[Row]:
 
 def main() -> None:
     """Load everybody, take turns, compare."""
+    os.environ.pop("OMP_NUM_THREADS", None)  # torch would heed it and OpenVINO would not
     known = parser().parse_args()
     run = known.run.resolve()
+    if not (run / "local" / "data.json").is_file():
+        sys.exit(f"error: '{run}' is no run of train.py")
+    import torch
     from serving import test_photos
 
     from hub_utils.portable.image_files import open_rgb
     from hub_utils.portable.predictor import ONNX, load_predictor
     from hub_utils.portable.preprocessing import preprocessing_of
 
-    said = facts()
+    said = facts() | {"threads": torch.get_num_threads()}
     prepare = preprocessing_of(run)
     shown = [(photo, prepare(open_rgb(photo))) for photo in test_photos(run, known.pictures)]
     shape = shown[0][1].shape

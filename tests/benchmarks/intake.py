@@ -19,7 +19,9 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
+from machine import facts as machine_facts
 from PIL import Image
+from table import write_rows
 
 SIDE = 64
 
@@ -88,7 +90,7 @@ def main() -> None:
                 line = "| {files:,} | {cache} | {reading:.1f} | {duplicates:.1f} | {splits:.1f} | {pairs:,} "
                 print((line + "| {megabytes:.0f} | {ms_a_file:.2f} |").format(**rows[-1]), flush=True)
     if known.json:
-        known.json.write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
+        write_rows(known.json, [], machine_facts(), rows)
 
 
 if __name__ == "__main__":

@@ -11,6 +11,7 @@ photographs and one round: it shows that all works, and its figures mean nothing
 
 import argparse
 import json
+import os
 import subprocess
 import sys
 import time
@@ -44,11 +45,11 @@ BENCHMARKS = {
     "throughput": Benchmark(GROUND, "--rounds 1 --images 24 --batch 8 --epochs 2 --workers 0", 14),
     "frozen": Benchmark(GROUND, "--rounds 1 --images 60 --epochs 4", 15),
     "against_keras": Benchmark(f"{GROUND} --keras_python {{keras_python}}", "--rounds 1 --images 40 --epochs 2", 18),
-    "inference": Benchmark("{run}", "", 5),
+    "inference": Benchmark("{run} --rounds {rounds}", "--rounds 1 --pictures 5", 5),
     "report": Benchmark("{photos} --rounds {rounds}", "--rounds 1 --images 200", 10, "--others_python {others_python}"),
     "gpu": Benchmark(GROUND, "--rounds 1 --images 16 --batch 8 --epochs 2", 15),
-    "scale": Benchmark("", "", 60),
-    "intake": Benchmark("", "", 10),
+    "scale": Benchmark("", "100 200 --sources folder", 60),
+    "intake": Benchmark("", "200", 10),
 }
 GOALS = ("startup", "fine_tuning", "throughput", "frozen", "against_keras", "inference", "report")
 
@@ -65,7 +66,7 @@ def parser() -> argparse.ArgumentParser:
     result.add_argument("--keras_python", type=Path, help="a Python with keras and tensorflow, for `against_keras`")
     result.add_argument("--others_python", type=Path, help="a Python with fastai or ultralytics, for `report`")
     result.add_argument("--rounds", type=int, default=3, help="how often each contestant is measured")
-    result.add_argument("--json", type=Path, default=Path("reports/benchmarks.json"), metavar="FILE")
+    result.add_argument("--json", type=Path, metavar="FILE", help="default: reports/benchmarks[-NAMES].json")
     result.add_argument("--quick", action="store_true", help="few photographs, one round: does it work?")
     return result
 
@@ -86,7 +87,11 @@ def values_of(known: argparse.Namespace, kept: Path) -> dict[str, Any]:
     """What there is to be put in for the words in braces, by name."""
     made = kept / "run" if (kept / "run" / "config.json").is_file() else None
     given = {**vars(known), "kept": kept, "run": known.run or made}
-    return {name: value.absolute() if isinstance(value, Path) else value for name, value in given.items() if value}
+    return {
+        name: value.absolute() if isinstance(value, Path) else value
+        for name, value in given.items()
+        if value is not None
+    }
 
 
 def part(path: Path) -> tuple[list[Row], Any, Any]:
@@ -105,6 +110,15 @@ def main() -> int:
     unknown = [name for name in names if name not in BENCHMARKS]
     if unknown:
         sys.exit(f"error: no benchmark '{unknown[0]}'; there are {', '.join(BENCHMARKS)}")
+    for flag in ("photos", "base_model", "run"):
+        path = getattr(known, flag)
+        if path is not None and not path.is_dir():
+            sys.exit(f"error: --{flag} '{path}' is no folder")
+    if known.rounds < 1:
+        sys.exit(f"error: --rounds {known.rounds}: at least 1 is needed")
+    os.environ.pop("OMP_NUM_THREADS", None)  # some libraries heed it and others do not
+    if known.json is None:
+        known.json = Path("reports") / f"{'-'.join(['benchmarks', *known.names])}.json"
     from machine import facts, matrix_rates
 
     parts = known.json.with_name(f"{known.json.name}.parts")
@@ -117,9 +131,9 @@ def main() -> int:
     interrupted = False
     for number, name in enumerate(names, 1):
         began, path = time.perf_counter(), parts / f"{name}.json"
-        path.unlink(missing_ok=True)
         try:
             words = words_of(BENCHMARKS[name], values_of(known, parts), known.quick)
+            path.unlink(missing_ok=True)
             say(f"{number} of {len(names)} · {name}")
             command = [sys.executable, str(HERE / f"{name}.py"), *words, "--json", str(path.absolute())]
             status: int | str = subprocess.run(command, check=False).returncode

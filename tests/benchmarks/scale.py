@@ -16,7 +16,6 @@ from __future__ import annotations
 import argparse
 import contextlib
 import itertools
-import json
 import math
 import os
 import subprocess
@@ -29,6 +28,8 @@ from pathlib import Path
 
 import psutil
 from intake import generate
+from machine import facts
+from table import write_rows
 
 ROOT = Path(__file__).parents[2]
 SHARD = 5_000  # images in a Parquet file
@@ -174,7 +175,7 @@ def main() -> None:
             print(f"| {source} | × 10 | {' | '.join(cells)} | |", flush=True)
         found[f"{source}, by ten"] = ratios
     if known.json:
-        known.json.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+        write_rows(known.json, [], facts(), found)
 
 
 if __name__ == "__main__":
