@@ -21,6 +21,7 @@ MEASURED = {
 }
 MAY_GO = (
     ("config.json", "model.safetensors", "preprocessor_config.json", "modeling_*.py", "onnx/model.onnx")
+    + ("onnx/model_int8.onnx",)
     + ("serving.json", "recipe.json", "log_history.csv", "all_results.json", "plots/curves.png", "README.md")
     + tuple(path for name, plots in MEASURED.items() for path in (name, *(f"plots/{plot}.png" for plot in plots)))
 )

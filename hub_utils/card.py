@@ -24,6 +24,7 @@ from hub_utils.card_results import (
     as_percent,
     calibration_section,
     doubt,
+    eight_bits,
     results_section,
     training_section,
 )
@@ -167,6 +168,7 @@ def _places(facts: Facts) -> dict[str, Any]:
         "stage_table": stage_table(facts),
         "value_table": value_table(facts),
         "onnx_example": _onnx_example(facts),
+        "eight_bits": eight_bits(facts),
         "plots": {name: _plot(facts, name) for name in PLOTS},
     }
 

@@ -15,6 +15,8 @@ FRONT_MATTER = ("license", "library_name", "pipeline_tag", "tags")
 # Loading one of these may run what its author put in; a model needs none of them.
 UNSAFE = {".bin", ".ckpt", ".h5", ".joblib", ".keras", ".msgpack", ".npy", ".npz", ".pickle", ".pkl", ".pt", ".pth"}
 ANEW = "take it out of the run, and `python -m hub_utils.push RUN` writes it anew"  # serving.json
+ANEW_INT8 = "`python training/eval.py RUN --int8` writes it again"
+ONNX = {"onnx": "onnx/model.onnx", "int8": "onnx/model_int8.onnx"}
 
 
 class Failed(Exception):
@@ -273,6 +275,24 @@ def of_onnx(model: Model, answer: dict[str, Any]) -> list[list[float]]:
     if "onnx_error" in answer:
         raise Failed(answer["onnx_error"])
     return answer["onnx_probabilities"]
+
+
+def int8(model: Model, answer: dict[str, Any]) -> str:
+    """How far the answers of 8 bits are from the stored ones, which may be far: golden images are like no others."""
+    if "int8_error" in answer:
+        raise Failed(answer["int8_error"])
+    try:
+        stored = [each["probabilities"] for each in _stored(model)]
+    except Failed as error:
+        raise NotAsked("not asked: see serving.json") from error
+    pairs = list(zip(stored, answer["int8_probabilities"], strict=True))
+    if any(len(one) != len(other) for one, other in pairs):
+        raise Failed(f"{len(pairs[0][1])} probabilities, stored are {len(pairs[0][0])}")
+    largest = max(abs(a - b) for one, other in pairs for a, b in zip(one, other, strict=True))
+    if not all(0 <= each <= 1 for _, other in pairs for each in other):
+        raise Failed(f"its answers are no probabilities; {ANEW_INT8}")
+    alike = sum(one.index(max(one)) == other.index(max(other)) for one, other in pairs)
+    return f"{alike} of {len(pairs)} likeliest classes alike, largest difference {largest:.1e}"
 
 
 def _some(names: Iterable[str]) -> str:

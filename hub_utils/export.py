@@ -9,12 +9,14 @@ says what it answers about the golden images, so that whoever loads it elsewhere
 from __future__ import annotations
 
 import json
+import math
 import os
 import shutil
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from types import MappingProxyType
 from typing import Any
 
@@ -33,6 +35,7 @@ from hub_utils.portable.modeling_backbone_with_head import (
 
 # Where the architecture's own class keeps its body.
 NATIVE_BODY = {"resnet": "resnet"}
+QUANTISED = ("Conv", "Add", "MaxPool")  # the body; what its head makes of the features stays in float32
 OPSET = 17  # of ONNX: read by ONNX Runtime since 1.12, of 2022
 ONNX_TOLERANCE = 1e-4  # of the largest logit, or value of a map: how far ONNX Runtime may be from torch, in fp32
 
@@ -113,7 +116,7 @@ def save_deployable(
         for path in (*folder.glob("modeling_*.py"), *folder.glob("preprocessor_config.json")):
             if not (partial / path.name).exists():
                 path.unlink()
-        for name in ("onnx/model.onnx", "serving.json"):
+        for name in ("onnx/model.onnx", "onnx/model_int8.onnx", "serving.json"):
             (folder / name).unlink(missing_ok=True)  # the earlier model's
 
 
@@ -314,6 +317,54 @@ def save_onnx(folder: Path) -> float:
                 f"{ONNX_TOLERANCE:g}: please report this"
             )
     return difference
+
+
+def save_int8(folder: Path, pictures: Iterable[np.ndarray]) -> None:
+    """Write `folder`/onnx/model_int8.onnx: onnx/model.onnx with convolutions of 8-bit whole numbers.
+
+    `pictures` are what the network takes, float32 (3, height, width): some tens of training images, by which the range
+    of each layer is found. Weights are signed, with a scale for each channel. Of each picture's extremes the mean is
+    taken: what lies beyond is cut off, which costs less than the coarser steps of the largest one's (0.2 against 0.45
+    of a probability at most, for 350 flowers and a ResNet-50), and needs no histograms, which take gigabytes.
+
+    Raises:
+        ValueError: the network has most of its weights elsewhere than in convolutions.
+    """
+    import onnx
+    from onnxruntime.quantization import CalibrationDataReader, QuantType, quantize_static
+    from onnxruntime.quantization.shape_inference import quant_pre_process
+
+    class Reader(CalibrationDataReader):
+        def __init__(self) -> None:
+            self.rest = iter(pictures)
+
+        def get_next(self) -> dict[str, np.ndarray] | None:
+            return next(({"pixel_values": pixels[None]} for pixels in self.rest), None)
+
+    with _moved_when_whole(folder, folder / "onnx", last=".onnx") as partial, TemporaryDirectory() as beside:
+        folded = Path(beside, "folded.onnx")
+        quant_pre_process(str(folder / "onnx" / "model.onnx"), str(folded), skip_symbolic_shape=True)
+        if (share := _in_convolutions(onnx.load(folded).graph)) < 0.5:
+            raise ValueError(
+                f"{1 - share:.0%} of its weights are not in convolutions, and others are not quantised here"
+            )
+        quantize_static(
+            str(folded),
+            str(partial / "model_int8.onnx"),
+            Reader(),
+            per_channel=True,
+            activation_type=QuantType.QUInt8,
+            weight_type=QuantType.QInt8,
+            op_types_to_quantize=list(QUANTISED),
+            extra_options={"CalibMovingAverage": True},
+        )
+
+
+def _in_convolutions(graph: Any) -> float:
+    """The share of an ONNX graph's weights that are in convolutions."""
+    sizes = {each.name: math.prod(each.dims) for each in graph.initializer}
+    taken = {name for node in graph.node if node.op_type == "Conv" for name in node.input}
+    return sum(size for name, size in sizes.items() if name in taken) / max(1, sum(sizes.values()))
 
 
 def gives_features(folder: Path) -> bool:

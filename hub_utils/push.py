@@ -52,7 +52,7 @@ MESSAGE = "Push the model, its card and its results"
 MODEL = ("config.json", "*.safetensors", "*.bin", "*.pt", "*.pth", "*.onnx", "*.h5", "*.keras", "*.ckpt")
 BESIDE = ("adapter_config.json", "*.index.json")  # of the model, by which another is loaded
 MADE = ("serving.json", "onnx/model.onnx", "README.md")  # by push itself, where a run has none
-LARGE = ("model.safetensors", "onnx/model.onnx")
+LARGE = ("model.safetensors", "onnx/model.onnx", "onnx/model_int8.onnx")
 
 
 def parser() -> Parser:

@@ -34,6 +34,7 @@ what is checked, with nothing in the cache, in a process that knows nothing of t
   card             README.md has what the Hub reads: license, library_name, pipeline_tag, tags
   serving.json     its golden answers belong to these very weights
   golden answers   the same probabilities as stored, through `pipeline` and through ONNX
+                   (8 bits, if the model brings them: how far away)
 exit status 0 only if all of it passed
 
 examples:
@@ -187,6 +188,8 @@ def _tell(model: Model, answer: dict[str, Any], say: Callable[[str], None]) -> b
         "golden answers by pipeline": lambda: checks.golden(model, checks.loaded(answer)["probabilities"]),
         "golden answers by ONNX": lambda: checks.golden(model, checks.of_onnx(model, checks.loaded(answer))),
     }
+    if checks.ONNX["int8"] in model.files:
+        every["golden answers in 8 bits"] = lambda: checks.int8(model, checks.loaded(answer))
     if checks.has_no_onnx(model):
         del every["golden answers by ONNX"]
         say("  none     ONNX                        training could not write this network as ONNX")

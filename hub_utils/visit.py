@@ -14,7 +14,7 @@ from contextlib import suppress
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from hub_utils.checks import Failed, Model
+from hub_utils.checks import ONNX, Failed, Model
 from hub_utils.portable.command import UserError
 
 LIMIT = 300.0  # seconds in which a visitor must have got something of the Hub, or have answered
@@ -49,7 +49,7 @@ def ask(model: Model, folder: Path, trust_remote_code: bool) -> dict[str, Any]:
         "model": model.name,
         "options": options | ({"trust_remote_code": True} if _code(model) and not why_not else {}),
         "images": [str(path) for path in images],
-        "onnx": "onnx/model.onnx" in model.files,
+        **{name: path in model.files for name, path in ONNX.items()},
     }
     answer = _visit(question, folder, model)
     if "error" in answer and why_not:
@@ -108,7 +108,7 @@ def clean_environment(folder: Path, offline: bool) -> dict[str, str]:
 
 
 def _is_downloaded(name: str) -> bool:
-    return name == "onnx/model.onnx" or ("/" not in name and PurePosixPath(name).suffix == ".safetensors")
+    return name in ONNX.values() or ("/" not in name and PurePosixPath(name).suffix == ".safetensors")
 
 
 def _ended(process: subprocess.Popen) -> bool:

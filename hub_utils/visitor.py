@@ -6,8 +6,8 @@ python -P hub_utils/visitor.py QUESTIONS.json ANSWERS.json
 this repository is imported, and nothing can be. It runs with transformers 4.51 as well.
 
 QUESTIONS is a list of {"model": a folder or repo id, "options": what else `pipeline` is told, "images": paths,
-"onnx": whether it is to be asked}, ANSWERS a list of what `ask` returns, or of {"error": in one line, "hub": what of
-the Hub is behind it, if something is}.
+"onnx" and "int8": whether its ONNX files are to be asked}, ANSWERS a list of what `ask` returns, or of {"error": in one
+line, "hub": what of the Hub is behind it, if something is}.
 """
 
 import json
@@ -26,7 +26,7 @@ def main(questions: Path, answers: Path) -> None:
     answers.write_text(json.dumps(found, default=str), encoding="utf-8")
 
 
-def ask(model: str, options: dict, images: list[str], onnx: bool) -> dict:
+def ask(model: str, options: dict, images: list[str], onnx: bool, int8: bool = False) -> dict:
     """What `model` is, as it loads here, and what it says of the images: for each a probability per class."""
     from transformers import AutoModelForImageClassification, pipeline
 
@@ -53,12 +53,14 @@ def ask(model: str, options: dict, images: list[str], onnx: bool) -> dict:
         "shapes": [list(each.shape[1:]) for each in pixels],
         "probabilities": [in_order(classifier(image, top_k=len(labels)), labels) for image in images],
     }
-    if onnx:
-        several = getattr(config, "problem_type", None) == "multi_label_classification" or len(labels) == 1
+    several = getattr(config, "problem_type", None) == "multi_label_classification" or len(labels) == 1
+    files = {"onnx": "model.onnx"} if onnx else {}
+    for kind, name in (files | ({"int8": "model_int8.onnx"} if int8 else {})).items():
         try:
-            answer |= ask_onnx(onnx_file(model, how.get("revision")), pixels, several)
+            found = ask_onnx(onnx_file(model, how.get("revision"), name), pixels, several)
+            answer |= {f"{kind}_{what}": each for what, each in found.items()}
         except Exception as error:
-            answer |= {"onnx_error": in_one_line(error), "hub": of_hub(error)}
+            answer |= {f"{kind}_error": in_one_line(error), "hub": of_hub(error)}
     return answer
 
 
@@ -68,13 +70,13 @@ def in_order(scores: list[dict], labels: list[str]) -> list[float]:
     return [found[label] for label in labels]
 
 
-def onnx_file(model: str, revision: str | None) -> Path:
-    """Path of the model's ONNX file, downloaded if it is on the Hub."""
+def onnx_file(model: str, revision: str | None, name: str) -> Path:
+    """Path of one of the model's ONNX files, downloaded if it is on the Hub."""
     if Path(model).is_dir():
-        return Path(model, "onnx", "model.onnx")
+        return Path(model, "onnx", name)
     from huggingface_hub import hf_hub_download
 
-    return Path(hf_hub_download(model, "onnx/model.onnx", revision=revision))
+    return Path(hf_hub_download(model, f"onnx/{name}", revision=revision))
 
 
 def ask_onnx(path: Path, pixels: list, several: bool) -> dict:
@@ -94,7 +96,7 @@ def ask_onnx(path: Path, pixels: list, several: bool) -> dict:
     else:
         powers = np.exp(logits - logits.max(axis=1, keepdims=True))
         probabilities = powers / powers.sum(axis=1, keepdims=True)
-    return {"onnx_shape": session.get_inputs()[0].shape[1:], "onnx_probabilities": probabilities.tolist()}
+    return {"shape": session.get_inputs()[0].shape[1:], "probabilities": probabilities.tolist()}
 
 
 def in_one_line(error: Exception) -> str:

@@ -48,7 +48,7 @@ def answers_of(run: RunFolder) -> dict[str, np.ndarray]:
         "pipeline": _pipeline(run, files, classes),
         "ONNX": _onnx(run, files),
         "predictor": _predictor(run, files),
-        "predictor, full precision": _predictor(run, files, full=True),
+        "predictor, full precision": _predictor(run, files, precision="float32"),
         "ONNX, the card's lines": np.array([_card(run, file) for file in tqdm(files, "ONNX", disable=None)]),
     }
 

@@ -383,7 +383,7 @@ for name, words in {"stored": [], "streamed": ["--streaming"]}.items():
     run = f"{folder}/{name}"
     short = ["--num_train_epochs", "1", "--use_cpu", "--threads", "1", "--bf16", "false"]
     train([recipe, "--dataset", "alice/photos", "--output_dir", run, *words, *short])
-    measure([run])
+    measure([run, "--int8"])
     try:
         measure([run, "--data_dir", folder])
     except UserError as error:
@@ -416,6 +416,10 @@ def test_a_run_on_a_data_set_of_the_hub_is_measured_stored_and_streamed(tiny_res
         predictions = read_predictions(run.predictions)
         assert sorted(set(predictions.splits)) == ["test", "validation"] and len(predictions.paths) == 18
         assert all(path.split("/")[1] in ("validation", "test") for path in predictions.paths)
+        assert results["int8"]["test"]["images"] == 9 and run.int8.is_file()
+        assert {
+            each["images"] for each in json.loads((run.path / "serving.json").read_text())["precision"].values()
+        } <= {9}
         assert "alice/photos" in (run.path / "README.md").read_text(encoding="utf-8")
     assert results_of(stored)["floors"]["colour_neighbour"]["value"] is not None
     assert "were streamed" in results_of(streamed)["floors"]["colour_neighbour"]["reason"]

@@ -1,5 +1,6 @@
 """Flags are `TrainingArguments`, for every stage or for one; what is wrong with them is one line with the next step."""
 
+import math
 import os
 import platform
 import subprocess
@@ -11,7 +12,7 @@ import pytest
 
 from training.fitting.fit import _argument_values
 from training.fitting.flags import OWN, check_arguments, make_arguments, parse_flags
-from training.fitting.hardware import Hardware, choose
+from training.fitting.hardware import Hardware, _granted, choose
 from training.recipe import Linear, Recipe, Stage, UserError
 from training.run_folder import RunFolder
 from training.train import parser
@@ -216,3 +217,19 @@ torch.ones(30_000_000)
 print(memory().rss - before > 100_000_000)
 """
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.strip() == "True"
+
+
+def test_a_container_is_granted_fewer_cores_than_its_machine_has(tmp_path, monkeypatch):
+    monkeypatch.setattr("training.fitting.hardware.CONTROL_GROUP", tmp_path)
+    assert _granted() == math.inf
+    (tmp_path / "cpu.max").write_text("max 100000\n")
+    assert _granted() == math.inf
+    (tmp_path / "cpu.max").write_text("250000 100000\n")
+    assert _granted() == 2
+    (tmp_path / "cpu.max").unlink()
+    (tmp_path / "cpu").mkdir()
+    (tmp_path / "cpu" / "cpu.cfs_quota_us").write_text("-1\n")
+    (tmp_path / "cpu" / "cpu.cfs_period_us").write_text("100000\n")
+    assert _granted() == math.inf
+    (tmp_path / "cpu" / "cpu.cfs_quota_us").write_text("50000\n")
+    assert _granted() == choose(use_cpu=True).threads == 1

@@ -52,9 +52,9 @@ def expected_of(folder: Path) -> tuple[np.ndarray, np.ndarray]:
     return tuple(np.array(each) for each in zip(*found, strict=True))
 
 
-@pytest.mark.parametrize(("full", "tolerance"), [(False, TOLERANCE), (True, 1e-5)])
-def test_the_onnx_file_answers_as_the_saved_model_does(full, tolerance, run):
-    predictor = load_predictor(run, full=full)
+@pytest.mark.parametrize(("precision", "tolerance"), [("auto", TOLERANCE), ("float32", 1e-5)])
+def test_the_onnx_file_answers_as_the_saved_model_does(precision, tolerance, run):
+    predictor = load_predictor(run, precision=precision)
     probabilities, maps = expected_of(run)
     answers = predictor(pictures())
     assert predictor.labels == classes_of(load_classifier(run)) == ["blue", "green", "red"]
@@ -103,7 +103,7 @@ def test_a_timm_network_is_computed_by_onnx_or_by_transformers_alike(tiny_timm, 
     folder = deployed(tmp_path / "run", tiny_timm, PLAIN)
     by_transformers = load_predictor(folder)
     save_onnx(folder)
-    by_onnx = load_predictor(folder, full=True)
+    by_onnx = load_predictor(folder, precision="float32")
     assert (by_transformers.runtime, by_onnx.runtime) == ("transformers", "OpenVINO, float32")
     assert by_transformers.labels == by_onnx.labels
     for one, other in zip(by_transformers(pictures()), by_onnx(pictures()), strict=True):
@@ -127,7 +127,7 @@ def test_a_network_that_has_no_maps_answers_without_them(tmp_path):
 
 
 def test_what_several_threads_ask_at_once_is_answered_as_one_by_one(run):
-    predictor = load_predictor(run, full=True)
+    predictor = load_predictor(run, precision="float32")
     alone = [predictor([picture])[0].probabilities for picture in pictures()]
     with ThreadPoolExecutor(8) as threads:
         for answers in threads.map(predictor, [pictures()] * 16):
@@ -184,7 +184,7 @@ SLIM = f"import sys\nfor name in {HEAVY!r}: sys.modules[name] = None\n"
 
 def test_a_broken_onnx_file_is_said_and_transformers_answers_where_it_is_installed(run):
     whole = (run / "onnx" / "model.onnx").read_bytes()
-    (expected,) = load_predictor(run, full=True)(pictures()[:1])
+    (expected,) = load_predictor(run, precision="float32")(pictures()[:1])
     (run / "onnx" / "model.onnx").write_bytes(whole[: len(whole) // 2])
     predictor = load_predictor(run)
     assert predictor.runtime.startswith("transformers (onnx/model.onnx cannot be used: ")
@@ -355,7 +355,7 @@ def quick(doubtful) -> Network:
 
 
 def test_half_the_bits_are_asked_again_where_they_could_matter(quick, doubtful):
-    full = Network(doubtful, (3, 16, 16), full=True)
+    full = Network(doubtful, (3, 16, 16), precision="float32")
     assert full.precision == "float32"
     pixels = draws(300, 3)
     exact = np.array([softmax(full(each)["logits"]) for each in pixels])
@@ -430,7 +430,7 @@ def test_a_network_that_is_cut_answers_as_the_saved_model_does_and_a_small_one_i
     if predictor.runtime == "OpenVINO, float32":
         pytest.skip("this machine multiplies no half floats")
     assert predictor._network._rest
-    assert load_predictor(run, full=True)._network._rest is None
+    assert load_predictor(run, precision="float32")._network._rest is None
     found = np.array([answer.probabilities for answer in predictor(pictures())])
     np.testing.assert_allclose(found, expected_of(run)[0], rtol=0, atol=TOLERANCE)
 

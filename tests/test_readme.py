@@ -25,7 +25,7 @@ def commands_of(script: str) -> list[list[str]]:
 
 def test_every_training_command_can_be_typed():
     commands = commands_of("training/train.py ")
-    assert len(commands) == 30
+    assert len(commands) == 34
     for words in commands:
         known, flags = train.parser().parse_known_args(words)
         recipe = load_recipe("folder" if known.recipe == "my_recipe.py" else known.recipe)
@@ -44,7 +44,7 @@ def test_every_command_about_a_run_can_be_typed():
     scripts = {"eval": evaluation, "browse": browse, "predict": predict, "rocks_similarity": rocks_similarity}
     commands = {name: commands_of(f"training/{name}.py ") for name in scripts}
     assert {name: len(found) for name, found in commands.items()} == {
-        "eval": 2, "browse": 1, "predict": 1, "rocks_similarity": 1,
+        "eval": 3, "browse": 1, "predict": 1, "rocks_similarity": 1,
     }  # fmt: skip
     for name, found in commands.items():
         for words in found:

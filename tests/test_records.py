@@ -22,6 +22,7 @@ COST = 32 + 4 + 12  # bytes a place
 def own_folder(tmp_path, monkeypatch):
     monkeypatch.setattr(records, "records_folder", lambda: tmp_path / "records")
     monkeypatch.setitem(globals(), "records_folder", lambda: tmp_path / "records")
+    monkeypatch.setattr(records, "_OPENED", set())
 
 
 def keys(*numbers: int) -> list[bytes]:
@@ -69,7 +70,7 @@ def test_equal_keys_share_a_place():
     store = opened(7, 7)
     store.put(0, value(7))
     np.testing.assert_array_equal(store.get(1), value(7))
-    assert (records_folder() / "a-uint8-3-4" / "keys").stat().st_size == 32
+    assert (records_folder() / "a-uint8-3-4" / "keys").stat().st_size == 64
 
 
 @pytest.mark.parametrize("name", ["keys", "sums", "values"])
@@ -78,7 +79,7 @@ def test_damage_is_seen_and_mended(name):
     store.put(0, value(0)), store.put(1, value(1))
     path = records_folder() / "a-uint8-3-4" / name
     content = bytearray(path.read_bytes())
-    content[1] ^= 255
+    content[33 if name == "keys" else 1] ^= 255
     path.write_bytes(content)
     again = opened(0, 1)
     assert again.get(0) is None
@@ -116,9 +117,16 @@ def test_the_limit_is_for_all_and_the_oldest_gives_way():
         opened(0, name=name, limit=3 * COST).put(0, value(0))
         for each in (records_folder() / f"{name}-uint8-3-4").iterdir():
             os.utime(each, (1000 + age, 1000 + age))
+        records._OPENED.clear()
     opened(0, name="new", limit=3 * COST).put(0, value(0))
     there = {each.name[:-10] for each in records_folder().iterdir() if each.is_dir()}
     assert there == {"y", "z", "new"}
+
+
+def test_what_this_process_has_opened_stays_beside_the_limit_of_others():
+    opened(0, 1, 2, name="x", limit=9 * COST).put(0, value(0))
+    assert opened(0, 1, name="y", limit=2 * COST).put(1, value(1))
+    np.testing.assert_array_equal(opened(0, name="x").get(0), value(0))
 
 
 def test_whoever_has_it_open_writes_into_no_other_file():
@@ -190,3 +198,47 @@ def test_processes_and_threads_at_once(tmp_path):
     assert whole.missing() == []
     for row in range(300):
         np.testing.assert_array_equal(whole.get(row), value(row % 50))
+
+
+def test_a_full_store_begins_anew_for_other_keys():
+    opened(*range(10), limit=10 * COST).put(3, value(3))
+    records._OPENED.clear()
+    other = opened(*range(20, 30), limit=10 * COST)
+    assert other.room == 10 and other.put(9, value(29))
+    records._OPENED.clear()
+    np.testing.assert_array_equal(opened(29, limit=10 * COST).get(0), value(29))
+
+
+def test_what_would_make_no_room_removes_nothing():
+    opened(0, name="x", limit=9 * COST).put(0, value(0))
+    records._OPENED.clear()
+    assert opened(0, name="y", limit=1).room == 0
+    np.testing.assert_array_equal(opened(0, name="x").get(0), value(0))
+
+
+def test_a_folder_that_was_made_again_is_another_even_in_the_same_place_of_the_disk():
+    old = opened(*range(1000))
+    copy = pickle.dumps(old)
+    shutil.rmtree(records_folder() / "a-uint8-3-4")
+    opened(*range(10))
+    again = pickle.loads(copy)
+    assert again.get(900) is None and not again.put(900, value(1)) and again.room == 0
+
+
+def test_what_may_only_be_read_is_read(monkeypatch):
+    opened(0, 1).put(0, value(0))
+
+    class Refusing:
+        def __init__(self, *_, **__):
+            raise OSError(30, "Read-only file system")
+
+    monkeypatch.setattr(records, "FileLock", Refusing)
+    store = opened(1, 0)
+    np.testing.assert_array_equal(store.get(1), value(0))
+    assert store.get(0) is None
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has other rights")
+def test_nobody_else_may_look():
+    opened(0).put(0, value(0))
+    assert [each.stat().st_mode & 0o77 for each in (records_folder(), records_folder() / "a-uint8-3-4")] == [0, 0]

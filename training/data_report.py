@@ -10,6 +10,8 @@ from __future__ import annotations
 
 import shlex
 import sys
+from concurrent.futures import ThreadPoolExecutor
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -90,7 +92,10 @@ def _report(recipe: Recipe, source: Folder, words: str, output: Path, thorough: 
 
     # A table's images may lie anywhere, also around the report: it looks at none that the table does not name.
     check_output(output, [] if source.table else source.roots or [source.data_dir])
-    examples, skipped, refusal = read(recipe.data, source)
+    with ThreadPoolExecutor(1) as meanwhile:
+        if not output.exists():  # nothing that could be kept
+            meanwhile.submit(_import_what_draws)
+        examples, skipped, refusal = read(recipe.data, source)
     table = source.table.told if source.table else None
     kept = Kept(output, examples, skipped, map(str, (recipe, words, source.to_dict(), table, thorough)))
     said, wrote = kept.said(), "unchanged"
@@ -99,6 +104,12 @@ def _report(recipe: Recipe, source: Folder, words: str, output: Path, thorough: 
         kept.keep(said)
     lines, follow = said.rsplit("\n", 1)
     print(f"{lines}\n{wrote:<10} {output / 'report.md'}\n{follow}")
+
+
+def _import_what_draws() -> None:
+    """As long as images are decoded without the interpreter's lock, this costs next to nothing."""
+    for name in ("matplotlib.backends.backend_agg", "scipy.cluster.hierarchy", "scipy.fft", "scipy.sparse.csgraph"):
+        import_module(name)
 
 
 def _write(images: tuple, recipe: Recipe, words: str, source: Folder, output: Path, thorough: bool) -> str:

@@ -75,6 +75,10 @@ class RunFolder:
         return self.path / "onnx" / "model.onnx"
 
     @property
+    def int8(self) -> Path:
+        return self.path / "onnx" / "model_int8.onnx"
+
+    @property
     def test_results(self) -> Path:
         return self.path / "test_results.json"
 

@@ -143,6 +143,8 @@ def understand(tokens: list[str]) -> tuple[argparse.Namespace, Recipe, list[str]
     known, flags = parser().parse_known_args(tokens)
     if known.thorough and known.streaming:
         raise UserError("--thorough with --streaming: in a stream nothing is compared; leave out one of them")
+    if known.pixel_cache is not None and known.streaming:
+        raise UserError("--pixel_cache with --streaming: of a stream nothing is stored; leave out one of them")
     if known.folds is not None and known.streaming:
         raise UserError("--folds with --streaming: a streamed data set keeps the Hub's splits; leave out one of them")
     if known.streaming and not (known.dataset or known.resume):
@@ -263,8 +265,8 @@ def _gigabytes(word: str) -> float:
         number = float(word)
     except ValueError:
         number = -1
-    if not 0 <= number < float("inf"):
-        raise argparse.ArgumentTypeError(f"'{word}' is no number of gigabytes; 0 is none")
+    if not 0 <= number < 1e9:
+        raise argparse.ArgumentTypeError(f"'{word}' is no number of gigabytes, such as 16; 0 is none")
     return number
 
 

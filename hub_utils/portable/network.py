@@ -7,15 +7,20 @@ import math
 import mmap
 import tempfile
 import threading
+from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
+
+from hub_utils.portable.facts import told
 
 if TYPE_CHECKING:
     import openvino
 
+Precision = Literal["auto", "float32", "int8"]
 HALF = {"bf16": "bfloat16", "f16": "float16"}
 # What half the bits may change of a probability. They change a logit against another by 0.23 at most for 320 pictures
 # and two ResNet-50s, and by how much depends on the picture: no mixture of bits is as cheap and safe everywhere.
@@ -38,13 +43,24 @@ class Network:
     Errors that are made late have few layers to grow in, and the last layers have most of the weights: of a large
     network the part behind the middle of its weights is there once, in half the bits, for both, and 60 MB of memory are
     saved. What that leaves of the differences is 0.0064 for the same pictures; it grows with the logits (0.013 where
-    they were made twice as large), and asking again does not mend it. `full` does.
+    they were made twice as large), and asking again does not mend it. float32 throughout does, and is what is
+    taken where that was found on validation images.
 
     Pictures are not put together to batches: on a CPU those are 5 % faster, and take memory.
     """
 
-    def __init__(self, path: Path, shape: tuple[int, ...], full: bool = False):
-        """`shape` is a picture's: (3, height, width). With `full` all is computed in float32.
+    def __init__(
+        self,
+        path: Path,
+        shape: tuple[int, ...],
+        precision: Precision = "auto",
+        measured: Mapping[str, Any] = MappingProxyType({}),
+    ):
+        """`shape` is a picture's: (3, height, width).
+
+        `precision`: "float32" throughout; "int8" of a file whose layers are in 8 bits, the others in float32; "auto" as
+        said above, unless `measured`, by the kind of half floats that the machine multiplies, says that on validation
+        images float32 was `taken`.
 
         Raises:
             RuntimeError: OpenVINO cannot read the file, or it does not take such pictures.
@@ -53,14 +69,17 @@ class Network:
 
         self._lock = threading.Lock()
         self._bound, self._twice = BOUND, 0.0
+        self.doubted = 0  # pictures of which half the bits may have changed the answer
         core = self._core = openvino.Core()  # it owns the plugin, which compiles
         model, self._constants = _mapped(core, path)
         self._names = [output.any_name for output in model.outputs]
         if len(model.inputs) != 1 or "logits" not in self._names:
             raise RuntimeError("it is no image classifier's: it takes more than pixels, or gives no logits")
         model.reshape([1, *shape])
-        half = None if full else HALF.get(core.get_property("CPU", "INFERENCE_PRECISION_HINT").get_type_name())
-        self.precision = half or "float32"
+        half = HALF.get(core.get_property("CPU", "INFERENCE_PRECISION_HINT").get_type_name())
+        if precision != "auto" or told(measured, half or "", "taken", of=str) == "float32":
+            half = None
+        self.precision = half or ("int8" if precision == "int8" else "float32")
         front, rest = _cut(model) if half else (model, None)
         self._quick = _Compiled(core, front) if half else None
         self._full = _Compiled(core, front, INFERENCE_PRECISION_HINT="f32")
@@ -96,6 +115,7 @@ class Network:
 
     def _note(self, again: bool) -> None:
         """`_twice` is the share of pictures to be asked twice, of the last twenty or so."""
+        self.doubted += again
         self._twice += 0.05 * (again - self._twice)
 
     def _ask_again(self, pixels: np.ndarray, outputs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, get_args
 
 import numpy as np
 
@@ -18,7 +18,7 @@ from hub_utils.portable.classifier import told_apart
 from hub_utils.portable.command import UserError
 from hub_utils.portable.facts import read_facts, told
 from hub_utils.portable.hub import in_words, without_token
-from hub_utils.portable.network import Network, softmax
+from hub_utils.portable.network import Network, Precision, softmax
 from hub_utils.portable.preprocessing import preprocessing_of
 from hub_utils.portable.repo import set_patience
 
@@ -26,9 +26,9 @@ if TYPE_CHECKING:
     from PIL import Image
 
 ONNX = "onnx/model.onnx"
+INT8 = "onnx/model_int8.onnx"
 FACTS = ("config.json", "preprocessor_config.json", "serving.json", "recipe.json", "test_results.json", "README.md")
 FACTS += ("plots/*.png",)
-FILES = (*FACTS, ONNX)  # what is downloaded of a repo
 NARROWEST = 100  # times as long as wide; of a longer one, an unknown image processor might make a very large one
 WEIGHTS = ("model.safetensors", "model-*-of-*.safetensors", "model.safetensors.index.json")  # where it has no ONNX
 
@@ -70,29 +70,37 @@ class Predictor(Protocol):
         ...
 
 
-def load_predictor(model: str | Path, revision: str | None = None, full: bool = False) -> Predictor:
+def load_predictor(model: str | Path, revision: str | None = None, precision: Precision = "auto") -> Predictor:
     """The model of a run folder, a folder in the Hub's layout, or a repo id.
 
     Its ONNX file is computed by OpenVINO, without torch or transformers; a model that has none, or none that is known
-    what to show to, by transformers. With `full` all is computed in float32; else probabilities may be off by 0.01. Of
-    a repo the files that are needed are downloaded, or found in the cache when the Hub is away; no code comes along.
+    what to show to, by transformers. Of a repo the files that are needed are downloaded, or found in the cache when the
+    Hub is away; no code comes along.
+
+    `precision`: "float32" is exact; with "auto" probabilities may be off by 0.01, unless that was too much for the
+    validation images; with "int8" another file answers, which `eval.py --int8` made, as well as serving.json says.
 
     Raises:
-        UserError: there is no such model, the Hub does not give it, or it cannot be loaded.
+        UserError: there is no such model, the Hub does not give it, or it cannot be loaded, or not in that precision.
     """
-    folder, commit = find_model(model, revision, FILES)
+    if precision not in get_args(Precision):
+        raise UserError(f"there is no precision '{precision}'; {', '.join(get_args(Precision))} are there")
+    onnx = INT8 if precision == "int8" else ONNX
+    folder, commit = find_model(model, revision, (*FACTS, onnx))
     if not (folder / "config.json").is_file():
         raise UserError(f"'{model}' has no config.json: it is no model that transformers saved, nor a run of training")
     problem = None
-    if (folder / ONNX).is_file():
+    if (folder / onnx).is_file():
         try:
-            return _Onnx(folder, commit, full)
+            return _Onnx(folder, commit, precision)
         except _Unknown as unknown:
             problem = str(unknown)
         except ImportError as error:
             problem = f"{error.name or 'OpenVINO'} is not installed"
         except RuntimeError as error:
-            problem = f"{ONNX} cannot be used: {_last_line(error)}"
+            problem = f"{onnx} cannot be used: {_last_line(error)}"
+    if precision == "int8":
+        raise UserError(f"{model}: {problem or f'it has no {INT8}, which python training/eval.py RUN --int8 makes'}")
     return _by_transformers(model, folder, commit, problem)
 
 
@@ -119,7 +127,8 @@ class _Model:
     def __init__(self, folder: Path, revision: str | None) -> None:
         self.folder, self.revision = folder, revision
         self._preprocessing = preprocessing_of(folder)
-        self._statistics = told(read_facts(folder / "serving.json"), "strangeness", of=dict) or {}
+        self._serving = read_facts(folder / "serving.json")
+        self._statistics = told(self._serving, "strangeness", of=dict) or {}
 
     def __call__(self, images: Sequence[Image.Image]) -> list[Answer]:
         return [self._answer(image) for image in images]
@@ -177,7 +186,7 @@ class _Model:
 class _Onnx(_Model):
     """A model that brings an ONNX file."""
 
-    def __init__(self, folder: Path, revision: str | None, full: bool) -> None:
+    def __init__(self, folder: Path, revision: str | None, precision: Precision) -> None:
         """
         Raises:
             _Unknown: its classes or its image processor are others than are known here.
@@ -194,7 +203,8 @@ class _Onnx(_Model):
             raise _Unknown("it prepares pictures as only transformers can")
         self.labels = labels
         width, height = self._preprocessing.cropped
-        self._network = Network(folder / ONNX, (3, height, width), full)
+        file, measured = INT8 if precision == "int8" else ONNX, told(self._serving, "precision", of=dict) or {}
+        self._network = Network(folder / file, (3, height, width), precision, measured)
         self.runtime = f"OpenVINO, {self._network.precision}"
         self._try_out()
 

@@ -174,13 +174,14 @@ def _resample(plane: np.ndarray, size: tuple[int, int], box: tuple[int, int, int
     rows = max(1, STRIP // plane.shape[1])
     for top in range(first, last, rows):
         strip = plane[top : min(top + rows, last)].astype(across.dtype)
+        sums = np.empty((len(strip), narrow.shape[1]), across.dtype)
         for block in across.blocks:
-            made = strip[:, block.first : block.last] @ block.weights.T
-            narrow[top - first : top - first + len(strip), block.made] = across.as_bytes(made)
-    result = np.empty((box[3] - box[1], box[2] - box[0]), np.float32)
+            sums[:, block.made] = strip[:, block.first : block.last] @ block.weights.T
+        narrow[top - first : top - first + len(strip)] = across.as_bytes(sums)
+    sums = np.empty((box[3] - box[1], box[2] - box[0]), down.dtype)
     for block in down.blocks:
-        result[block.made] = down.as_bytes(block.weights @ narrow[block.first - first : block.last - first])
-    return result
+        sums[block.made] = block.weights @ narrow[block.first - first : block.last - first]
+    return down.as_bytes(sums).astype(np.float32, copy=False)
 
 
 @dataclass(frozen=True)

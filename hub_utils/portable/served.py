@@ -115,9 +115,10 @@ class Served:
             raise self.problem
         try:
             self._look(anew=self.problem is not None)
-            # Where health is the matter nothing is gained by the time that half the bits save.
-            exactly = bool(self.card.get("medical"))
-            self._predictor = load_predictor(self.place.model, self.place.revision, full=exactly)
+            precision = os.environ.get("DEMO_PRECISION", "").strip() or "auto"
+            if precision == "auto" and self.card.get("medical"):
+                precision = "float32"  # where health is the matter the time that half the bits save is no gain
+            self._predictor = load_predictor(self.place.model, self.place.revision, precision)
         except Exception as error:
             self.problem = self.in_words("the model cannot be loaded", error)
             self._again = time.monotonic() + min(2.0 ** min(self._failures, 10), LONGEST_WAIT)

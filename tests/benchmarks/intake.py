@@ -1,12 +1,14 @@
 """Time and memory of reading a folder, searching it for duplicates and dividing it, by the number of files.
 
-python tests/benchmarks/intake.py [10000 30000 100000]
+python tests/benchmarks/intake.py [10000 30000 100000] [--json FILE]
 
 Files are generated JPEGs of 64 × 64 pixels in 10 classes; every hundredth is another one saved again. Each size is read
 in a process of its own, twice: with an empty cache, and again.
 """
 
+import argparse
 import itertools
+import json
 import os
 import resource
 import subprocess
@@ -39,7 +41,7 @@ def generate(folder: Path, files: int) -> None:
 
 
 def read(folder: Path) -> None:
-    """Print seconds for reading, searching and dividing, the pairs found, and peak memory in MB."""
+    """Print, as JSON, seconds for reading, searching and dividing, the pairs found, and peak memory in MB."""
     from training.data.duplicates import find_duplicates
     from training.data.source import Folder
     from training.data.splits import make_splits
@@ -55,15 +57,22 @@ def read(folder: Path) -> None:
     make_splits(examples, Splits(), found)
     times.append(time.perf_counter())
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    seconds = " | ".join(f"{after - before:.1f}" for before, after in itertools.pairwise(times))
-    print(f"{seconds} | {len(found):,} | {peak - base:.0f} | {1000 * (times[3] - times[0]) / len(examples):.2f}")
+    seconds = [after - before for before, after in itertools.pairwise(times)]
+    facts = dict(zip(("reading", "duplicates", "splits"), seconds, strict=True))
+    facts |= {"pairs": len(found), "megabytes": peak - base, "ms_a_file": 1000 * sum(seconds) / len(examples)}
+    print(json.dumps(facts))
 
 
 def main() -> None:
     """Generate, and read in processes of their own."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("files", type=int, nargs="*", default=[10_000, 30_000, 100_000])
+    parser.add_argument("--json", type=Path)
+    known = parser.parse_args()
     print("| files | cache | reading, s | duplicates, s | splits, s | pairs | MB more than imports | ms a file |")
     print("|---|---|---|---|---|---|---|---|")
-    for files in map(int, sys.argv[1:] or (10_000, 30_000, 100_000)):
+    rows = []
+    for files in known.files:
         with tempfile.TemporaryDirectory() as temporary:
             folder = Path(temporary) / "photos"
             generate(folder, files)
@@ -75,7 +84,11 @@ def main() -> None:
                     text=True,
                     check=True,
                 )
-                print(f"| {files:,} | {cache} | {result.stdout.strip()} |", flush=True)
+                rows.append({"files": files, "cache": cache, **json.loads(result.stdout)})
+                line = "| {files:,} | {cache} | {reading:.1f} | {duplicates:.1f} | {splits:.1f} | {pairs:,} "
+                print((line + "| {megabytes:.0f} | {ms_a_file:.2f} |").format(**rows[-1]), flush=True)
+    if known.json:
+        known.json.write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -154,7 +154,7 @@ def one_round(run: Path, photos: list[Path], order: list[str], known: argparse.N
     return servers
 
 
-def cost_of_maps(run: Path, photos: list[Path], full: bool) -> float:
+def cost_of_maps(run: Path, photos: list[Path], precision: str) -> float:
     """What the network takes with its heat maps, by what it takes without: the median over photographs, in turn."""
     import onnx
     from PIL import Image
@@ -168,7 +168,7 @@ def cost_of_maps(run: Path, photos: list[Path], full: bool) -> float:
         alone = Path(folder, "logits.onnx")
         onnx.utils.extract_model(run / "onnx" / "model.onnx", alone, ["pixel_values"], ["logits"])
         paths = run / "onnx" / "model.onnx", alone
-        networks = [Network(path, pixels[0].shape, full) for path in paths]
+        networks = [Network(path, pixels[0].shape, precision) for path in paths]
     times = [[], []]
     for number, each in enumerate(islice(cycle(pixels), 80)):
         for index in (0, 1) if number % 2 else (1, 0):
@@ -216,9 +216,8 @@ def main() -> None:
         middle = [statistics.median(of(each[name]) for each in rounds) for name in names]
         ratio = statistics.median(of(each["page"]) / of(each["pipeline"]) for each in rounds)
         print(f"{figure:<26}" + "".join(f"{each:>10.1f}" for each in middle) + f"{ratio:>18.2f}")
-    for full in (False, True):
-        what = "float32" if full else "default"
-        print(f"heat maps, {what}: {cost_of_maps(run, photos, full):.3f} of the network's time without them")
+    for precision in ("auto", "float32"):
+        print(f"heat maps, {precision}: {cost_of_maps(run, photos, precision):.3f} of the network's time without them")
 
 
 if __name__ == "__main__":

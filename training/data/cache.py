@@ -11,13 +11,15 @@ import json
 import os
 import sqlite3
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import astuple, fields
+from dataclasses import fields
+from operator import attrgetter
 from pathlib import Path
 
 from training.data.images import Facts
 
 VERSION = 3  # of what is stored: a change in what `look`, `keypoints` or `agreement` find needs a new number
 PATIENCE = 30  # seconds to wait for another process that writes
+values = attrgetter(*(field.name for field in fields(Facts)))  # `astuple` copies each of them, deeply
 COLUMNS = ", ".join(field.name for field in fields(Facts))
 SCHEMA = f"""
 CREATE TABLE IF NOT EXISTS files (path TEXT PRIMARY KEY, identity TEXT, {COLUMNS});
@@ -71,7 +73,7 @@ class Cache:
     def put_facts(self, found: Iterable[tuple[str, str, Facts]]) -> None:
         """Remember path, identity and facts of files."""
         places = ", ".join("?" * (2 + len(fields(Facts))))
-        rows = [(path, identity, *astuple(facts)) for path, identity, facts in found]
+        rows = [(path, identity, *values(facts)) for path, identity, facts in found]
         self._write(f"INSERT OR REPLACE INTO files VALUES ({places})", rows)
 
     def keypoints(self, sha256: str) -> tuple[bytes, bytes] | None:

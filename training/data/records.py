@@ -1,8 +1,9 @@
 """Arrays by key in one file that is mapped into memory: what was computed once is read from then on.
 
-Every folder of `records` holds arrays of one shape that one computation made: `keys`, 32 bytes a place; `sums`, a
-checksum a place, 0 where nothing is stored; and `values`. Nothing in it is needed: it may be deleted at any time, and
-what is not there, or is damaged, is computed anew.
+Every folder of `records` holds arrays of one shape that one computation made: `keys`, 32 bytes that tell this folder
+from one that was there before, and then as many a place; `sums`, a checksum a place, 0 where nothing is stored; and
+`values`. Nothing in it is needed: it may be deleted at any time, and what is not there, or is damaged, is
+computed anew. It is for the eyes of its owner alone.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ KEY = 32  # bytes, a SHA-256
 MOST = 16 * 10**9  # bytes of disk, of all records together
 SHARE = 0.25  # at most, of the disk that is free
 PATIENCE = 30  # seconds to wait for another process that gives out places
+_OPENED: set[Path] = set()  # by this process: they keep the room that they were given
 
 
 def records_folder() -> Path:
@@ -49,18 +51,27 @@ class Records:
     ) -> Records:
         """The records that the computation `name` makes, with a place for each key.
 
-        `name` may be part of a file's name. `limit` is in bytes of disk, for all records together; to keep to it, those
-        that were not used for longest are removed, and keys for which there is no room then get no place. So do all
-        keys where nothing can be written.
+        `name` may be part of a file's name. `limit` is in bytes of disk, for all records together but for others that
+        this process has opened. To keep to it, those that were not used for longest are removed, then what the same
+        computation made of other keys; keys for which there still is no room get no place. Where nothing can be
+        written, what is there is read.
         """
         shape = tuple(shape)
         folder = records_folder() / "-".join([name, np.dtype(dtype).name, *map(str, shape)])
-        places = np.full(len(keys), -1)
-        with contextlib.suppress(OSError, Timeout):
-            folder.mkdir(parents=True, exist_ok=True)
+        try:
+            folder.parent.mkdir(parents=True, exist_ok=True)
+            folder.parent.chmod(0o700)
             with FileLock(folder.parent / ".lock", timeout=PATIENCE):
-                places = _places(folder, KEY + 4 + _bytes(shape, dtype), _bytes(shape, dtype), keys, limit)
-        return cls(folder, shape, dtype, keys, places)
+                places = _places(folder, _bytes(shape, dtype), keys, limit)
+                return cls(folder, shape, dtype, keys, places)
+        except (OSError, Timeout):
+            known = _known(folder)
+            return cls(folder, shape, dtype, keys, np.array([known.get(key, -1) for key in keys], dtype=np.int64))
+
+    @property
+    def room(self) -> int:
+        """For how many rows there is a place."""
+        return int((self._places >= 0).sum()) if self._values is not None else 0
 
     def __len__(self) -> int:
         return len(self._places)
@@ -106,13 +117,17 @@ class Records:
         if len(self._places) == 0 or self._places.max() < 0 or self._identity != _identity(self._folder):
             return
         try:
+            self._sums = np.memmap(self._folder / "sums", np.uint32, "r")
+            values = np.memmap(self._folder / "values", self.dtype, "r").reshape(-1, *self.shape)
+        except (OSError, ValueError):  # removed meanwhile, or cut off
+            return
+        self._places = np.where(self._places < min(len(self._sums), len(values)), self._places, -1)
+        self._values = values
+        try:
             for name in ("sums", "values"):
                 self._files.append(os.open(self._folder / name, os.O_RDWR | getattr(os, "O_BINARY", 0)))
-            self._sums = np.memmap(self._folder / "sums", np.uint32, "r")
-            values = np.memmap(self._folder / "values", self.dtype, "r")
-            self._values = values.reshape(-1, *self.shape)
-        except (OSError, ValueError):  # removed meanwhile
-            self._places = np.full(len(self._places), -1)
+        except OSError:
+            self._full = True  # or for reading only
 
     def __getstate__(self) -> dict:
         return {name: value for name, value in vars(self).items() if name not in ("_values", "_sums", "_files")}
@@ -131,44 +146,69 @@ def _bytes(shape: tuple[int, ...], dtype: str) -> int:
     return int(np.prod(shape, dtype=np.int64)) * np.dtype(dtype).itemsize
 
 
-def _identity(folder: Path) -> tuple[int, int] | None:
-    """Of the file of keys: another one once the folder was removed and made again."""
+def _identity(folder: Path) -> bytes:
+    """Another one once the folder was removed and made again; an inode would not tell, for it is used again at once."""
     try:
-        status = (folder / "keys").stat()
+        with (folder / "keys").open("rb") as file:
+            return file.read(KEY)
     except OSError:
-        return None
-    return status.st_dev, status.st_ino
+        return b""
 
 
-def _places(folder: Path, cost: int, size: int, keys: Sequence[bytes], limit: int | None) -> np.ndarray:
-    """The place of each key, new ones at the end, or -1; `cost` and `size` are bytes, of a place and of its value."""
+def _known(folder: Path) -> dict[bytes, int]:
+    """The place of each key that has one."""
+    try:
+        stored = (folder / "keys").read_bytes()
+    except OSError:
+        return {}
+    return {stored[place * KEY : place * KEY + KEY]: place - 1 for place in range(1, len(stored) // KEY)}
+
+
+def _places(folder: Path, size: int, keys: Sequence[bytes], limit: int | None) -> np.ndarray:
+    """The place of each key, new ones at the end, or -1; `size` is a value's, in bytes."""
+    cost = KEY + 4 + size
+    known = _known(folder)
+    news = [key for key in dict.fromkeys(keys) if key not in known]
+    room = max(0, _room(folder, len(news) * cost, cost, limit) // cost)
+    if room < len(news) and len(known) > len(keys) - len(news) and folder not in _OPENED:
+        shutil.rmtree(folder, ignore_errors=True)  # it has what nobody asks for now
+        known, news = {}, list(dict.fromkeys(keys))
+        room = max(0, _room(folder, len(news) * cost, cost, limit) // cost)
+    _OPENED.add(folder)
+    folder.mkdir(mode=0o700, exist_ok=True)
     path = folder / "keys"
     path.touch()  # the time of its last use
-    stored = path.read_bytes()
-    count = len(stored) // KEY
-    known = {stored[start : start + KEY]: start // KEY for start in range(0, count * KEY, KEY)}
-    news = [key for key in dict.fromkeys(keys) if key not in known]
-    news = news[: max(0, _room(folder, len(news) * cost, limit) // cost)]
+    count = max(0, path.stat().st_size // KEY - 1)
+    news = news[:room]
     known |= {key: place for place, key in enumerate(news, count)}
     with path.open("r+b") as file:
-        file.seek(count * KEY)
+        if len(file.read(KEY)) < KEY:
+            file.seek(0)
+            file.write(os.urandom(KEY))
+        file.seek(KEY + count * KEY)
         file.write(b"".join(news))
         file.truncate()
-    for name, each in (("sums", 4), ("values", size)):
-        with (folder / name).open("ab") as file:
-            file.truncate((count + len(news)) * each)  # a hole, which takes no disk until it is written into
+    with (folder / "sums").open("ab") as file:
+        missing = 4 * (count + len(news)) - file.tell()
+        file.write(bytes(max(0, missing)))  # no hole, in which a full memory disk would have no place to read from
+        file.truncate(4 * (count + len(news)))
+    with (folder / "values").open("ab") as file:
+        file.truncate((count + len(news)) * size)  # a hole, which takes no disk until it is written into
     return np.array([known.get(key, -1) for key in keys], dtype=np.int64)
 
 
-def _room(folder: Path, need: int, limit: int | None) -> int:
-    """Bytes that may be added to `folder`; others give way for `need`, the one that was not used for longest first."""
-    others = sorted((each for each in folder.parent.iterdir() if each.is_dir() and each != folder), key=_last_used)
+def _room(folder: Path, need: int, least: int, limit: int | None) -> int:
+    """Bytes that may be added to `folder`; others give way for `need`, the one that was not used for longest first, if
+    that makes room for at least `least`.
+    """
+    others = [each for each in folder.parent.iterdir() if each.is_dir() and each not in _OPENED | {folder}]
+    others.sort(key=_last_used)
     used = {each: _size(each) for each in (*others, folder)}
     total = sum(used.values())
     if limit is None:
-        limit = min(MOST, int(SHARE * (shutil.disk_usage(folder).free + total)))
+        limit = min(MOST, int(SHARE * (shutil.disk_usage(folder.parent).free + total)))
     for each in others:
-        if total + need <= limit:
+        if total + need <= limit or used[folder] + least > limit:
             break
         shutil.rmtree(
             each, ignore_errors=True
@@ -182,7 +222,7 @@ def _last_used(folder: Path) -> float:
 
 
 def _size(folder: Path) -> int:
-    return sum(each.stat().st_size for each in _files(folder))
+    return max(0, sum(each.stat().st_size for each in _files(folder)) - KEY)
 
 
 def _files(folder: Path) -> Iterator[Path]:

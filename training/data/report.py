@@ -7,6 +7,7 @@ import os
 import re
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from pathlib import Path
 
@@ -188,7 +189,12 @@ def _plots(survey: Survey, folder: Path, progress: bool) -> dict[str, list[str]]
         labels = {survey.by_path[path].label for path in (pair.first, pair.second)}
         return len(labels) == 1, pair.first not in torn, pair.first not in leaking, pair.kind, -pair.similarity
 
-    with tqdm(total=4, desc="Drawing", unit=" plots", leave=False, disable=not progress or None) as bar:
+    pairs = _varied(sorted(survey.duplicates, key=rank), survey)
+    bar = tqdm(total=4, desc="Drawing", unit=" plots", leave=False, disable=not progress or None)
+    with bar, ThreadPoolExecutor(1) as pool:
+        # Pillow lets go of the interpreter's lock, matplotlib does not: together they take as long as one of them.
+        duplicates = pool.submit(plot_duplicates, pairs, survey.by_path, read, folder)
+        suspects = pool.submit(plot_suspects, survey.suspects, read, folder)
         plot_classes(survey.examples, survey.rows, folder / "classes.png")
         plots["classes"] = ["classes.png"]
         bar.update()
@@ -196,10 +202,9 @@ def _plots(survey: Survey, folder: Path, progress: bool) -> dict[str, list[str]]
             plot_sizes(survey.examples, folder / "sizes.png")
             plots["sizes"] = ["sizes.png"]
         bar.update()
-        pairs = _varied(sorted(survey.duplicates, key=rank), survey)
-        plots["duplicates"] = [path.name for path in plot_duplicates(pairs, survey.by_path, read, folder)]
+        plots["duplicates"] = [path.name for path in duplicates.result()]
         bar.update()
-        plots["suspects"] = [path.name for path in plot_suspects(survey.suspects, read, folder)]
+        plots["suspects"] = [path.name for path in suspects.result()]
         bar.update()
     return plots
 

@@ -74,7 +74,7 @@ class Preprocessing:
     def finish(self, batch: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         """A batch of unfinished views, on whatever device, as the network takes it: varied and normalised, in float32.
 
-        An image becomes what it would become alone. What is finished already stays as it is.
+        An image becomes what it would become alone, up to float rounding. What is finished already stays as it is.
         """
         pixels = batch["pixel_values"]
         if pixels.dtype != torch.uint8:

@@ -24,6 +24,7 @@ from training.data.duplicates import Duplicate, find_duplicates
 from training.data.duplicates import summary as duplicates_summary
 from training.data.intake import Example, Skipped, summary
 from training.data.pixels import Kept, keep
+from training.data.records import records_folder
 from training.data.source import Folder, HubDataset, Source, load_source
 from training.data.splits import SPLITS, Row
 from training.data.streaming import Streamed, StreamedSplit, read_skipped, views
@@ -576,14 +577,24 @@ def _what_is_trained(job: Job, stage: Stage, shown: int) -> str:
 def _keep_pixels(
     plan: Plan, datasets: DatasetDict, preprocessing: Preprocessing, gigabytes: float | None
 ) -> Mapping[str, Kept]:
-    """Where decoded images are kept; nowhere if each is looked at once only, or no disk may be used for it."""
-    if gigabytes == 0 or sum(args.num_train_epochs for args in plan.stage_arguments) <= 1:
+    """Where decoded images are kept; nowhere if each is looked at once only, or no disk may be used for it.
+
+    Pictures of patients outlive neither their folder nor the run unless somebody asks for it.
+    """
+    epochs = sum(2 if args.max_steps > 0 else args.num_train_epochs for args in plan.stage_arguments)
+    if gigabytes == 0 or epochs <= 1:
+        return {}
+    if gigabytes is None and plan.recipe.card.medical:
+        plan.say(
+            f"pixels     decoded in each epoch: --pixel_cache GB would keep patients' pictures in {records_folder()}"
+        )
         return {}
     kept = keep(datasets, preprocessing, plan.recipe.augmentation, None if gigabytes is None else int(gigabytes * 1e9))
-    if kept:
-        records = next(iter(kept.values())).records
-        there = len(records) - len(records.missing())
-        plan.say(f"pixels     decoded once and kept; {there:,} of {len(records):,} images are there already")
+    for records in {each.records for each in kept.values()}:
+        there, total = len(records) - len(records.missing()), len(records)
+        room = "" if records.room == total else f"; there is room for {records.room:,}"
+        what = " and ".join({"train": "training", "validation": "validation"}[split] for split in kept)
+        plan.say(f"pixels     of {total:,} {what} images are decoded once and kept, {there:,} are there already{room}")
     return kept
 
 

@@ -1,15 +1,19 @@
 """What the machine offers, and how training uses it: precision, memory layout, threads, loader workers."""
 
 import ctypes
+import math
 import os
+import re
 from contextlib import suppress
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 
 from training.recipe import UserError
 
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of glibc's malloc.h
+CONTROL_GROUP = Path("/sys/fs/cgroup")  # where Linux tells a container what it may use
 
 
 @dataclass(frozen=True)
@@ -100,7 +104,18 @@ def _cores() -> int:
     import psutil
 
     allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return min(allowed, psutil.cpu_count(logical=False) or allowed)
+    return min(allowed, psutil.cpu_count(logical=False) or allowed, _granted())
+
+
+def _granted() -> float:
+    """Cores that a container may use, however many its machine has."""
+    for name, pattern in (("cpu.max", r"(\d+) (\d+)"), ("cpu/cpu.cfs_quota_us", r"(\d+)")):
+        with suppress(OSError):
+            found = re.match(pattern, (CONTROL_GROUP / name).read_text())
+            if found:
+                period = found[2] if found.lastindex == 2 else (CONTROL_GROUP / "cpu/cpu.cfs_period_us").read_text()
+                return max(1, round(int(found[1]) / int(period)))
+    return math.inf
 
 
 def _cpu_multiplies_bf16() -> bool:

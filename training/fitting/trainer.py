@@ -74,16 +74,23 @@ class StageTrainer(Trainer):
     def get_train_dataloader(self) -> DataLoader:
         """As Trainer's; of a stream, whose pieces for each process are cut already, without cutting it once more."""
         if not isinstance(self.train_dataset, StreamedViews):
-            return super().get_train_dataloader()
-        return self._streaming(self.train_dataset)
+            return self._apart(super().get_train_dataloader())
+        return self._apart(self._streaming(self.train_dataset))
 
     def get_eval_dataloader(self, eval_dataset: Views | StreamedViews | None = None) -> DataLoader:
         """As `get_train_dataloader`; kept for the next evaluation, with its workers."""
         if not isinstance(self.eval_dataset, StreamedViews):
-            return super().get_eval_dataloader(eval_dataset)
+            return self._apart(super().get_eval_dataloader(eval_dataset))
         if self._eval_stream is None:
-            self._eval_stream = self._streaming(self.eval_dataset)
+            self._eval_stream = self._apart(self._streaming(self.eval_dataset))
         return self._eval_stream
+
+    def _apart(self, loader: DataLoader) -> DataLoader:
+        """The same, which draws the seeds of its workers from numbers of its own: how often it does so depends on the
+        workers, and on when a run goes on, and Dropout must not.
+        """
+        loader.generator = torch.Generator().manual_seed(self.args.seed)
+        return loader
 
     def _streaming(self, views: StreamedViews) -> DataLoader:
         return DataLoaderShard(

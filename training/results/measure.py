@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import date
+from functools import partial
 from itertools import islice
 from tempfile import TemporaryFile
 from typing import Any
@@ -25,11 +26,12 @@ from training.data.streaming import Streamed, StreamedViews
 from training.fitting import hardware
 from training.hub import why_not_loaded
 from training.recipe import Augmentation, UserError, first_line, load_recipe, recipe_names
-from training.results import floors
+from training.results import floors, runtimes
 from training.results.answers import answers
 from training.results.evaluation import SLACK, evaluate_split, operating_curve, sensitivity_threshold
 from training.results.plots import plot_results, plot_surest_mistakes
 from training.results.predictions import Predictions, write_predictions
+from training.results.runtimes import CALIBRATED, check_int8, eight_bits, half_the_bits, make_int8
 from training.results.serving import FITTED, Strangeness, drawn, not_sure, positive_classes
 from training.run_folder import RunFolder, read_json, session, sha256, write_json
 
@@ -37,17 +39,22 @@ NO_INTERVAL = "[no interval: too few images]"
 MEASURED = SPLITS[1:]  # validation, by which a threshold is chosen, and test
 
 
-def measure(run: RunFolder, source: Source | None = None, say: Callable[[str], None] = print) -> dict[str, Any]:
+def measure(
+    run: RunFolder, source: Source | None = None, say: Callable[[str], None] = print, int8: bool = False
+) -> dict[str, Any]:
     """Measure a run; write `test_results.json`, predictions, plots and the model card; return what the first says.
 
-    `source`: where the images lie now, if not where training saw them. Weights are never changed.
+    `source`: where the images lie now, if not where training saw them. Weights are never changed. With `int8` the
+    network is written in 8 bits as well, and whenever it is there, it is measured.
 
     Raises:
         UserError: there is no model, its labels are not the data's, there is nothing to test, an image is gone or not
-            the one that training saw, or the folder cannot be written.
+            the one that training saw, or the folder cannot be written, or `int8` cannot be made.
     """
     began = time.perf_counter()
     run.check_trained()
+    if int8:
+        check_int8(run)
     temperature = read_json(run.results).get("temperature")
     source = _source(run, source)
     with _writing(run), TemporaryFile(dir=run.path):  # better now than after all the work
@@ -77,12 +84,21 @@ def measure(run: RunFolder, source: Source | None = None, say: Callable[[str], N
             f"the answers of the model in '{run.path}' are not finite numbers; train anew with --overwrite and a "
             "smaller --learning_rate"
         )
+    with _writing(run):
+        _complete_onnx(run, strange, say)
+    if int8:
+        make_int8(run, _for_calibration(source, rows, facts))
+    shown = partial(_shown, source)
+    bits = half_the_bits(run, shown, predictions.of("validation")) | eight_bits(run, shown, predictions)
+    for line in runtimes.as_lines(bits):
+        say(line)
     results = {
         "split": "test",
         "classes": classes,
         **_results(predictions, positive),
         "floors": _floors(rows, facts),
         "temperature": temperature,
+        **{name: bits[name] for name in ("int8",) if name in bits},
         "model_class": name,
         "model_sha256": sha256(run.weights),
         **session(),
@@ -92,9 +108,8 @@ def measure(run: RunFolder, source: Source | None = None, say: Callable[[str], N
     }
     title = f"{recipe['title']} ({recipe['name']}), test split"
     with _writing(run):
-        extend_serving(run.path, _serving(results, predictions, positive, strange))
+        extend_serving(run.path, _serving(results, predictions, positive, strange) | bits)
         _write(results, predictions, run, title)
-        _complete_onnx(run, strange, say)
         if not isinstance(source, Streamed):  # whose images would have to be fetched again
             plot_surest_mistakes(classifier, predictions.of("test"), source.reader(), run.mistakes, title)
     return results
@@ -316,13 +331,31 @@ def _strangeness(classifier: Any, run: RunFolder, images: Iterable[bytes | None]
 
 
 def _training_images(
-    rows: Sequence[Row], facts: Mapping[str, Facts], read: Callable[[str], bytes]
+    rows: Sequence[Row], facts: Mapping[str, Facts], read: Callable[[str], bytes], at_most: int = FITTED
 ) -> tuple[Iterator[bytes], int]:
     """Encoded training images by lot, of those that are still there as training saw them, and how many these are."""
     there = [row.path for row in rows if row.split == "train" and row.path in facts
              and facts[row.path].sha256 == row.sha256]  # fmt: skip
-    chosen = drawn(len(there))
+    chosen = drawn(len(there), at_most)
     return (read(there[number]) for number in chosen), len(chosen)
+
+
+def _for_calibration(source: Source, rows: Sequence[Row], facts: Mapping[str, Facts]) -> Iterator[bytes]:
+    """Encoded training images by lot."""
+    if isinstance(source, Streamed):
+        mixed = StreamedViews(source.splits()["train"], None, 1, Augmentation()).encoded()
+        return islice((content for _, _, content in mixed if content), CALIBRATED)
+    return _training_images(rows, facts, source.reader(), CALIBRATED)[0]
+
+
+def _shown(source: Source, split: str, paths: Sequence[str]) -> Iterator[tuple[str, bytes]]:
+    """Paths and encoded images of a split, which were read a moment ago."""
+    if isinstance(source, Streamed):
+        wanted = set(paths)
+        streamed = StreamedViews(source.splits()[split], None, 1).encoded()
+        return ((path, content) for path, _, content in streamed if path in wanted and content)
+    read = source.reader()
+    return ((path, read(path)) for path in paths)
 
 
 def _serving(

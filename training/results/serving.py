@@ -140,9 +140,9 @@ class Strangeness:
         return found
 
 
-def drawn(count: int) -> list[int]:
+def drawn(count: int, at_most: int = FITTED) -> list[int]:
     """Which of `count` training images are looked at, in order, always the same."""
-    return sorted(random.Random(0).sample(range(count), min(FITTED, count)))
+    return sorted(random.Random(0).sample(range(count), min(at_most, count)))
 
 
 @contextmanager

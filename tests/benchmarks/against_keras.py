@@ -1,0 +1,121 @@
+"""Epochs of the flowers' network with its original head, against Keras 3 with the original's own code.
+
+python tests/benchmarks/against_keras.py PHOTOS --base_model DIR --keras_python PYTHON [--images 400] [--json FILE]
+
+PYTHON is that of an environment with keras, tensorflow and pillow (`tensorflow-cpu` on a CPU). Both train all layers in
+batches of 32, with an evaluation after each epoch; ours also augments and writes a checkpoint an epoch. First epochs do
+not count, for Keras compiles in them. Keras starts from random weights, since its own cannot always be fetched: speed
+is compared and nothing else.
+"""
+
+import argparse
+import csv
+import json
+import statistics
+import subprocess
+import sys
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from contest import ACCELERATE, HERE, Contest, run, scratch
+from machine import ROOT
+from table import Row, judged
+
+RECIPE = HERE / "flowers_recipe.py"
+OURS, KERAS = "ours", "Keras"
+# What Keras counts and `parameters` does not: BatchNorm's statistics, and biases that Keras' convolutions have.
+STATISTICS, BIASES = 53_120, 26_560
+
+
+def parser() -> argparse.ArgumentParser:
+    result = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    result.add_argument("photos", type=Path, help="a folder of class folders")
+    result.add_argument("--base_model", type=Path, required=True, help="ResNet-50 as a folder in Hub layout")
+    result.add_argument("--keras_python", type=Path, required=True, help="a Python with keras and tensorflow")
+    result.add_argument("--images", type=int, default=400, help="to train on; a fifth as many more validate")
+    result.add_argument("--epochs", type=int, default=3)
+    result.add_argument("--rounds", type=int, default=3)
+    result.add_argument("--json", type=Path)
+    return result
+
+
+def missing(python: Path) -> str | None:
+    """Why there is no Keras to be asked, or None."""
+    try:
+        asked = [str(python), "-c", "import keras, tensorflow, PIL"]
+        finished = subprocess.run(asked, capture_output=True, text=True, check=False)
+    except OSError as error:
+        return str(error)
+    return None if finished.returncode == 0 else finished.stderr.strip().splitlines()[-1]
+
+
+def ours(folder: Path, data: Path, base_model: Path, epochs: int, number: int) -> dict[str, Any]:
+    output = folder / f"ours-{number}"
+    words = [*ACCELERATE, ROOT / "training" / "train.py", RECIPE, "--data_dir", data, "--base_model", base_model]
+    words += ["--output_dir", output, "--num_train_epochs", epochs]
+    run(words, folder / f"cache-{number}", folder / f"ours-{number}.log")
+    with (output / "log_history.csv").open(encoding="utf-8") as file:
+        history = list(csv.DictReader(file))
+    results = json.loads((output / "all_results.json").read_text(encoding="utf-8"))
+    return {
+        "epoch_seconds": [float(row["seconds"]) for row in history],
+        "steps": int(history[-1]["step"]),
+        "images": {split: results["images"][split] for split in ("train", "validation")},
+        "parameters": results["parameters"],
+    }
+
+
+def keras(folder: Path, data: Path, python: Path, epochs: int, number: int) -> dict[str, Any]:
+    result = folder / "keras.json"
+    words = [python, HERE / "original_in_keras.py", data, result, "--epochs", epochs]
+    run(words, folder / "cache-keras", folder / "keras.log", TF_CPP_MIN_LOG_LEVEL="2")
+    return json.loads(result.read_text(encoding="utf-8"))
+
+
+def main() -> None:
+    """Take turns, compare."""
+    known = parser().parse_args()
+    why = missing(known.keras_python)
+    if why is not None:
+        sys.exit(f"skipped: {known.keras_python} has no Keras ({why})")
+    from machine import matrix_rates
+    from photos import divide
+
+    held_out = max(5, known.images // 5)
+    contest = Contest("against_keras", known.json, matrix_rates())
+    with scratch() as temporary:
+        folder, data = Path(temporary), Path(temporary) / "photos"
+        divide(known.photos, data, {"train": known.images, "validation": held_out, "test": 10})
+        contestants = {
+            OURS: partial(ours, folder, data, known.base_model.resolve(), known.epochs),
+            KERAS: partial(keras, folder, data, known.keras_python.absolute(), known.epochs),
+        }
+        contest.play(contestants, range(1, known.rounds + 1))
+        contest.finish([row(contest)])
+
+
+def row(contest: Contest) -> Row:
+    """Later epochs of ours against Keras'."""
+    one, other = contest.measured[OURS][0], contest.measured[KERAS][0]
+    counted = one["parameters"] + STATISTICS + BIASES
+    same, told = judged(
+        {
+            f"{one['images']['train']} + {one['images']['validation']} images": one["images"] == other["images"],
+            f"{one['steps']} steps": one["steps"] == other["steps"],
+            f"{other['parameters']:,} weights as Keras counts": counted == other["parameters"],
+            "speed alone: Keras starts from random weights and does not augment": True,
+        }
+    )
+    seconds = [
+        statistics.median(each for measured in contest.measured[name] for each in measured["epoch_seconds"][1:])
+        for name in (OURS, KERAS)
+    ]
+    ratio = seconds[1] / seconds[0]
+    versions = other["versions"]
+    versus = f"Keras {versions['keras']} on TensorFlow {versions['tensorflow']}"
+    return Row("an epoch of the flowers' network", *seconds, "s", ratio, "≥ 2 ×", same and ratio >= 2, told, versus)
+
+
+if __name__ == "__main__":
+    main()

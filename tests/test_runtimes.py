@@ -1,0 +1,319 @@
+"""With how many bits pages compute a run: half of them where no clear answer changes, and 8 where somebody asks."""
+
+import io
+import json
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from loopback_hub import LoopbackHub
+from PIL import Image
+from test_eval import copy, refusal, results_of, tell
+from test_predictor import ask, fetched, pictures
+from test_verify import model_of
+
+from hub_utils import checks
+from hub_utils.allowlist import contents_of, may_go
+from hub_utils.card_facts import read_run
+from hub_utils.card_results import eight_bits
+from hub_utils.export import save_int8
+from hub_utils.portable.command import UserError
+from hub_utils.portable.network import OFTEN, TOLERANCE, Network
+from hub_utils.portable.predictor import INT8, load_predictor
+from hub_utils.portable.served import Served
+from hub_utils.verify import verify_folder
+from training import recipe
+from training.data.source import load_source
+from training.results import runtimes
+from training.results.predictions import read_predictions
+from training.run_folder import RunFolder
+
+
+@pytest.fixture(scope="module")
+def eight(colours, tmp_path_factory) -> tuple[RunFolder, str]:
+    """A run that was measured with 8 bits as well, and what was said."""
+    run = copy(colours, tmp_path_factory.mktemp("eight"))
+    return run, tell(run, "--int8")
+
+
+@pytest.fixture
+def run(eight, tmp_path) -> RunFolder:
+    """A copy that a test may spoil; its images stay where they are."""
+    shutil.copytree(eight[0].path, tmp_path / "run")
+    return RunFolder(tmp_path / "run")
+
+
+def serving_of(run: RunFolder) -> dict:
+    return json.loads((run.path / "serving.json").read_text(encoding="utf-8"))
+
+
+def say(run: RunFolder, **facts) -> None:
+    (run.path / "serving.json").write_text(json.dumps(serving_of(run) | facts), encoding="utf-8")
+
+
+def kind_of(run: RunFolder) -> str:
+    """The kind of half floats that this machine multiplies."""
+    found = Network(run.onnx, (3, 32, 32)).precision
+    if found == "float32":
+        pytest.skip("this machine multiplies no half floats")
+    return found
+
+
+# Half the bits
+
+
+def test_what_half_the_bits_change_of_validation_images_is_measured_and_said(eight):
+    run, said = eight
+    kind = kind_of(run)
+    facts = serving_of(run)["precision"][kind]
+    validation = read_predictions(run.predictions).of("validation")
+    assert (facts["split"], facts["images"]) == ("validation", len(validation.paths))
+    assert facts["changed"] == 0 and 0 < facts["largest_difference"] <= TOLERANCE
+    assert 0 <= facts["asked_twice"] <= 1
+    assert facts["taken"] == (kind if facts["asked_twice"] <= OFTEN else "float32")
+    assert f"{kind:<10} {'taken' if facts['taken'] == kind else 'not taken'}: of {facts['images']} validation" in said
+
+
+def asked(run: RunFolder, **changes) -> dict:
+    """What is found of the validation images, if the exact answers were others."""
+    source = load_source(run.data)
+    validation = replace(read_predictions(run.predictions).of("validation"), **changes)
+    read = source.reader()
+    return runtimes.half_the_bits(run, lambda _, paths: ((path, read(path)) for path in paths), validation)
+
+
+def test_half_the_bits_are_not_taken_where_a_clear_answer_changes(run):
+    kind = kind_of(run)
+    exact = read_predictions(run.predictions).of("validation").probabilities
+    others = exact[:, [1, 2, 0]]
+    clear = np.sort(exact, axis=1)[:, -1] - np.sort(exact, axis=1)[:, -2] > 0.01
+    found = asked(run, probabilities=others)["precision"][kind]
+    assert found["taken"] == "float32" and found["changed"] == clear.sum() > 5
+    assert found["largest_difference"] == pytest.approx(np.abs(others - exact).max(), abs=TOLERANCE)
+
+
+def test_nor_where_a_probability_changes_by_more_than_is_allowed_or_most_are_asked_twice(run, monkeypatch):
+    kind = kind_of(run)
+    monkeypatch.setattr(runtimes, "OFTEN", 1.0)
+    assert asked(run)["precision"][kind]["taken"] == kind
+    monkeypatch.setattr(runtimes, "TOLERANCE", 0.0)
+    assert asked(run)["precision"][kind]["taken"] == "float32"
+    monkeypatch.setattr(runtimes, "TOLERANCE", TOLERANCE)
+    monkeypatch.setattr(runtimes, "OFTEN", -1.0)
+    assert asked(run)["precision"][kind]["taken"] == "float32"
+
+
+def test_no_more_images_are_asked_than_are_needed_and_what_other_machines_found_stays(run, monkeypatch):
+    kind = kind_of(run)
+    elsewhere = {"taken": "float32", "images": 7}
+    say(run, precision={"posit16": elsewhere, kind: elsewhere})
+    monkeypatch.setattr(runtimes, "ASKED", 4)
+    found = asked(run)["precision"]
+    assert found["posit16"] == elsewhere and found[kind]["images"] == 4
+
+
+def test_without_an_onnx_file_or_images_nothing_is_said(run):
+    none = read_predictions(run.predictions).take([])
+    assert runtimes.half_the_bits(run, lambda *_: (), none) == {}
+    run.onnx.unlink()
+    assert asked(run) == {}
+
+
+TAKEN = {"float32": "float32", "half": "half", None: "half", "broken": "half"}
+
+
+@pytest.mark.parametrize("taken", TAKEN)
+def test_the_predictor_obeys_what_was_found_for_this_machines_kind(taken, run):
+    kind = kind_of(run)
+    words = kind if taken == "half" else taken
+    facts = {"broken": [1], None: {"posit16": {"taken": "float32"}}}.get(taken, {kind: {"taken": words}})
+    say(run, precision=facts)
+    predictor = load_predictor(run.path)
+    assert predictor.runtime == f"OpenVINO, {kind if TAKEN[taken] == 'half' else 'float32'}"
+    assert (predictor._network._quick is None) == (TAKEN[taken] == "float32")
+    assert load_predictor(run.path, precision="float32").runtime == "OpenVINO, float32"
+
+
+def test_what_a_page_refuses_to_answer_is_not_asked(run):
+    kind_of(run)
+    narrow = io.BytesIO()
+    Image.new("RGB", (2, 8000)).save(narrow, "PNG")
+    source, validation = load_source(run.data), read_predictions(run.predictions).of("validation")
+    read = source.reader()
+
+    def shown(_, paths):
+        return ((path, narrow.getvalue() if number < 2 else read(path)) for number, path in enumerate(paths))
+
+    (found,) = runtimes.half_the_bits(run, shown, validation)["precision"].values()
+    assert found["images"] == len(validation.paths) - 2
+    assert runtimes.half_the_bits(run, lambda _, paths: ((path, narrow.getvalue()) for path in paths), validation) == {}
+
+
+def test_changed_answers_are_counted_by_hand():
+    exact = np.array([[0.6, 0.4], [0.504, 0.496], [0.2, 0.8], [0.9, 0.1]])
+    found = np.array([[0.4, 0.6], [0.4, 0.6], [0.3, 0.7], [0.9, 0.1]])
+    assert runtimes._differences(found, exact) == {"largest_difference": pytest.approx(0.2), "changed": 1}
+
+
+# Eight bits
+
+
+def test_eight_bits_are_measured_beside_float32_and_told_in_every_place(eight):
+    run, said = eight
+    facts = results_of(run)["int8"]
+    assert facts == serving_of(run)["int8"]
+    for split in ("validation", "test"):
+        exact = read_predictions(run.predictions).of(split)
+        found = facts[split]
+        assert found["images"] == len(exact.paths)
+        assert found["accuracy"]["float32"] == (exact.predicted == exact.labels).mean()
+        assert found["log_loss"]["float32"] == pytest.approx(exact.losses.mean())
+        assert 0 < found["largest_difference"] < 0.2  # else it is not in 8 bits, or broken
+    assert facts["bytes"] == {"int8": run.int8.stat().st_size, "float32": run.onnx.stat().st_size}
+    assert all(each > 0 for each in facts["milliseconds"].values())
+    assert "\nint8       " in said and "clear answers change" in said
+    card = (run.path / "README.md").read_text(encoding="utf-8")
+    assert eight_bits(read_run(run.path, None)) in card and "convolutions in 8 bits" in card
+
+
+def test_its_figures_are_of_what_the_predictor_answers(eight):
+    run, _ = eight
+    source, exact = load_source(run.data), read_predictions(run.predictions).of("test")
+    predictor = load_predictor(run.path, precision="int8")
+    found = np.array([predictor([Image.open(source.data_dir / path)])[0].probabilities for path in exact.paths])
+    facts = results_of(run)["int8"]["test"]
+    assert (found.argmax(axis=1) == exact.labels).mean() == pytest.approx(facts["accuracy"]["int8"])
+    assert np.abs(found - exact.probabilities).max() == pytest.approx(facts["largest_difference"], abs=1e-5)
+
+
+def test_eight_bits_answer_nearly_as_float32_with_maps_and_strangeness(eight):
+    run, _ = eight
+    exact, small = (load_predictor(run.path, precision=each) for each in ("float32", "int8"))
+    assert small.runtime == "OpenVINO, int8" and small.labels == exact.labels
+    for one, other in zip(small(pictures()), exact(pictures()), strict=True):
+        assert 0 < np.abs(one.probabilities - other.probabilities).max() < 0.2
+        assert one.maps.shape == other.maps.shape and (one.strangeness is None) == (other.strangeness is None)
+
+
+def test_its_weights_are_signed_bytes_with_a_scale_a_channel_and_it_names_nothing_of_this_machine(eight):
+    run, _ = eight
+    graph = onnx.load(run.int8).graph
+    arrays = {each.name: each for each in graph.initializer}
+    taken = {name for node in graph.node if node.op_type == "DequantizeLinear" for name in node.input[:1]}
+    weights = [arrays[name] for name in taken if name in arrays and len(arrays[name].dims) == 4]
+    assert weights and {each.data_type for each in weights} == {onnx.TensorProto.INT8}
+    made = [node.input for node in graph.node if node.op_type == "DequantizeLinear"]
+    scales = {each[0]: arrays[each[1]] for each in made if each[1] in arrays}
+    assert all(list(scales[each.name].dims) == [each.dims[0]] for each in weights)
+    content = run.int8.read_bytes()
+    assert str(run.path).encode() not in content and str(Path.home()).encode() not in content
+
+
+def test_measured_again_without_the_flag_it_is_still_told_and_a_new_model_takes_it_away(run, colours):
+    run.int8.touch()
+    tell(run)
+    assert results_of(run)["int8"]["test"]["images"]
+    run.int8.unlink()
+    tell(run)
+    assert "int8" not in results_of(run)
+    assert "convolutions in 8 bits" not in (run.path / "README.md").read_text(encoding="utf-8")
+
+
+def test_a_model_that_is_exported_anew_has_no_older_file_beside_it(eight, tiny_resnet, tmp_path):
+    from test_export import PLAIN
+    from test_onnx import deployed
+
+    folder = deployed(tmp_path / "run", tiny_resnet, PLAIN)
+    (folder / "onnx").mkdir()
+    shutil.copy(eight[0].int8, folder / "onnx")
+    deployed(folder, tiny_resnet, PLAIN)
+    assert not (folder / INT8).exists()
+
+
+def test_what_cannot_be_made_is_refused_and_nothing_is_left(run, tmp_path):
+    from test_export import PLAIN, timm_base
+    from test_onnx import deployed, save_onnx
+
+    folder = deployed(tmp_path / "vit", timm_base(tmp_path, "test_vit", 160), PLAIN)
+    save_onnx(folder)
+    with pytest.raises(ValueError, match=r"% of its weights are not in convolutions"):
+        save_int8(folder, [])
+    assert [path.name for path in (folder / "onnx").iterdir()] == ["model.onnx"] and not (folder / ".export").exists()
+    shutil.rmtree(run.path / "onnx")
+    for path in (run.test_results, run.predictions):
+        path.unlink()
+    assert "has no onnx/model.onnx to be made smaller; leave it out" in refusal(run, "--int8")
+
+
+def test_a_network_that_the_quantiser_refuses_is_one_line(run):
+    with pytest.raises(
+        recipe.UserError, match=r"--int8: this network cannot be computed in 8 bits \(.*\); leave it out"
+    ):
+        runtimes.make_int8(run, [])  # no picture to find a range by
+    assert run.int8.is_file()
+
+
+def test_a_predictor_says_what_is_missing_and_what_there_is(run):
+    with pytest.raises(UserError, match=r"there is no precision 'int4'; auto, float32, int8 are there"):
+        load_predictor(run.path, precision="int4")
+    run.int8.write_bytes(run.int8.read_bytes()[:1000])
+    with pytest.raises(UserError, match=r"onnx/model_int8.onnx cannot be used: "):
+        load_predictor(run.path, precision="int8")
+    run.int8.unlink()
+    with pytest.raises(UserError, match=r"has no onnx/model_int8.onnx, which python training/eval.py RUN --int8 makes"):
+        load_predictor(run.path, precision="int8")
+
+
+def test_a_page_computes_as_the_variable_says_and_a_medical_one_only_if_asked_by_name(run, monkeypatch):
+    say(run, precision={})
+    assert Served("colours", run.path).predictor().runtime == load_predictor(run.path).runtime
+    monkeypatch.setenv("DEMO_PRECISION", "int8")
+    assert Served("colours", run.path).predictor().runtime == "OpenVINO, int8"
+    monkeypatch.setenv("DEMO_PRECISION", "few")
+    with pytest.raises(UserError, match="there is no precision 'few'"):
+        Served("colours", run.path).predictor()
+    facts = json.loads(run.recipe.read_text(encoding="utf-8"))
+    facts["recipe"]["card"]["medical"] = True
+    run.recipe.write_text(json.dumps(facts), encoding="utf-8")
+    for said, precision in {"": "float32", "auto": "float32", "int8": "int8"}.items():
+        monkeypatch.setenv("DEMO_PRECISION", said)
+        assert Served("colours", run.path).predictor().runtime == f"OpenVINO, {precision}"
+
+
+# On the Hub
+
+
+def test_it_goes_with_a_push_and_is_looked_at_by_verify(run):
+    assert may_go(INT8) and INT8 in contents_of(run.path).files
+    said: list[str] = []
+    assert verify_folder(run.path, said.append)
+    (line,) = [each for each in said if "golden answers in 8 bits" in each]
+    assert line.startswith("  passed ") and "of 7 likeliest classes alike, largest difference" in line
+    run.int8.write_bytes(b"nothing")
+    said.clear()
+    assert not verify_folder(run.path, said.append)
+    (line,) = [each for each in said if "golden answers in 8 bits" in each]
+    assert line.startswith("  FAILED ")
+
+
+def test_answers_of_8_bits_that_are_none_are_told(run):
+    model, count = model_of(run.path), len(serving_of(run)["golden"]["images"])
+    for broken, words in (([0.5, 0.5], "2 probabilities, stored are 3"), ([float("nan")] * 3, "no probabilities")):
+        with pytest.raises(checks.Failed, match=words):
+            checks.int8(model, {"int8_probabilities": [broken] * count})
+    say(run, golden=None)
+    with pytest.raises(checks.NotAsked, match=r"see serving\.json"):
+        checks.int8(model_of(run.path), {"int8_probabilities": [[0.2, 0.3, 0.5]] * count})
+
+
+def test_of_a_repo_the_one_file_is_downloaded_that_is_asked_for(run, tmp_path):
+    code = "import functools, hub_utils.portable.predictor as p\n"
+    code += "p.load_predictor = functools.partial(p.load_predictor, precision='int8')\n"
+    with LoopbackHub() as hub:
+        hub.add("alice/tiny", run.path)
+        answers, heavy = ask(("alice/tiny", None), first=code, **hub.environment(tmp_path / "home"))
+    assert answers[0][1] == "OpenVINO, int8" and heavy == []
+    assert "model_int8.onnx" in fetched(tmp_path / "home") and "model.onnx" not in fetched(tmp_path / "home")
