@@ -387,7 +387,7 @@ def test_a_streamed_run_that_is_killed_goes_on_to_the_same_end(recipe, tmp_path)
         hub.add("alice/photos", {"data/train-0.parquet": b"changed since"}, repo_type="dataset")
         resumed = train(hub, home, "never", *words, run, "--resume")
         assert resumed.returncode == 0, resumed.stderr
-    assert "stands still, computed anew in each epoch, as of any stream; 44 images" in done.stdout
+    assert "stands still, computed anew in each epoch, as of any stream; 51 images" in done.stdout
     assert "· streamed" in done.stdout and "the Hub has no validation split: 15% of its train split" in done.stdout
     ours, theirs = load_file(run / "model.safetensors"), load_file(unbroken / "model.safetensors")
     assert all(ours[name].equal(theirs[name]) for name in theirs)

@@ -92,8 +92,8 @@ class FeatureRows(Dataset):
         }
 
     def _get(self, place: int) -> np.ndarray | None:
-        stored = self.records.get(place)
-        return self.in_memory.get(place) if stored is None else stored
+        own = self.in_memory.get(place)
+        return self.records.get(place) if own is None else own
 
     def fill(self, network: BackboneWithHeadForImageClassification, args: Any) -> int:
         """Compute what is not there, and return how much that was.
