@@ -24,7 +24,6 @@ from hub_utils.portable.command import UserError
 from hub_utils.portable.network import OFTEN, TOLERANCE, Network
 from hub_utils.portable.predictor import INT8, load_predictor
 from hub_utils.portable.served import Served
-from hub_utils.push import push
 from hub_utils.verify import verify_folder
 from training import recipe
 from training.data.source import load_source
@@ -355,18 +354,6 @@ def test_a_file_that_was_not_measured_neither_goes_nor_is_told_of_nor_passes(spo
     contents = contents_of(run.path)
     assert INT8 not in contents.files and why in contents.stays[INT8]
     assert eight_bits(read_run(run.path, None)) == ""
-
-
-def test_a_push_says_that_it_stays_and_sends_the_rest(run, tmp_path, monkeypatch):
-    of_another_network(run)
-    with LoopbackHub() as hub:
-        hub.add_user(TOKEN := "hf_alicealicealicealicealice", "alice")
-        for name, value in hub.environment(tmp_path / "home", TOKEN).items():
-            monkeypatch.setenv(name, value)
-        said: list[str] = []
-        push(run.path, "alice/eight", verify=False, say=said.append)
-        assert INT8 not in hub.files("alice/eight") and "onnx/model.onnx" in hub.files("alice/eight")
-    assert any(each.startswith(f"warning    {INT8} stays here: it is not the file") for each in said)
 
 
 def test_it_goes_with_a_push_and_is_looked_at_by_verify(run):
