@@ -11,6 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from hub_utils.portable.command import UserError
+from hub_utils.portable.eight_bits import INT8, why_not_measured
+from hub_utils.portable.facts import read_facts
 from hub_utils.portable.golden import weights_sha256
 from hub_utils.run_files import read_json
 
@@ -21,7 +23,7 @@ MEASURED = {
 }
 MAY_GO = (
     ("config.json", "model.safetensors", "preprocessor_config.json", "modeling_*.py", "onnx/model.onnx")
-    + ("onnx/model_int8.onnx",)
+    + (INT8,)
     + ("serving.json", "recipe.json", "log_history.csv", "all_results.json", "plots/curves.png", "README.md")
     + tuple(path for name, plots in MEASURED.items() for path in (name, *(f"plots/{plot}.png" for plot in plots)))
 )
@@ -65,6 +67,8 @@ def contents_of(run: Path) -> Contents:
     why = {name: _why_not(run / name, weights) for name in MEASURED}
     measured = {path: name for name, plots in MEASURED.items() for path in (name, *(f"plots/{p}.png" for p in plots))}
     left_out = {path: why[measured[path]] for path in found if why.get(measured.get(path))}
+    if INT8 in found and (reason := _why_not_int8(run, weights)):
+        left_out[INT8] = reason
     files = {name: path for name, path in found.items() if name not in left_out}
     stays = dict(sorted((_others(run, found) | left_out).items()))
     return Contents(run, files, stays, weights, why["test_results.json"], read_json(run / "config.json"))
@@ -139,6 +143,12 @@ def _why_not(path: Path, weights: str) -> str | None:
         return f"there is no {path.name}"
     found = read_json(path).get("model_sha256")
     return None if found in (None, weights) else f"{path.name} is of other weights than these"
+
+
+def _why_not_int8(run: Path, weights: str) -> str | None:
+    """Why the file in 8 bits is none that was measured with the weights of this SHA-256; None if it is."""
+    serving = read_facts(run / "serving.json")
+    return why_not_measured(run / INT8, serving if serving.get("weights_sha256") == weights else {})
 
 
 def _others(run: Path, found: dict[str, Path]) -> dict[str, str]:

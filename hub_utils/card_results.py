@@ -9,7 +9,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from hub_utils.card_facts import Facts
+from hub_utils.portable.eight_bits import INT8, why_not_measured
 from hub_utils.portable.markdown import MOST, as_code, as_list, as_table, as_text, counted, folded, names_of
+from hub_utils.portable.units import in_bytes, in_milliseconds
 
 
 def as_percent(share: float) -> str:
@@ -324,16 +326,16 @@ def _cell(estimate: dict[str, Any]) -> str:
 
 
 def eight_bits(facts: Facts) -> str:
-    """What onnx/model_int8.onnx costs and saves; "" where there is none, or it was not measured."""
-    known = (facts.test or {}).get("int8")
-    if not known or not (facts.run / "onnx" / "model_int8.onnx").is_file():
+    """What onnx/model_int8.onnx costs and saves; "" where there is none, or another was measured."""
+    known, file = (facts.test or {}).get("int8"), facts.run / INT8
+    if not known or not file.is_file() or why_not_measured(file, facts.serving) or why_not_measured(file, facts.test):
         return ""
     test, milliseconds, size = known["test"], known["milliseconds"], known["bytes"]
     right, loss = test["accuracy"], test["log_loss"]
     return (
-        f"`onnx/model_int8.onnx` is the same network with convolutions in 8 bits: {size['int8'] / 1e6:.0f} MB instead "
-        f"of {size['float32'] / 1e6:.0f}, and where it was measured {milliseconds['int8']:.1f} ms a picture instead of "
-        f"{milliseconds['float32']:.1f}. It is right on {as_percent(right['int8'])} of the "
+        f"`onnx/model_int8.onnx` is the same network with convolutions in 8 bits: {in_bytes(size['int8'])} instead of "
+        f"{in_bytes(size['float32'])}, and where it was measured {in_milliseconds(milliseconds['int8'])} a picture "
+        f"instead of {in_milliseconds(milliseconds['float32'])}. It is right on {as_percent(right['int8'])} of the "
         f"{counted(test['images'], 'test image')} instead of {as_percent(right['float32'])}, with a log loss of "
         f"{as_number(loss['int8'])} instead of {as_number(loss['float32'])}; {test['changed']} of the "
         f"answers that were clear are others, and a probability differs by up to {test['largest_difference']:.2f}."

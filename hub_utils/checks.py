@@ -10,13 +10,15 @@ from functools import cached_property
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from hub_utils.portable.eight_bits import ANEW as ANEW_INT8
+from hub_utils.portable.eight_bits import INT8, why_not_measured
+
 TOLERANCE = 1e-4  # of a probability: how far an answer may be from the stored one
 FRONT_MATTER = ("license", "library_name", "pipeline_tag", "tags")
 # Loading one of these may run what its author put in; a model needs none of them.
 UNSAFE = {".bin", ".ckpt", ".h5", ".joblib", ".keras", ".msgpack", ".npy", ".npz", ".pickle", ".pkl", ".pt", ".pth"}
 ANEW = "take it out of the run, and `python -m hub_utils.push RUN` writes it anew"  # serving.json
-ANEW_INT8 = "`python training/eval.py RUN --int8` writes it again"
-ONNX = {"onnx": "onnx/model.onnx", "int8": "onnx/model_int8.onnx"}
+ONNX = {"onnx": "onnx/model.onnx", "int8": INT8}
 
 
 class Failed(Exception):
@@ -278,13 +280,18 @@ def of_onnx(model: Model, answer: dict[str, Any]) -> list[list[float]]:
 
 
 def int8(model: Model, answer: dict[str, Any]) -> str:
-    """How far the answers of 8 bits are from the stored ones, which may be far: golden images are like no others."""
-    if "int8_error" in answer:
-        raise Failed(answer["int8_error"])
+    """Whether the file is the one that was measured, and how far its answers are from the stored ones.
+
+    They may be far: golden images are like no others.
+    """
     try:
         stored = [each["probabilities"] for each in _stored(model)]
     except Failed as error:
         raise NotAsked("not asked: see serving.json") from error
+    if why := why_not_measured(model.fetch(INT8), model.serving):
+        raise Failed(why)
+    if "int8_error" in answer:
+        raise Failed(answer["int8_error"])
     pairs = list(zip(stored, answer["int8_probabilities"], strict=True))
     if any(len(one) != len(other) for one, other in pairs):
         raise Failed(f"{len(pairs[0][1])} probabilities, stored are {len(pairs[0][0])}")

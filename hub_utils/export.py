@@ -236,7 +236,8 @@ def save_serving(folder: Path, facts: Mapping[str, Any] = MappingProxyType({})) 
 
 
 def extend_serving(folder: Path, facts: Mapping[str, Any]) -> None:
-    """Put `facts` into `folder`/serving.json, which is written first if it is missing or of other weights.
+    """Put `facts` into `folder`/serving.json, which is written first if it is missing or of other weights; what is None
+    of them goes out of it.
 
     Raises:
         ValueError: one of the facts is no finite number.
@@ -258,7 +259,8 @@ def serving_facts(folder: Path) -> dict[str, Any]:
 
 
 def _write_serving(folder: Path, facts: Mapping[str, Any]) -> None:
-    partial, facts = folder / ".serving.json", {"weights_sha256": weights_sha256(folder), **facts}
+    known = {name: fact for name, fact in facts.items() if fact is not None}
+    partial, facts = folder / ".serving.json", {"weights_sha256": weights_sha256(folder), **known}
     try:
         partial.write_text(json.dumps(facts, indent=2, ensure_ascii=False, allow_nan=False) + "\n", encoding="utf-8")
         os.replace(partial, folder / "serving.json")
@@ -330,7 +332,6 @@ def save_int8(folder: Path, pictures: Iterable[np.ndarray]) -> None:
     Raises:
         ValueError: the network has most of its weights elsewhere than in convolutions.
     """
-    import onnx
     from onnxruntime.quantization import CalibrationDataReader, QuantType, quantize_static
     from onnxruntime.quantization.shape_inference import quant_pre_process
 
@@ -341,13 +342,10 @@ def save_int8(folder: Path, pictures: Iterable[np.ndarray]) -> None:
         def get_next(self) -> dict[str, np.ndarray] | None:
             return next(({"pixel_values": pixels[None]} for pixels in self.rest), None)
 
+    check_convolutions(folder)
     with _moved_when_whole(folder, folder / "onnx", last=".onnx") as partial, TemporaryDirectory() as beside:
         folded = Path(beside, "folded.onnx")
         quant_pre_process(str(folder / "onnx" / "model.onnx"), str(folded), skip_symbolic_shape=True)
-        if (share := _in_convolutions(onnx.load(folded).graph)) < 0.5:
-            raise ValueError(
-                f"{1 - share:.0%} of its weights are not in convolutions, and others are not quantised here"
-            )
         quantize_static(
             str(folded),
             str(partial / "model_int8.onnx"),
@@ -358,6 +356,14 @@ def save_int8(folder: Path, pictures: Iterable[np.ndarray]) -> None:
             op_types_to_quantize=list(QUANTISED),
             extra_options={"CalibMovingAverage": True},
         )
+
+
+def check_convolutions(folder: Path) -> None:
+    """Raise `ValueError` where `folder`/onnx/model.onnx has most of its weights elsewhere than in convolutions."""
+    import onnx
+
+    if (share := _in_convolutions(onnx.load(folder / "onnx" / "model.onnx").graph)) < 0.5:
+        raise ValueError(f"{1 - share:.0%} of its weights are not in convolutions, and others are not quantised here")
 
 
 def _in_convolutions(graph: Any) -> float:

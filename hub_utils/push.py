@@ -16,6 +16,7 @@ from pathlib import Path
 from hub_utils.allowlist import Contents, contents_of, may_go
 from hub_utils.checks import gave_up_onnx
 from hub_utils.portable.command import Parser, UserError, run_command
+from hub_utils.portable.eight_bits import INT8
 from hub_utils.portable.hub import Account, account, full_name, in_words
 from hub_utils.portable.repo import (
     Repo,
@@ -30,6 +31,7 @@ from hub_utils.portable.repo import (
     set_patience,
     set_tag,
 )
+from hub_utils.portable.units import in_bytes
 from hub_utils.run_files import read_json
 
 USAGE = (
@@ -52,7 +54,7 @@ MESSAGE = "Push the model, its card and its results"
 MODEL = ("config.json", "*.safetensors", "*.bin", "*.pt", "*.pth", "*.onnx", "*.h5", "*.keras", "*.ckpt")
 BESIDE = ("adapter_config.json", "*.index.json")  # of the model, by which another is loaded
 MADE = ("serving.json", "onnx/model.onnx", "README.md")  # by push itself, where a run has none
-LARGE = ("model.safetensors", "onnx/model.onnx", "onnx/model_int8.onnx")
+LARGE = ("model.safetensors", "onnx/model.onnx", INT8)
 
 
 def parser() -> Parser:
@@ -99,6 +101,8 @@ def push(
         UserError: something forbids it, or fails; it says what is on the Hub now.
     """
     contents = _contents(run, repo_id, tag, without_results)
+    if INT8 in contents.stays:
+        say(f"warning    {INT8} stays here: {contents.stays[INT8]}")
     set_patience()
     who = account(state="nothing has changed on the Hub")
     repo = find_repo(full_name(repo_id, default_name(run), who), who, public=public)
@@ -112,9 +116,8 @@ def push(
     repo = make_repo(repo)
     sha = repo.head
     if new:
-        say(
-            f"pushing    {len(new)} file{'s' * (len(new) > 1)}, {_size(sum(map(_length, new.values())))}, to {repo.url}"
-        )
+        size = in_bytes(sum(map(_length, new.values())))
+        say(f"pushing    {len(new)} file{'s' * (len(new) > 1)}, {size}, to {repo.url}")
         sha = commit(repo, new, message)
     if tag and not has_tag:
         set_tag(repo, tag, sha)
@@ -144,7 +147,7 @@ def rehearse(
     files = _to_send(contents, None if "<" in name else name, message, say)
     missing = _missing(contents)
     for path in sorted({*files, *missing}):
-        told = "made when it is pushed" if path in missing else _size(_length(files[path]))
+        told = "made when it is pushed" if path in missing else in_bytes(_length(files[path]))
         say(f"goes       {path} ({told})")
     for path, reason in contents.stays.items():
         say(f"stays      {path}: {reason}")
@@ -326,7 +329,7 @@ def _tell(
     say: Callable[[str], None],
 ) -> None:
     """What came of it, and how to use it."""
-    sizes = ", ".join(f"{path} ({_size(_length(content))})" for path, content in new.items())
+    sizes = ", ".join(f"{path} ({in_bytes(_length(content))})" for path, content in new.items())
     say(f"changed    {sizes or 'nothing: the Hub has all of this already, and no commit was made'}")
     say(f"model      {repo.url}, {_eyes(repo.public)}")
     say(f"revision   {sha}{f', tagged {tag}' if tag else ''}")
@@ -356,15 +359,6 @@ def _verify(repo: Repo, sha: str, say: Callable[[str], None]) -> None:
 
 def _length(content: bytes | Path) -> int:
     return len(content) if isinstance(content, bytes) else content.stat().st_size
-
-
-def _size(count: float) -> str:
-    """Bytes in words, as the Hub shows them."""
-    for unit in ("bytes", "kB", "MB"):
-        if count < 1000:
-            return f"{count:.3g} {unit}"
-        count /= 1000
-    return f"{count:.3g} GB"
 
 
 if __name__ == "__main__":

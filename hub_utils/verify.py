@@ -136,7 +136,7 @@ def verify(
         _check_hub(answer)
         if "error" in answer:
             HfApi().model_info(repo_id, revision=info.sha, timeout=PATIENCE)  # the Hub may be what went away
-        for name in {"config.json", "serving.json", "README.md"} & files.keys():
+        for name in {"config.json", "serving.json", "README.md", checks.INT8} & files.keys():
             model.fetch(name)  # before anything is told, for the Hub may fail at each
         if "model.safetensors" in files:
             model.weights()
@@ -188,7 +188,7 @@ def _tell(model: Model, answer: dict[str, Any], say: Callable[[str], None]) -> b
         "golden answers by pipeline": lambda: checks.golden(model, checks.loaded(answer)["probabilities"]),
         "golden answers by ONNX": lambda: checks.golden(model, checks.of_onnx(model, checks.loaded(answer))),
     }
-    if checks.ONNX["int8"] in model.files:
+    if checks.INT8 in model.files:
         every["golden answers in 8 bits"] = lambda: checks.int8(model, checks.loaded(answer))
     if checks.has_no_onnx(model):
         del every["golden answers by ONNX"]

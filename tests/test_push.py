@@ -212,6 +212,13 @@ def test_pushed_again_only_what_changed_is_sent(hub, run):
     assert changed.files.keys() == hub.repos["models", "alice/colours"].commits[first].files.keys()
 
 
+def test_a_network_in_8_bits_that_was_not_measured_stays_here_and_that_is_said(hub, run):
+    (run / "onnx" / "model_int8.onnx").write_bytes((run / "onnx" / "model.onnx").read_bytes())
+    said = tell(run)
+    assert "warning    onnx/model_int8.onnx stays here: serving.json does not say that it was measured; python" in said
+    assert "onnx/model_int8.onnx" not in hub.files("alice/colours") and "onnx/model.onnx" in hub.files("alice/colours")
+
+
 def test_serving_json_is_made_where_it_is_missing_or_of_other_weights(hub, run):
     content = json.loads((run / "serving.json").read_text())
     content = {name: content[name] for name in ("weights_sha256", "golden")}  # the rest needs images: eval.py adds it

@@ -27,9 +27,10 @@ from hub_utils.portable.served import Served
 from hub_utils.verify import verify_folder
 from training import recipe
 from training.data.source import load_source
+from training.data.splits import read_splits
 from training.results import runtimes
 from training.results.predictions import read_predictions
-from training.run_folder import RunFolder
+from training.run_folder import RunFolder, sha256
 
 
 @pytest.fixture(scope="module")
@@ -173,7 +174,7 @@ def test_eight_bits_are_measured_beside_float32_and_told_in_every_place(eight):
         assert found["log_loss"]["float32"] == pytest.approx(exact.losses.mean())
         assert 0 < found["largest_difference"] < 0.2  # else it is not in 8 bits, or broken
     assert facts["bytes"] == {"int8": run.int8.stat().st_size, "float32": run.onnx.stat().st_size}
-    assert all(each > 0 for each in facts["milliseconds"].values())
+    assert all(each > 0 for each in facts["milliseconds"].values()) and facts["sha256"] == sha256(run.int8)
     assert "\nint8       " in said and "clear answers change" in said
     card = (run.path / "README.md").read_text(encoding="utf-8")
     assert eight_bits(read_run(run.path, None)) in card and "convolutions in 8 bits" in card
@@ -241,6 +242,8 @@ def test_what_cannot_be_made_is_refused_and_nothing_is_left(run, tmp_path):
     save_onnx(folder)
     with pytest.raises(ValueError, match=r"% of its weights are not in convolutions"):
         save_int8(folder, [])
+    with pytest.raises(recipe.UserError, match=r"--int8: .*% of its weights are not in convolutions.*; leave it out"):
+        runtimes.check_int8(RunFolder(folder))  # before all the work
     assert [path.name for path in (folder / "onnx").iterdir()] == ["model.onnx"] and not (folder / ".export").exists()
     shutil.rmtree(run.path / "onnx")
     for path in (run.test_results, run.predictions):
@@ -260,7 +263,10 @@ def test_a_predictor_says_what_is_missing_and_what_there_is(run):
     with pytest.raises(UserError, match=r"there is no precision 'int4'; auto, float32, int8 are there"):
         load_predictor(run.path, precision="int4")
     run.int8.write_bytes(run.int8.read_bytes()[:1000])
-    with pytest.raises(UserError, match=r"onnx/model_int8.onnx cannot be used: "):
+    with pytest.raises(UserError, match=r"onnx/model_int8.onnx cannot be used: it is not the file that was measured"):
+        load_predictor(run.path, precision="int8")
+    say(run, int8={"sha256": sha256(run.int8)})
+    with pytest.raises(UserError, match=r"onnx/model_int8.onnx cannot be used: (?!it is not the file)"):
         load_predictor(run.path, precision="int8")
     run.int8.unlink()
     with pytest.raises(UserError, match=r"has no onnx/model_int8.onnx, which python training/eval.py RUN --int8 makes"):
@@ -273,17 +279,81 @@ def test_a_page_computes_as_the_variable_says_and_a_medical_one_only_if_asked_by
     monkeypatch.setenv("DEMO_PRECISION", "int8")
     assert Served("colours", run.path).predictor().runtime == "OpenVINO, int8"
     monkeypatch.setenv("DEMO_PRECISION", "few")
-    with pytest.raises(UserError, match="there is no precision 'few'"):
+    with pytest.raises(UserError, match="DEMO_PRECISION is 'few'; auto, float32, int8 are allowed, or leave it out"):
         Served("colours", run.path).predictor()
     facts = json.loads(run.recipe.read_text(encoding="utf-8"))
     facts["recipe"]["card"]["medical"] = True
     run.recipe.write_text(json.dumps(facts), encoding="utf-8")
-    for said, precision in {"": "float32", "auto": "float32", "int8": "int8"}.items():
+    for said, precision in {"": "float32", "auto": "float32", "int8": "int8", " INT8": "int8"}.items():
         monkeypatch.setenv("DEMO_PRECISION", said)
         assert Served("colours", run.path).predictor().runtime == f"OpenVINO, {precision}"
 
 
+def test_without_training_images_it_is_refused_at_once(run, tmp_path):
+    rows = read_splits(run.splits)
+    for path in (run.test_results, run.predictions):
+        path.unlink()
+    for row in rows:
+        if row.split != "train":
+            (tmp_path / "rest" / row.path).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(load_source(run.data).data_dir / row.path, tmp_path / "rest" / row.path)
+    said = refusal(run, "--int8", "--data_dir", tmp_path / "rest")
+    assert "--int8: none of the training images" in said and "--data_dir" in said
+
+
+def test_8_bits_that_fail_late_take_nothing_else_away(run, monkeypatch):
+    run.test_results.unlink()
+    monkeypatch.setattr("training.results.measure.make_int8", lambda run, _: runtimes.make_int8(run, []))
+    assert "warning    --int8: this network cannot be computed in 8 bits (" in tell(run, "--int8")
+    assert results_of(run)["int8"]["sha256"] == sha256(run.int8)  # of the file that was there before
+    run.int8.write_bytes(b"nothing")
+    assert "onnx/model_int8.onnx was not measured" in tell(run).replace("\\", "/")
+    assert "int8" not in results_of(run) and "int8" not in serving_of(run)
+
+
+def test_what_was_found_earlier_of_half_the_bits_goes_where_nothing_is_found_now(run):
+    say(run, precision={"posit16": {"taken": "float32", "images": 7}})
+    run.onnx.unlink()
+    tell(run)
+    assert "precision" not in serving_of(run)
+
+
+def test_figures_of_tiny_networks_are_not_nothing(run):
+    facts = serving_of(run)["int8"] | {
+        "bytes": {"int8": 12_345, "float32": 987_654},
+        "milliseconds": {"int8": 0.184, "float32": 0.221},
+    }
+    (said,) = runtimes.as_lines({"int8": facts})
+    assert "0.18 ms a picture, float32 0.22 ms; 12.3 kB for 988 kB;" in said
+    known = read_run(run.path, None)
+    told = eight_bits(replace(known, test=known.test | {"int8": facts}))
+    assert "12.3 kB instead of 988 kB" in told and "0.18 ms a picture instead of 0.22 ms." in told
+
+
 # On the Hub
+
+
+def of_another_network(run: RunFolder) -> None:
+    shutil.copy(run.onnx, run.int8)
+
+
+def not_told(run: RunFolder) -> None:
+    say(run, int8={"bytes": 3})
+
+
+@pytest.mark.parametrize("spoil", [of_another_network, not_told])
+def test_a_file_that_was_not_measured_neither_goes_nor_is_told_of_nor_passes(spoil, run):
+    spoil(run)
+    why = "is not the file that was measured" if spoil is of_another_network else "does not say that it was measured"
+    said: list[str] = []
+    assert not verify_folder(run.path, said.append)
+    (line,) = [each for each in said if "golden answers in 8 bits" in each]
+    assert line.startswith("  FAILED ") and why in line and "python training/eval.py RUN --int8" in line
+    with pytest.raises(UserError, match=why):
+        load_predictor(run.path, precision="int8")
+    contents = contents_of(run.path)
+    assert INT8 not in contents.files and why in contents.stays[INT8]
+    assert eight_bits(read_run(run.path, None)) == ""
 
 
 def test_it_goes_with_a_push_and_is_looked_at_by_verify(run):

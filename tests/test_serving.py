@@ -239,8 +239,7 @@ def test_training_and_evaluation_leave_all_of_it(run):  # noqa: F811
     weights = run.weights.read_bytes()
     tell(run)
     found = serving_facts(run.path)
-    told = set(found) - {"precision"}  # which machines that multiply half floats add
-    assert told == {*trained, "floors", "operating_curve"} and found["golden"] == golden
+    assert set(found) - {"precision"} == {*trained, "floors", "operating_curve"} and found["golden"] == golden
     assert run.weights.read_bytes() == weights
     assert found["floors"] == read_json(run.test_results)["floors"]
     assert found["operating_curve"]["reason"]  # no class of colours is looked for

@@ -16,6 +16,7 @@ import numpy as np
 
 from hub_utils.portable.classifier import told_apart
 from hub_utils.portable.command import UserError
+from hub_utils.portable.eight_bits import INT8, why_not_measured
 from hub_utils.portable.facts import read_facts, told
 from hub_utils.portable.hub import in_words, without_token
 from hub_utils.portable.network import Network, Precision, softmax
@@ -26,7 +27,6 @@ if TYPE_CHECKING:
     from PIL import Image
 
 ONNX = "onnx/model.onnx"
-INT8 = "onnx/model_int8.onnx"
 FACTS = ("config.json", "preprocessor_config.json", "serving.json", "recipe.json", "test_results.json", "README.md")
 FACTS += ("plots/*.png",)
 NARROWEST = 100  # times as long as wide; of a longer one, an unknown image processor might make a very large one
@@ -191,7 +191,8 @@ class _Onnx(_Model):
         Raises:
             _Unknown: its classes or its image processor are others than are known here.
             ImportError: OpenVINO is not installed.
-            RuntimeError: OpenVINO cannot read it, or it answers with nothing that is a choice of its classes.
+            RuntimeError: OpenVINO cannot read it, or it answers with nothing that is a choice of its classes, or it is
+                in 8 bits and not the file that was measured.
         """
         super().__init__(folder, revision)
         config = read_facts(folder / "config.json")
@@ -203,6 +204,8 @@ class _Onnx(_Model):
             raise _Unknown("it prepares pictures as only transformers can")
         self.labels = labels
         width, height = self._preprocessing.cropped
+        if precision == "int8" and (why := why_not_measured(folder / INT8, self._serving)):
+            raise RuntimeError(why)
         file, measured = INT8 if precision == "int8" else ONNX, told(self._serving, "precision", of=dict) or {}
         self._network = Network(folder / file, (3, height, width), precision, measured)
         self.runtime = f"OpenVINO, {self._network.precision}"

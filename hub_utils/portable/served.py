@@ -10,7 +10,7 @@ import threading
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, get_args
 
 from hub_utils.portable.command import UserError
 from hub_utils.portable.facts import read_facts, told
@@ -19,6 +19,7 @@ from hub_utils.portable.medical import NOT_A_DEVICE
 if TYPE_CHECKING:
     from PIL import Image
 
+    from hub_utils.portable.network import Precision
     from hub_utils.portable.predictor import Answer, Predictor
 
 ROOT = Path(__file__).parents[2]  # of the project, or of a Space, where this package lies beside app.py
@@ -115,7 +116,7 @@ class Served:
             raise self.problem
         try:
             self._look(anew=self.problem is not None)
-            precision = os.environ.get("DEMO_PRECISION", "").strip() or "auto"
+            precision = _precision()
             if precision == "auto" and self.card.get("medical"):
                 precision = "float32"  # where health is the matter the time that half the bits save is no gain
             self._predictor = load_predictor(self.place.model, self.place.revision, precision)
@@ -241,6 +242,20 @@ class Served:
     def card(self) -> dict[str, Any]:
         """What the recipe says for the model card: limits, licences, citation, medical; {} of a stranger's model."""
         return told(self.fact("recipe.json"), "recipe", "card", of=dict) or {}
+
+
+def _precision() -> Precision:
+    """What DEMO_PRECISION says, in whatever case; "auto" without it.
+
+    Raises:
+        UserError: it says something else than there is.
+    """
+    from hub_utils.portable.network import Precision
+
+    said = os.environ.get("DEMO_PRECISION", "").strip()
+    if (precision := said.lower() or "auto") not in get_args(Precision):
+        raise UserError(f"DEMO_PRECISION is '{said}'; {', '.join(get_args(Precision))} are allowed, or leave it out")
+    return precision
 
 
 def where_is(name: str, alone: bool = True) -> tuple[str, str | None]:

@@ -31,7 +31,7 @@ from training.results.answers import answers
 from training.results.evaluation import SLACK, evaluate_split, operating_curve, sensitivity_threshold
 from training.results.plots import plot_results, plot_surest_mistakes
 from training.results.predictions import Predictions, write_predictions
-from training.results.runtimes import CALIBRATED, check_int8, eight_bits, half_the_bits, make_int8
+from training.results.runtimes import CALIBRATED, Shown, check_int8, eight_bits, half_the_bits, make_int8
 from training.results.serving import FITTED, Strangeness, drawn, not_sure, positive_classes
 from training.run_folder import RunFolder, read_json, session, sha256, write_json
 
@@ -49,7 +49,8 @@ def measure(
 
     Raises:
         UserError: there is no model, its labels are not the data's, there is nothing to test, an image is gone or not
-            the one that training saw, or the folder cannot be written, or `int8` cannot be made.
+            the one that training saw, or the folder cannot be written, or it is known at once that `int8` cannot be
+            made; what fails of it later is a warning.
     """
     began = time.perf_counter()
     run.check_trained()
@@ -76,6 +77,8 @@ def measure(
         _check_labels({row.label for row in rows}, classes, run)
         _check_test(rows, run)
         facts = _facts(source, rows)
+        if int8:
+            _check_calibration(run, rows, facts)
         read = source.reader()
         strange = _strangeness(classifier, run, *_training_images(rows, facts, read))
         predictions = _ask(classifier, [row for row in rows if row.split in MEASURED], read, strange)
@@ -87,9 +90,12 @@ def measure(
     with _writing(run):
         _complete_onnx(run, strange, say)
     if int8:
-        make_int8(run, _for_calibration(source, rows, facts))
+        try:
+            make_int8(run, _for_calibration(source, rows, facts))
+        except UserError as error:  # all else has been measured by now
+            say(f"warning    {error}")
     shown = partial(_shown, source)
-    bits = half_the_bits(run, shown, predictions.of("validation")) | eight_bits(run, shown, predictions)
+    bits = half_the_bits(run, shown, predictions.of("validation")) | _eight_bits(run, shown, predictions, say)
     for line in runtimes.as_lines(bits):
         say(line)
     results = {
@@ -108,7 +114,8 @@ def measure(
     }
     title = f"{recipe['title']} ({recipe['name']}), test split"
     with _writing(run):
-        extend_serving(run.path, _serving(results, predictions, positive, strange) | bits)
+        unknown = {"precision": None, "int8": None}  # what an earlier measurement said goes
+        extend_serving(run.path, _serving(results, predictions, positive, strange) | unknown | bits)
         _write(results, predictions, run, title)
         if not isinstance(source, Streamed):  # whose images would have to be fetched again
             plot_surest_mistakes(classifier, predictions.of("test"), source.reader(), run.mistakes, title)
@@ -338,6 +345,24 @@ def _training_images(
              and facts[row.path].sha256 == row.sha256]  # fmt: skip
     chosen = drawn(len(there), at_most)
     return (read(there[number]) for number in chosen), len(chosen)
+
+
+def _check_calibration(run: RunFolder, rows: Sequence[Row], facts: Mapping[str, Facts]) -> None:
+    """Raise `UserError` where no training image is there to find the ranges of 8 bits by."""
+    if not _training_images(rows, facts, lambda _: b"", 1)[1]:
+        raise UserError(
+            f"--int8: none of the training images of '{run.path}', by which the ranges of 8 bits are found, is there "
+            "as training saw it; name their folder with --data_dir, or leave --int8 out"
+        )
+
+
+def _eight_bits(run: RunFolder, shown: Shown, predictions: Predictions, say: Callable[[str], None]) -> dict[str, Any]:
+    """What the file in 8 bits costs; {} with a warning where it cannot be asked, which keeps nothing else back."""
+    try:
+        return eight_bits(run, shown, predictions)
+    except Exception as error:  # OpenVINO's are of many kinds
+        say(f"warning    {run.int8} was not measured, and so no page asks it: {first_line(error)}")
+        return {}
 
 
 def _for_calibration(source: Source, rows: Sequence[Row], facts: Mapping[str, Facts]) -> Iterator[bytes]:

@@ -12,15 +12,16 @@ from typing import Any
 import numpy as np
 from tqdm.auto import tqdm
 
-from hub_utils.export import save_int8, serving_facts
+from hub_utils.export import check_convolutions, save_int8, serving_facts
 from hub_utils.portable.command import UserError as TooNarrow  # is all that it says of a picture
 from hub_utils.portable.network import OFTEN, TOLERANCE, Network, softmax
 from hub_utils.portable.preprocessing import Preprocessing, preprocessing_of
+from hub_utils.portable.units import in_bytes, in_milliseconds
 from training.data.images import open_rgb
 from training.recipe import UserError, first_line
 from training.results.predictions import Predictions
 from training.results.serving import drawn
-from training.run_folder import RunFolder
+from training.run_folder import RunFolder, sha256
 
 ASKED = 500  # validation images, by lot: as many as show what half the bits change
 CALIBRATED = 128  # training images, by lot
@@ -34,7 +35,7 @@ def check_int8(run: RunFolder) -> None:
     """Refuse before all the work what cannot be made.
 
     Raises:
-        UserError: there is no ONNX file, or pages do not ask it.
+        UserError: there is no ONNX file that can be read, pages do not ask it, or it has few convolutions.
     """
     if not run.onnx.is_file():
         raise UserError(f"--int8: '{run.path}' has no onnx/model.onnx to be made smaller; leave it out")
@@ -43,6 +44,10 @@ def check_int8(run: RunFolder) -> None:
             f"--int8: '{run.path}' prepares pictures as only transformers can, so that its ONNX file is not asked; "
             "leave it out"
         )
+    try:
+        check_convolutions(run.path)
+    except Exception as error:  # of a file that is broken protobuf has its own
+        raise _not_in_8_bits(error) from error
 
 
 def half_the_bits(run: RunFolder, shown: Shown, validation: Predictions) -> dict[str, Any]:
@@ -88,16 +93,19 @@ def make_int8(run: RunFolder, contents: Iterable[bytes]) -> None:
     except UserError:  # of a stream that broke
         raise
     except Exception as error:  # the quantiser's are of many kinds
-        raise UserError(
-            f"--int8: this network cannot be computed in 8 bits ({first_line(error)}); leave it out"
-        ) from error
+        raise _not_in_8_bits(error) from error
+
+
+def _not_in_8_bits(error: Exception) -> UserError:
+    return UserError(f"--int8: this network cannot be computed in 8 bits ({first_line(error)}); leave it out")
 
 
 def eight_bits(run: RunFolder, shown: Shown, predictions: Predictions) -> dict[str, Any]:
     """`int8` for serving.json and test_results.json: what onnx/model_int8.onnx costs, beside float32; {} without it.
 
     Of each split accuracy, log loss in nats, clear answers that change, and the largest difference of a probability;
-    `milliseconds` are the network's own for one picture, the median; `bytes` the files'.
+    `milliseconds` are the network's own for one picture, the median; `bytes` the files'; `sha256` is that of
+    the one in 8 bits.
     """
     prepare = preprocessing_of(run.path)
     if prepare is None or not run.int8.is_file() or not run.onnx.is_file():
@@ -116,7 +124,8 @@ def eight_bits(run: RunFolder, shown: Shown, predictions: Predictions) -> dict[s
             times[name].append(time.perf_counter() - began)
         return logits
 
-    facts: dict[str, Any] = {"bytes": _both(run.int8.stat().st_size, run.onnx.stat().st_size)}
+    facts: dict[str, Any] = {"sha256": sha256(run.int8)}
+    facts["bytes"] = _both(run.int8.stat().st_size, run.onnx.stat().st_size)
     for split in ("validation", "test"):
         found, exact = _answers(predictions.of(split), shown, prepare, ask, f"8 bits, {split}")
         if exact.paths:
@@ -181,8 +190,8 @@ def as_lines(facts: Mapping[str, Any]) -> Iterator[str]:
     if int8 := facts.get("int8"):
         speed, test = int8["milliseconds"], int8["test"]
         yield (
-            f"int8       {speed['int8']:.1f} ms a picture, float32 {speed['float32']:.1f}; "
-            f"{int8['bytes']['int8'] / 1e6:.0f} MB for {int8['bytes']['float32'] / 1e6:.0f}; test accuracy "
+            f"int8       {in_milliseconds(speed['int8'])} a picture, float32 {in_milliseconds(speed['float32'])}; "
+            f"{in_bytes(int8['bytes']['int8'])} for {in_bytes(int8['bytes']['float32'])}; test accuracy "
             f"{test['accuracy']['int8']:.1%} for {test['accuracy']['float32']:.1%}, log loss "
             f"{test['log_loss']['int8']:.3f} for {test['log_loss']['float32']:.3f}; {test['changed']} of "
             f"{test['images']:,} clear answers change"
