@@ -60,9 +60,11 @@ def half_the_bits(run: RunFolder, shown: Shown, validation: Predictions) -> dict
     prepare = preprocessing_of(run.path)
     if prepare is None or not run.onnx.is_file() or not validation.paths:
         return {}
+    others = serving_facts(run.path).get("precision")
+    known = others if isinstance(others, dict) else {}
     network = Network(run.onnx, _shape(prepare))
     if network.precision == "float32":
-        return {}
+        return {"precision": known} if known else {}
     chosen = validation.take(drawn(len(validation.paths), ASKED))
     found, exact = _answers(chosen, shown, prepare, lambda pixels: network(pixels)["logits"], "Half the bits")
     if not exact.paths:
@@ -70,8 +72,6 @@ def half_the_bits(run: RunFolder, shown: Shown, validation: Predictions) -> dict
     facts = {"split": "validation", "images": len(found), **_differences(found, exact.probabilities)}
     facts["asked_twice"] = network.doubted / len(found)
     good = not facts["changed"] and facts["largest_difference"] <= TOLERANCE and facts["asked_twice"] <= OFTEN
-    others = serving_facts(run.path).get("precision")
-    known = others if isinstance(others, dict) else {}
     return {"precision": {**known, network.precision: {"taken": network.precision if good else "float32", **facts}}}
 
 
