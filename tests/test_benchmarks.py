@@ -221,6 +221,7 @@ def test_the_one_command_puts_all_into_one_table(tmp_path):
     assert len(measured["startup"]["measurements"]) == len(startup.commands()) + 1
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(os.name == "nt", reason="Windows sends no Ctrl-C to a group from here")
 def test_an_interruption_loses_nothing_that_was_measured(tmp_path):
     command = [sys.executable, str(BENCHMARKS / "run.py"), "startup", "throughput", "--rounds", "1000"]

@@ -286,6 +286,7 @@ def drive(moment, *paths):
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
 
 
+@pytest.mark.slow
 def test_a_run_killed_in_the_frozen_stage_goes_on_to_the_same_end(photos, tiny_resnet, tmp_path):
     """While features are computed, and in the third epoch; then in the next stage, with all features gone."""
     whole, run = tmp_path / "whole", tmp_path / "run"
@@ -356,6 +357,7 @@ def test_a_number_of_views_below_zero_is_refused(recipe, train, tmp_path):
 # In several processes
 
 
+@pytest.mark.slow
 def test_two_processes_share_the_work_and_read_what_both_computed(photos, tiny_resnet, tmp_path):
     recipe = tmp_path / "colours.py"
     recipe.write_text(

@@ -308,6 +308,7 @@ def own(tmp_path, tiny_resnet):
     return path
 
 
+@pytest.mark.slow
 def test_two_processes_train_the_same_folds_and_the_last_lines_name_what_comes_next(own, photos, tmp_path):
     out = tmp_path / "my run"
     words = [own, "--data_dir", photos, "--output_dir", out, "--folds", 2, "--num_train_epochs", 1, "--use_cpu"]

@@ -410,6 +410,7 @@ def test_a_streamed_run_that_is_killed_goes_on_to_the_same_end(recipe, tmp_path)
     assert sum(path.stat().st_size for path in home.rglob("*") if path.is_file()) < 100_000
 
 
+@pytest.mark.slow
 def test_two_processes_with_uneven_rows_end_together_and_count_every_image_once(recipe, tmp_path):
     rows, validation, test = rows_of(tmp_path, 53), rows_of(tmp_path, 11, 100), rows_of(tmp_path, 7, 200)
     # One process gets nearly all that cannot be read: a quarter of the images.
