@@ -296,7 +296,7 @@ def test_without_a_mistake_the_least_certain_are_shown(gallery):
     page = Gallery("right", right, gallery.evidence, gallery.labels)
     assert "No mistake" in page.overview("test") and "none of them wrong" in page.overview("test")
     with served(page) as address:
-        shown = client(address).predict("test", -1, -1, False, False, api_name="/show_all")
+        shown = client(address).predict("test", -1, -1, False, False, api_name="/ask_filters")
         assert "9 images, largest loss first" in "".join(map(str, shown))
 
 
@@ -387,13 +387,22 @@ def test_the_list_is_exported(address, gallery):
 
 def test_filters_answer_over_the_api(address, gallery):
     api = client(address)
-    said = "".join(map(str, api.predict("test", -1, -1, True, False, api_name="/show_all")))
+    said = "".join(map(str, api.predict("test", -1, -1, True, False, api_name="/ask_filters")))
     [wrong] = gallery.ask(Question("test", only_mistakes=True))
     assert "1 mistake" in said and gallery.predictions.paths[wrong] in said
-    said = "".join(map(str, api.predict("validation", 0, 0, False, False, api_name="/show_all")))
+    said = "".join(map(str, api.predict("validation", 0, 0, False, False, api_name="/ask_filters")))
     assert "3 images, labelled blue, taken for blue, largest loss first" in said and said.count("<article") == 3
-    said = "".join(map(str, api.predict("validation", -1, -1, False, False, api_name="/show_split")))
+    said = "".join(map(str, api.predict("validation", -1, -1, False, False, api_name="/ask_split")))
     assert "Confusion matrix of the validation split" in said
+
+
+def test_an_answer_to_older_values_of_the_browser_shows_what_was_asked_last(address):
+    api = client(address)
+    api.predict("validation", 0, 0, False, False, api_name="/ask_filters")
+    # What the timer sent just before its answer: the page as it opened.
+    for name in ("/look", "/show", "/show_more"):
+        said = "".join(map(str, api.predict("test", -1, -1, True, False, api_name=name)))
+        assert "3 images, labelled blue, taken for blue" in said, name
 
 
 # In the browser

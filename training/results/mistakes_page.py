@@ -91,6 +91,7 @@ def build_page(gallery: Gallery) -> gr.Blocks:
         return len(gallery.ask(Question(name, only_mistakes=True))) > 0
 
     with gr.Blocks(title=f"Mistakes: {gallery.title}", analytics_enabled=False) as page:
+        asked = gr.State(Question(first, only_mistakes=has_mistakes(first)))
         shown, ticked, timer = gr.State(SHOWN), gr.State(frozenset()), gr.Timer(EVERY)
         _html(f"<h1>{title}: the mistakes</h1><p>Nothing that you do here changes the data set.</p>")
         split = gr.Radio(splits, value=first, label="Split", visible=len(splits) > 1)
@@ -107,58 +108,65 @@ def build_page(gallery: Gallery) -> gr.Blocks:
             more = gr.Button(visible=False)
             untick = gr.Button("Untick all", visible=False)
 
-        # Every event gets all values and gives back those that it changes, both by component.
+        # Every event gets all values and gives back those that it changes, both by component. What is asked is kept in
+        # a state: the browser's own values may be older than a click that is still being answered.
 
-        def question(now: dict) -> Question:
-            label_, prediction_ = (None if now[each] == ANY else now[each] for each in (label, prediction))
-            return Question(now[split], label_, prediction_, now[mistakes], now[suspects])
-
-        def show(now: dict, most: int = SHOWN) -> dict:
-            asked = question(now)
-            left = len(gallery.ask(asked)) - most
+        def show(now: dict) -> dict:
+            left = len(gallery.ask(now[asked])) - now[shown]
             further = gr.Button(f"Show {min(left, SHOWN)} more of {left}", visible=left > 0)
-            listed = {bar: gallery.bar(asked, now[ticked]), cards: gallery.cards(asked, most, now[ticked])}
-            return {shown: most, more: further, untick: gr.Button(visible=bool(now[ticked]))} | listed
+            listed = {
+                bar: gallery.bar(now[asked], now[ticked]),
+                cards: gallery.cards(now[asked], now[shown], now[ticked]),
+            }
+            return {more: further, untick: gr.Button(visible=bool(now[ticked]))} | listed
 
-        def show_all(now: dict) -> dict:
-            return show(now)
+        def ask(now: dict, changed: dict) -> dict:
+            now = now | changed
+            pair = [None if now[each] == ANY else now[each] for each in (label, prediction)]
+            changed = changed | {asked: Question(now[split], *pair, now[mistakes], now[suspects]), shown: SHOWN}
+            return changed | show(now | changed)
 
-        def show_more(now: dict) -> dict:
-            return show(now, now[shown] + SHOWN)
+        def ask_filters(now: dict) -> dict:
+            return ask(now, {})
 
-        def show_split(now: dict) -> dict:
+        def ask_split(now: dict) -> dict:
             changed = {label: ANY, prediction: ANY, suspects: False, mistakes: has_mistakes(now[split])}
-            return changed | {overview: gallery.overview(now[split])} | show(now | changed)
+            return ask(now, changed) | {overview: gallery.overview(now[split])}
 
-        def show_cell(now: dict, event: gr.EventData) -> dict:
+        def ask_cell(now: dict, event: gr.EventData) -> dict:
             row, column = int(event.label), int(event.prediction)
             wrong = has_mistakes(now[split]) if row == column == ANY else row != column
-            changed = {label: row, prediction: column, suspects: False, mistakes: wrong}
-            return changed | show(now | changed)
+            return ask(now, {label: row, prediction: column, suspects: False, mistakes: wrong})
+
+        def show_more(now: dict) -> dict:
+            further = {shown: now[shown] + SHOWN}
+            return further | show(now | further)
 
         def tick(now: dict, event: gr.EventData) -> dict:
             chosen = now[ticked] ^ {int(event.number)}
-            return {ticked: chosen, bar: gallery.bar(question(now), chosen), untick: gr.Button(visible=bool(chosen))}
+            return {ticked: chosen, bar: gallery.bar(now[asked], chosen), untick: gr.Button(visible=bool(chosen))}
 
         def untick_all(now: dict) -> dict:
-            return {ticked: frozenset()} | show(now | {ticked: frozenset()}, now[shown])
+            none = {ticked: frozenset()}
+            return none | show(now | none)
 
         def look(now: dict) -> dict:
             searching = gallery.evidence.nearest is None and not gallery.evidence.failure
             waited = {notes: gallery.notes(), timer: gr.Timer(active=searching)}
-            return waited if searching else waited | show(now, now[shown])
+            return waited if searching else waited | show(now)
 
-        values = {split, label, prediction, mistakes, suspects, shown, ticked}
+        values = {split, label, prediction, mistakes, suspects, asked, shown, ticked}
         changing = [*values, overview, notes, timer, bar, cards, more, untick]
-        # Clients may call these, people are not told.
+        # Clients may call these, people are not told. One at a time, in the order in which they came.
         how = {"inputs": values, "outputs": changing, "api_visibility": "undocumented", "show_progress": "hidden"}
-        # A click that comes while another is worked on must not be lost.
-        in_turn = {"trigger_mode": "multiple", "concurrency_limit": 1}
-        gr.on([page.load, label.input, prediction.input, mistakes.input, suspects.input], show_all, **how)
-        split.input(show_split, **how)
-        overview.cell(show_cell, **in_turn, **how)
+        how |= {"concurrency_id": "page", "concurrency_limit": 1}
+        every = how | {"trigger_mode": "multiple"}  # a click that comes while another is worked on must not be lost
+        page.load(show, **how)
+        gr.on([label.input, prediction.input, mistakes.input, suspects.input], ask_filters, **every)
+        split.input(ask_split, **every)
+        overview.cell(ask_cell, **every)
         more.click(show_more, **how)
-        cards.tick(tick, **in_turn, **how)
+        cards.tick(tick, **every)
         untick.click(untick_all, **how)
         timer.tick(look, **how)
     return page
