@@ -18,6 +18,7 @@ from PIL import Image
 from training.data import cache
 from training.data.duplicates import Duplicate
 from training.data.findings import SEVERITIES, Finding, findings
+from training.data.kept import Kept
 from training.data.report import check_output, verdict, write_report
 from training.data.source import Folder
 from training.data.survey import Survey, survey
@@ -453,6 +454,9 @@ def test_a_report_is_kept_until_its_images_its_words_or_its_files_change(tmp_pat
     assert (run(), run()) == ("wrote", "kept")
     (report / "plots" / "classes.png").unlink()
     assert (run(), run()) == ("wrote", "kept")
+    (report / ".DS_Store").touch()  # a Mac has looked into it
+    (report / "plots" / "Thumbs.db").touch()
+    assert run() == "kept"
     write_photo(photos / "rose" / "003.png", 0.9, 7)
     assert (run(), run()) == ("wrote", "kept")
     (photos / "rose" / "new.jpg").write_bytes(b"")
@@ -461,6 +465,34 @@ def test_a_report_is_kept_until_its_images_its_words_or_its_files_change(tmp_pat
     assert (run(), run()) == ("wrote", "kept")
     cache.cache_file().unlink()
     assert run() == "wrote"
+
+
+def test_a_report_that_another_process_put_in_its_place_is_not_kept(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(cache, "cache_file", lambda: tmp_path / "cache" / "images.sqlite3")
+    write_noise(tmp_path / "photos", {"rose": 12, "tulip": 12})
+    words = [str(tmp_path / "photos"), "--output", str(tmp_path / "report")]
+    keep = Kept.keep
+
+    def keep_late(kept: Kept, said: str) -> None:
+        monkeypatch.setattr(Kept, "keep", keep)
+        assert data_report([*words, "--thorough"]) == 0
+        keep(kept, said)
+
+    monkeypatch.setattr(Kept, "keep", keep_late)
+    for _ in range(2):
+        assert data_report(words) == 0
+    assert f"wrote      {tmp_path / 'report' / 'report.md'}" in capsys.readouterr().out.splitlines()[-2]
+
+
+def test_a_report_behind_a_link_is_replaced_where_it_lies(tmp_path):
+    folder = write_noise(tmp_path / "data", {"cat": 20, "dog": 20})
+    (tmp_path / "far").mkdir()
+    link = tmp_path / "link"
+    link.symlink_to(tmp_path / "far", target_is_directory=True)
+    for _ in range(2):
+        write_report(look(folder), link, progress=False)
+    assert link.is_symlink() and (tmp_path / "far" / "report.json").is_file()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["data", "far", "link"]
 
 
 def test_the_command_reports_on_a_recipe_which_wins_over_a_folder_of_that_name(tmp_path):

@@ -19,6 +19,7 @@ from training.command import Parser, add_recipe_or_images, recipe_or_images, run
 from training.recipe import Recipe, UserError
 
 if TYPE_CHECKING:
+    from training.data.kept import Kept
     from training.data.source import Folder
 
 USAGE = "python training/data_report.py RECIPE_OR_DIR [--data_dir DIR] [--output DIR] [--thorough] [--convert COPY]"
@@ -100,7 +101,7 @@ def _report(recipe: Recipe, source: Folder, words: str, output: Path, thorough: 
     kept = Kept(output, examples, skipped, map(str, (recipe, words, source.to_dict(), table, thorough)))
     said, wrote = kept.said(), "unchanged"
     if said is None:
-        said, wrote = _write((examples, skipped, refusal), recipe, words, source, output, thorough), "wrote"
+        said, wrote = _write((examples, skipped, refusal), recipe, words, source, output, thorough, kept), "wrote"
         kept.keep(said)
     lines, follow = said.rsplit("\n", 1)
     print(f"{lines}\n{wrote:<10} {output / 'report.md'}\n{follow}")
@@ -112,14 +113,14 @@ def _import_what_draws() -> None:
         import_module(name)
 
 
-def _write(images: tuple, recipe: Recipe, words: str, source: Folder, output: Path, thorough: bool) -> str:
+def _write(images: tuple, recipe: Recipe, words: str, source: Folder, output: Path, thorough: bool, kept: Kept) -> str:
     """Write the report; what to say of it, the next command in the last line."""
     from training.data.findings import convert_command
     from training.data.report import floor_line, in_classes, verdict, write_report
     from training.data.survey import survey_of
 
     seen = survey_of(images, recipe, words, source, thorough)
-    found = write_report(seen, output)
+    found = write_report(seen, output, written=kept.written)
     lines = [f"{recipe.title}: {len(seen.examples):,} images {in_classes({each.label for each in seen.examples})}"]
     if source.table:
         lines.append(f"table      {source.table.told}")

@@ -3,8 +3,8 @@
 import contextlib
 import errno
 import os
+import secrets
 import shutil
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,19 +15,20 @@ from training.recipe import UserError
 def whole_folder(target: Path) -> Iterator[Path]:
     """An empty folder beside `target`, which takes its place once the block has ended well; else it goes.
 
-    What `target` was before is replaced; whether it may be is for the caller to ask.
+    What `target` was before is replaced; whether it may be is for the caller to ask. If it is a link, the folder that
+    it leads to is replaced.
 
     Raises:
         UserError: there is no space left, or no leave to write there.
     """
-    target = Path(os.path.abspath(target))
+    target = Path(os.path.realpath(target))
     missing = [path for path in target.parents if not path.exists()]
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        partial = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
+        partial = target.with_name(f".{target.name}-{secrets.token_hex(4)}")
+        partial.mkdir()
         try:
             yield partial
-            os.chmod(partial, 0o755)  # `mkdtemp` lets nobody else in
             _take_place(partial, target)
         finally:
             shutil.rmtree(partial, ignore_errors=True)

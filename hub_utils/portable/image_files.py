@@ -18,7 +18,6 @@ FOREIGN = frozenset(
     [".cr2", ".cr3", ".nef", ".arw", ".orf", ".rw2", ".raf", ".dng", ".psd", ".xcf", ".svg", ".jxl", ".exr", ".hdr"]
     + [".dcm", ".dicom", ".nii", ".nrrd", ".mha", ".svs", ".ndpi", ".mrxs", ".czi", ".lif", ".nd2", ".oib", ".vsi"]
 )
-# What operating systems leave in folders and archives, in small letters; and whatever begins with a dot.
 SYSTEM_FILES = frozenset({"thumbs.db", "desktop.ini", "__macosx", "@eadir", "$recycle.bin"})
 DEEP_MODES = frozenset({"I;16", "I;16L", "I;16B", "I;16N", "I", "F"})
 SMALLEST_SIDE = 2  # pixels; a 1 × 1 picture is a placeholder, and no network sees anything in it
@@ -26,6 +25,11 @@ SMALLEST_SIDE = 2  # pixels; a 1 × 1 picture is a placeholder, and no network s
 # PIL warns of broken EXIF data, of palettes with transparency, and of pictures from 89 megapixels on (it refuses them
 # from 179 on); `pipeline` opens them all, and so do we. Said once for all threads: they share one list of filters.
 warnings.filterwarnings("ignore", module=r"PIL\.")
+
+
+def is_of_system(name: str) -> bool:
+    """Whether operating systems leave files or folders of this name; and whatever begins with a dot."""
+    return name.startswith(".") or name.lower() in SYSTEM_FILES
 
 
 def open_rgb(source: str | Path | bytes, at_least: int | None = None) -> Image.Image:

@@ -19,7 +19,7 @@ from pathlib import Path, PurePosixPath
 from typing import IO
 
 from hub_utils.portable.command import UserError
-from hub_utils.portable.image_files import EXTENSIONS, FOREIGN, SYSTEM_FILES
+from hub_utils.portable.image_files import EXTENSIONS, FOREIGN, is_of_system
 from hub_utils.portable.uploads import MB, MOST_BYTES, MOST_PICTURES, MOST_UNPACKED, MOST_UPLOAD, read_upload
 
 BLOCK = 1_000_000  # bytes read at once
@@ -190,9 +190,7 @@ def _name(info: zipfile.ZipInfo) -> str:
 
 
 def _is_of_system(name: str) -> bool:
-    return any(
-        part.lower() in SYSTEM_FILES or part.startswith(".") for part in PurePosixPath(name).parts if part != ".."
-    )
+    return any(is_of_system(part) for part in PurePosixPath(name).parts if part != "..")
 
 
 def _may_be_picture(name: str) -> bool:

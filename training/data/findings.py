@@ -307,7 +307,7 @@ def _lost(survey: Survey) -> Iterator[Finding]:
         yield Finding(
             "deep",
             "lost",
-            f"{_count(len(deep), 'image has', 'images have')} {DEEP} and cannot be used as they are",
+            f"{_count(len(deep), 'image has', 'images have')} {DEEP} and cannot be used",
             "`pipeline` would clip them to white, so the deployed model would not see what training saw.",
             f"Make a copy with plain images: `{convert_command(survey)}`",
             [[each.path] for each in deep],

@@ -17,7 +17,7 @@ from pathlib import Path
 
 from tqdm.auto import tqdm
 
-from hub_utils.portable.image_files import SYSTEM_FILES
+from hub_utils.portable.image_files import is_of_system
 from training.data.cache import Cache, identity
 from training.data.images import EXTENSIONS, FOREIGN, Facts, look
 from training.recipe import Data, UserError
@@ -207,7 +207,7 @@ def image_files(folder: Path, skipped: list[Skipped], below: str = "") -> list[s
 
 def _not_an_image(entry: os.DirEntry) -> str | None:
     """Why nothing is to be looked for behind this name, or None. `entry.is_dir()` would raise for a link to itself."""
-    if entry.name.startswith(".") or entry.name.lower() in SYSTEM_FILES:
+    if is_of_system(entry.name):
         return "hidden, or the operating system's own"
     if entry.name != entry.name.encode(errors="replace").decode():
         return "its name is not UTF-8: rename it"

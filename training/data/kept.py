@@ -10,6 +10,7 @@ from pathlib import Path
 import cv2
 
 import training
+from hub_utils.portable.image_files import is_of_system
 from training.data.cache import Cache, identity
 from training.data.intake import Example, Skipped
 
@@ -33,6 +34,7 @@ class Kept:
         for each in skipped:
             digest.update(repr((each.path, each.reason)).encode())
         self._inputs = digest.hexdigest()
+        self._written = ""
 
     def said(self) -> str | None:
         """What was said of the report when it was written, if it lies there whole; else None."""
@@ -40,10 +42,14 @@ class Kept:
             known = cache.report(self._inputs)
         return known[1] if known and known[0] == _content(self._output) else None
 
+    def written(self, folder: Path) -> None:
+        """Look at the report before it takes its place: there another process may have put its own by the time."""
+        self._written = _content(folder)
+
     def keep(self, said: str) -> None:
-        """Remember what lies at `output` now."""
+        """Remember the report that `written` has seen, and what was said of it."""
         with Cache.open() as cache:
-            cache.put_report(self._inputs, _content(self._output), said)
+            cache.put_report(self._inputs, self._written, said)
 
 
 def _code() -> list[str]:
@@ -57,7 +63,7 @@ def _content(folder: Path) -> str:
     """The SHA-256 of names and bytes of all that is in it."""
     digest = hashlib.sha256()
     for path in sorted(folder.rglob("*")):
-        if path.is_file():
+        if path.is_file() and not is_of_system(path.name):
             content = path.read_bytes()
             digest.update(f"{path.relative_to(folder).as_posix()} {len(content)}\n".encode() + content)
     return digest.hexdigest()

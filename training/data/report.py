@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
+from hub_utils.portable.image_files import is_of_system
 from training.data.convert import RULES
 from training.data.duplicates import Duplicate
 from training.data.findings import ALIKE, SEVERITIES, Finding, findings
@@ -49,7 +50,7 @@ def check_output(output: Path, roots: Sequence[Path]) -> None:
     if output.exists() and not output.is_dir():
         raise UserError(f"--output '{output}' is a file; give a folder")
     if output.is_dir():
-        found = {path.name for path in output.iterdir()}
+        found = {path.name for path in output.iterdir() if not is_of_system(path.name)}
         if found and not (_is_ours(output) and found <= WRITTEN):
             raise UserError(
                 f"--output '{output}' holds something else than a report of ours; choose a folder that is new or empty"
@@ -66,8 +67,12 @@ def _is_ours(output: Path) -> bool:
         return False
 
 
-def write_report(survey: Survey, output: Path, progress: bool = True) -> list[Finding]:
+def write_report(
+    survey: Survey, output: Path, progress: bool = True, written: Callable[[Path], None] = lambda folder: None
+) -> list[Finding]:
     """Write the report, whole or not at all; an earlier one is replaced. Returns what it found.
+
+    `written` is called with the folder in which it lies complete, before that takes its place.
 
     Raises:
         UserError: it cannot be written, or an image is gone meanwhile.
@@ -79,6 +84,7 @@ def write_report(survey: Survey, output: Path, progress: bool = True) -> list[Fi
         (folder / "report.md").write_text(_markdown(survey, found, facts, plots), encoding="utf-8")
         text = json.dumps(facts, indent=1, ensure_ascii=False, allow_nan=False)
         (folder / "report.json").write_text(f"{text}\n", encoding="utf-8")
+        written(folder)
     return found
 
 

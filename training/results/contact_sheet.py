@@ -26,7 +26,8 @@ class Cell:
 
 def save_sheet(cells: Sequence[Cell], columns: int, path: Path) -> None:
     """Write a PNG of the cells, by rows; the same cells give the same bytes."""
-    rows = [[_drawn(cell) for cell in cells[start : start + columns]] for start in range(0, len(cells), columns)]
+    parts = [cells[start : start + columns] for start in range(0, len(cells), columns)]
+    rows = [[_drawn(cell, max(each.picture.height for each in part)) for cell in part] for part in parts]
     heights = [max(cell.height for cell in row) for row in rows]
     sheet = Image.new("RGB", (columns * (SIDE + 2 * MARGIN), sum(heights)), "white")
     for number, row in enumerate(rows):
@@ -36,18 +37,18 @@ def save_sheet(cells: Sequence[Cell], columns: int, path: Path) -> None:
     sheet.save(path, compress_level=1)  # smaller files of photographs would take longer than all else
 
 
-def _drawn(cell: Cell) -> Image.Image:
-    """The cell by itself, so that words that are too long end at its edge."""
+def _drawn(cell: Cell, height: int) -> Image.Image:
+    """The cell by itself, so that words that are too long end at its edge; `height`, in pixels, is for its picture."""
     top = MARGIN + 2 * LARGE
     lines = cell.below.count("\n") + 1
-    drawn = Image.new("RGB", (SIDE + 2 * MARGIN, top + SIDE + lines * (SMALL + 4) + MARGIN), "white")
-    left, above = (drawn.width - cell.picture.width) // 2, top + (SIDE - cell.picture.height) // 2
+    drawn = Image.new("RGB", (SIDE + 2 * MARGIN, top + height + lines * (SMALL + 4) + MARGIN), "white")
+    left, above = (drawn.width - cell.picture.width) // 2, top + (height - cell.picture.height) // 2
     drawn.paste(cell.picture, (left, above))
     draw = ImageDraw.Draw(drawn)
     frame = (left - 1, above - 1, left + cell.picture.width, above + cell.picture.height)
     draw.rectangle(frame, outline="lightgrey")  # white pictures on white
     draw.text((MARGIN, MARGIN), cell.above, "black", _font("DejaVuSans-Bold" if cell.bold else "DejaVuSans", LARGE))
-    below = drawn.width // 2, top + SIDE + 4
+    below = drawn.width // 2, top + height + 4
     draw.multiline_text(below, cell.below, "black", _font("DejaVuSans", SMALL), anchor="ma", align="center")
     return drawn
 

@@ -81,15 +81,19 @@ def plot_sizes(examples: Sequence[Example], path: Path) -> None:
         figure.colorbar(cells, label="images")
     else:
         axes.scatter(width, height, 8 + 300 * count / count.sum(), color=COLOURS["train"], alpha=0.5, linewidths=0)
-    for index in np.argsort(-count)[:3]:
-        if count[index] >= 0.05 * count.sum():
-            label = f"{width[index]} × {height[index]}: {count[index]:,} images"
-            axes.annotate(label, (width[index], height[index]), (9, -11), textcoords="offset points", fontsize=8)
     for axis, name in ((axes.xaxis, "width"), (axes.yaxis, "height")):
         axis.axes.set(**{f"{axis.axis_name}scale": scale})
         axis.axes.set(**{f"{axis.axis_name}lim": limits, f"{axis.axis_name}label": f"{name} in pixels"})
         _plain_numbers(axis, scale)
     axes.set_aspect("equal")
+    told: list[np.ndarray] = []
+    for index in np.argsort(-count)[:3]:
+        place = axes.transData.transform((width[index], height[index]))
+        free = all(abs(place - other)[1] > 14 or abs(place - other)[0] > 120 for other in told)
+        if count[index] >= 0.05 * count.sum() and free:
+            told.append(place)
+            label = f"{width[index]} × {height[index]}: {count[index]:,} images"
+            axes.annotate(label, (width[index], height[index]), (9, -11), textcoords="offset points", fontsize=8)
     style.open_axes(axes)
     style.save(figure, path, DPI, tight=True)
 
