@@ -109,8 +109,10 @@ def _report(recipe: Recipe, source: Folder, words: str, output: Path, thorough: 
 
 def _import_what_draws() -> None:
     """As long as images are decoded without the interpreter's lock, this costs next to nothing."""
-    for name in ("matplotlib.backends.backend_agg", "scipy.cluster.hierarchy", "scipy.fft", "scipy.sparse.csgraph"):
-        import_module(name)
+    for name in ("backends.backend_agg", "figure", "font_manager"):
+        import_module(f"matplotlib.{name}")
+    for name in ("cluster.hierarchy", "fft", "sparse.csgraph"):
+        import_module(f"scipy.{name}")
 
 
 def _write(images: tuple, recipe: Recipe, words: str, source: Folder, output: Path, thorough: bool, kept: Kept) -> str:
