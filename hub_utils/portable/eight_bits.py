@@ -28,8 +28,6 @@ def why_not_measured(file: Path, serving: Any) -> str | None:
 
 def without_it(milliseconds: Mapping[str, float]) -> str:
     """In words, how long what answers without it takes: half the bits where these were timed, and float32."""
-    exact = f"{in_milliseconds(milliseconds['float32'])} in float32"
-    half = [
-        f"{in_milliseconds(each)} in {kind}" for kind, each in milliseconds.items() if kind not in ("int8", "float32")
-    ]
-    return f"{half[0]} ({exact})" if half else exact
+    words = {kind: f"{in_milliseconds(each)} in {kind}" for kind, each in milliseconds.items() if kind != "int8"}
+    exact = words.pop("float32")
+    return f"{next(iter(words.values()))} ({exact})" if words else exact

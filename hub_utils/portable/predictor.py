@@ -93,7 +93,10 @@ def load_predictor(model: str | Path, revision: str | None = None, precision: Pr
         raise UserError(f"'{model}' has no config.json: it is no model that transformers saved, nor a run of training")
     if is_medical(folder):
         if precision == "int8":
-            raise UserError(f"{model}: a medical model is computed in float32 alone, not in 'int8'; leave it out")
+            raise UserError(
+                f"{model}: a medical model is computed in float32 alone, and '{precision}' was asked for; leave out "
+                "DEMO_PRECISION, or `precision`"
+            )
         precision = "float32"
     problem = None
     if (folder / onnx).is_file():
