@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from hub_utils.card_facts import Facts
-from hub_utils.portable.eight_bits import INT8, why_not_measured
+from hub_utils.portable.eight_bits import INT8, why_not_measured, without_it
 from hub_utils.portable.markdown import MOST, as_code, as_list, as_table, as_text, counted, folded, names_of
 from hub_utils.portable.units import in_bytes, in_milliseconds
 
@@ -335,7 +335,7 @@ def eight_bits(facts: Facts) -> str:
     return (
         f"`onnx/model_int8.onnx` is the same network with convolutions in 8 bits: {in_bytes(size['int8'])} instead of "
         f"{in_bytes(size['float32'])}, and where it was measured {in_milliseconds(milliseconds['int8'])} a picture "
-        f"instead of {in_milliseconds(milliseconds['float32'])}. It is right on {as_percent(right['int8'])} of the "
+        f"instead of {without_it(milliseconds)}. It is right on {as_percent(right['int8'])} of the "
         f"{counted(test['images'], 'test image')} instead of {as_percent(right['float32'])}, with a log loss of "
         f"{as_number(loss['int8'])} instead of {as_number(loss['float32'])}; {test['changed']} of the "
         f"answers that were clear are others, and a probability differs by up to {test['largest_difference']:.2f}."

@@ -16,7 +16,8 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, distribution, packages_distributions
 from pathlib import Path
-from typing import Any
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any
 
 import psutil
 from tqdm.auto import tqdm
@@ -25,7 +26,11 @@ from hub_utils.bundle import ONNX, ROOT, Model
 from hub_utils.portable.command import UserError
 from hub_utils.portable.golden import golden_images
 from hub_utils.portable.hub import without_token
+from hub_utils.portable.served import precision_of
 from hub_utils.visit import clean_environment
+
+if TYPE_CHECKING:
+    from hub_utils.portable.network import Precision
 
 LIMIT = 600.0  # seconds in which a bundle must have answered, its model downloaded
 INSTALLING = 1800.0  # seconds in which pip must have installed what it requires
@@ -44,23 +49,29 @@ class Seen:
 
 
 def start_and_ask(
-    files: Mapping[str, bytes], models: Sequence[Model], clean: bool = False, say: Callable[[str], None] = print
+    files: Mapping[str, bytes],
+    models: Sequence[Model],
+    clean: bool = False,
+    say: Callable[[str], None] = print,
+    variables: Mapping[str, str] = MappingProxyType({}),
 ) -> Seen:
     """Start the bundle in an empty folder, with an empty cache of the Hub, and compare its answers with ours.
 
     By default with this very Python, in which only what the requirements bring can be imported; with `clean` in an
-    environment of its own, which pip makes from them.
+    environment of its own, which pip makes from them. It finds the `variables` that its Space will have, but for those
+    that the trial needs to be otherwise.
 
     Raises:
         UserError: it does not come up, or not answer as the predictor does here.
     """
-    expected = {model.name: _answers_here(model) for model in models}
+    precision = precision_of(variables)
+    expected = {model.name: _answers_here(model, precision) for model in models}
     with tempfile.TemporaryDirectory(prefix="bundle-", ignore_cleanup_errors=True) as temporary:
         folder = Path(temporary, "app")
         _lay_out(files, models, folder)
         command = _own_python(Path(temporary), files, say) if clean else _this_python(Path(temporary), files)
         offline = not any(model.repo_id for model in models)
-        environment = clean_environment(Path(temporary), offline)
+        environment = dict(variables) | clean_environment(Path(temporary), offline)
         # Settings that others made for themselves are none of the bundle's; see gradio's guide to its variables.
         environment |= {"GRADIO_ANALYTICS_ENABLED": "False", "GRADIO_TEMP_DIR": str(Path(temporary, "gradio"))}
         environment |= {"PYTHONDONTWRITEBYTECODE": "1", "PYTHONUTF8": "1"}
@@ -84,7 +95,7 @@ def _lay_out(files: Mapping[str, bytes], models: Sequence[Model], folder: Path) 
         (folder / path).write_bytes(content)
 
 
-def _answers_here(model: Model) -> list[dict[str, float]]:
+def _answers_here(model: Model, precision: Precision) -> list[dict[str, float]]:
     """Of each golden image, what the predictor of this process says: probabilities by class.
 
     Raises:
@@ -92,7 +103,7 @@ def _answers_here(model: Model) -> list[dict[str, float]]:
     """
     from hub_utils.portable.predictor import load_predictor
 
-    predictor = load_predictor(model.place, model.revision)
+    predictor = load_predictor(model.place, model.revision, precision)
     if model.slim and not predictor.runtime.startswith("OpenVINO"):
         problem = predictor.runtime.partition("(")[2].removesuffix(")")
         anew = f"the command that began the run, with --resume, writes {ONNX} again"

@@ -13,6 +13,7 @@ from argparse import Namespace
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import MappingProxyType
 
 from hub_utils.bundle import SPACES, SUITE, Model, check_replaceable, contents, is_ours, may_go, write
 from hub_utils.portable.command import Parser, UserError, run_command
@@ -32,6 +33,7 @@ examples:
   python -m hub_utils.space digits                             bundles/digits, tried out; nobody is asked
   python -m hub_utils.space digits --push                      to YOU/digits, which only you can see
   python -m hub_utils.space flowers --model you/flowers --push --public
+  python -m hub_utils.space flowers --push --variable DEMO_PRECISION=int8      what eval.py --int8 made answers
   python -m hub_utils.space suite --push                       every run that is here, behind one door
   python -m hub_utils.space suite --model digits=you/digits --model birds=you/birds
   python -m hub_utils.space runs/birds --examples 12           a model of your own needs no folder under spaces/
@@ -220,14 +222,19 @@ def _look(models: Sequence[Model], output: Path) -> str:
 
 
 def make(
-    wanted: Wanted, models: Sequence[Model], output: Path, options: Options, say: Callable[[str], None]
+    wanted: Wanted,
+    models: Sequence[Model],
+    output: Path,
+    options: Options,
+    say: Callable[[str], None],
+    variables: Mapping[str, str] = MappingProxyType({}),
 ) -> dict[str, bytes]:
-    """The bundle's files, which are searched for secrets, tried out, and written to `output`."""
+    """The bundle's files, which are searched for secrets, tried out with `variables`, and written to `output`."""
     examples, credit = _examples(wanted, models, options)
     files = contents(wanted.name, models, examples, credit)
     _search(files, models, [f"examples/{path}" for path in examples if options.examples is not None], output)
     if options.check:
-        _check(files, models, options.clean, say)
+        _check(files, models, options.clean, say, variables)
     write(files, output)
     size = sum(map(len, files.values()))
     slim = "without torch" if all(model.slim for model in models) else "with torch, for a model has no ONNX file"
@@ -288,10 +295,16 @@ def _kept(name: str) -> list[Path]:
     return sorted(path for path in folder.glob("*") if may_go(f"examples/{path.name}"))
 
 
-def _check(files: Mapping[str, bytes], models: Sequence[Model], clean: bool, say: Callable[[str], None]) -> None:
+def _check(
+    files: Mapping[str, bytes],
+    models: Sequence[Model],
+    clean: bool,
+    say: Callable[[str], None],
+    variables: Mapping[str, str],
+) -> None:
     from hub_utils.clean_start import start_and_ask
 
-    seen = start_and_ask(files, models, clean, say)
+    seen = start_and_ask(files, models, clean, say, variables)
     say(
         f"checked    started alone, first answer after {seen.seconds:.1f} s, {seen.memory / 1e6:,.0f} MB of memory; "
         f"{seen.answers} answers, within {seen.deviation:.1g} of those given here"
@@ -312,10 +325,12 @@ def push(wanted: Wanted, output: Path, options: Options, target: Target, say: Ca
     set_patience()
     who = account(state=UNCHANGED)
     repo = find_repo(full_name(target.repo_id, wanted.name, who), who, "space", target.public)
-    models = [model if model.repo_id else pushed(model, who) for model in models_of(wanted, UNCHANGED)]
+    models = models_of(wanted, UNCHANGED)
+    _check_precision(models, target.variables)
+    models = [model if model.repo_id else pushed(model, who) for model in models]
     _check_seen(models, repo, target)
     _warn_of_token(target.secrets, say)
-    files = make(wanted, models, output, options, say)
+    files = make(wanted, models, output, options, say, target.variables)
     check_there(repo, files, wanted.name, target.replace_changes)
     new = changed(files, repo)
     was_there = repo.info is not None
@@ -333,6 +348,20 @@ def push(wanted: Wanted, output: Path, options: Options, target: Target, say: Ca
     stage, eyes = wait(repo, sha, bool(new), bool(done), say), "for all to see" if repo.public else "for you alone"
     say(f"runs       {repo.url}, {eyes}" if stage == "RUNNING" else f"sleeps     {repo.url}, {eyes}: a visit wakes it")
     return sha
+
+
+def _check_precision(models: Sequence[Model], variables: Mapping[str, str]) -> None:
+    """Refuse, while nothing is on the Hub, a page that is told to compute a model as it cannot be computed."""
+    from hub_utils.portable.predictor import load_predictor
+    from hub_utils.portable.served import precision_of
+
+    if (precision := precision_of(variables)) == "auto":
+        return
+    for model in models:
+        try:
+            load_predictor(model.place, model.revision, precision)
+        except UserError as error:
+            raise UserError(f"--variable DEMO_PRECISION={precision}: {error}; {UNCHANGED}") from error
 
 
 def _warn_of_token(secrets: Mapping[str, str], say: Callable[[str], None]) -> None:

@@ -367,14 +367,6 @@ def test_the_model_is_where_it_is_said_to_be(run, tmp_path, monkeypatch):
     assert where_is("colours", alone=False) != ("other/model", None)  # of several DEMO_MODEL can mean none
 
 
-def test_a_medical_model_is_computed_in_full_precision(run, tmp_path):
-    folder = shutil.copytree(run, tmp_path / "cells")
-    recipe = json.loads((folder / "recipe.json").read_text(encoding="utf-8"))
-    recipe["recipe"]["card"]["medical"] = True
-    (folder / "recipe.json").write_text(json.dumps(recipe), encoding="utf-8")
-    assert Served("cells", folder).predictor().runtime == "OpenVINO, float32"
-
-
 # Several behind one door
 
 

@@ -2,7 +2,9 @@
 
 import io
 import json
+import re
 import shutil
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -180,6 +182,43 @@ def test_eight_bits_are_measured_beside_float32_and_told_in_every_place(eight):
     assert eight_bits(read_run(run.path, None)) in card and "convolutions in 8 bits" in card
 
 
+def timed(run: RunFolder, half: dict) -> dict:
+    source = load_source(run.data)
+    read = source.reader()
+    predictions = read_predictions(run.predictions)
+    return runtimes.eight_bits(run, lambda _, paths: ((path, read(path)) for path in paths), predictions, half)["int8"]
+
+
+def test_its_time_is_beside_that_of_what_answers_without_it(eight):
+    run, _ = eight
+    kind = kind_of(run)
+    facts = serving_of(run)
+    assert set(facts["int8"]["milliseconds"]) == {"int8", facts["precision"][kind]["taken"], "float32"}
+    assert list(timed(run, {})["milliseconds"]) == ["int8", kind, "float32"]
+    assert list(timed(run, {kind: {"taken": "float32"}})["milliseconds"]) == ["int8", "float32"]
+
+
+def test_all_are_timed_in_turn_by_the_same_first_pictures(run, monkeypatch):
+    kind = kind_of(run)
+    calls: list[tuple[str, float]] = []
+    ask_network = Network.__call__
+
+    def noted(self, pixels):
+        calls.append((self.precision, float(pixels.sum())))
+        if len(calls) > 12:  # of what is asked later the time counts for nothing
+            time.sleep(0.2)
+        return ask_network(self, pixels)
+
+    monkeypatch.setattr(Network, "__call__", noted)
+    monkeypatch.setattr(runtimes, "TIMED", 4)
+    facts = timed(run, {})
+    for first in range(0, 12, 3):
+        assert sorted(name for name, _ in calls[first : first + 3]) == sorted(("int8", kind, "float32"))
+        assert len({pixels for _, pixels in calls[first : first + 3]}) == 1
+    assert len(calls) > 24 and {name for name, _ in calls[12:]} == {"int8"}
+    assert max(facts["milliseconds"].values()) < 200
+
+
 def test_its_figures_are_of_what_the_predictor_answers(eight):
     run, _ = eight
     source, exact = load_source(run.data), read_predictions(run.predictions).of("test")
@@ -273,20 +312,36 @@ def test_a_predictor_says_what_is_missing_and_what_there_is(run):
         load_predictor(run.path, precision="int8")
 
 
-def test_a_page_computes_as_the_variable_says_and_a_medical_one_only_if_asked_by_name(run, monkeypatch):
+def test_a_page_computes_as_the_variable_says(run, monkeypatch):
     say(run, precision={})
     assert Served("colours", run.path).predictor().runtime == load_predictor(run.path).runtime
-    monkeypatch.setenv("DEMO_PRECISION", "int8")
-    assert Served("colours", run.path).predictor().runtime == "OpenVINO, int8"
+    for said in ("int8", " INT8"):
+        monkeypatch.setenv("DEMO_PRECISION", said)
+        assert Served("colours", run.path).predictor().runtime == "OpenVINO, int8"
     monkeypatch.setenv("DEMO_PRECISION", "few")
     with pytest.raises(UserError, match="DEMO_PRECISION is 'few'; auto, float32, int8 are allowed, or leave it out"):
         Served("colours", run.path).predictor()
+
+
+def test_a_medical_model_answers_in_float32_whoever_asks_and_in_no_fewer_bits(run, monkeypatch):
+    say(run, precision={})
     facts = json.loads(run.recipe.read_text(encoding="utf-8"))
     facts["recipe"]["card"]["medical"] = True
     run.recipe.write_text(json.dumps(facts), encoding="utf-8")
-    for said, precision in {"": "float32", "auto": "float32", "int8": "int8", " INT8": "int8"}.items():
-        monkeypatch.setenv("DEMO_PRECISION", said)
-        assert Served("colours", run.path).predictor().runtime == f"OpenVINO, {precision}"
+    for precision in ("auto", "float32"):
+        assert load_predictor(run.path, precision=precision).runtime == "OpenVINO, float32"
+        monkeypatch.setenv("DEMO_PRECISION", precision)
+        assert Served("colours", run.path).predictor().runtime == "OpenVINO, float32"
+    refused = f"{re.escape(str(run.path))}: .*medical.*float32.*'int8'.*leave out DEMO_PRECISION"
+    with pytest.raises(UserError, match=refused):
+        load_predictor(run.path, precision="int8")
+    monkeypatch.setenv("DEMO_PRECISION", "int8")
+    with pytest.raises(UserError, match=r"medical.*float32.*'int8'.*leave out DEMO_PRECISION"):
+        Served("colours", run.path).predictor()
+    assert asked(run) == {}  # of half the bits nothing is found out that nobody needs
+    with pytest.raises(recipe.UserError, match=r"--int8: .*medical.*float32.*leave it out"):
+        runtimes.check_int8(run)
+    assert runtimes.eight_bits(run, lambda *_: (), read_predictions(run.predictions), {}) == {}
 
 
 def test_without_training_images_it_is_refused_at_once(run, tmp_path):
@@ -324,10 +379,15 @@ def test_figures_of_tiny_networks_are_not_nothing(run):
         "milliseconds": {"int8": 0.184, "float32": 0.221},
     }
     (said,) = runtimes.as_lines({"int8": facts})
-    assert "0.18 ms a picture, float32 0.22 ms; 12.3 kB for 988 kB;" in said
+    assert "0.18 ms a picture for 0.22 ms in float32; 12.3 kB for 988 kB;" in said
     known = read_run(run.path, None)
     told = eight_bits(replace(known, test=known.test | {"int8": facts}))
-    assert "12.3 kB instead of 988 kB" in told and "0.18 ms a picture instead of 0.22 ms." in told
+    assert "12.3 kB instead of 988 kB" in told and "0.18 ms a picture instead of 0.22 ms in float32." in told
+    facts["milliseconds"] = {"int8": 0.184, "bfloat16": 0.191, "float32": 0.221}
+    (said,) = runtimes.as_lines({"int8": facts})
+    assert "0.18 ms a picture for 0.19 ms in bfloat16 (0.22 ms in float32); 12.3 kB" in said
+    told = eight_bits(replace(known, test=known.test | {"int8": facts}))
+    assert "0.18 ms a picture instead of 0.19 ms in bfloat16 (0.22 ms in float32)." in told
 
 
 # On the Hub

@@ -9,6 +9,7 @@ from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 from gradio_client import Client, handle_file
 from huggingface_hub import HfApi, constants
@@ -19,11 +20,13 @@ from hub_utils import running
 from hub_utils.allowlist import contents_of
 from hub_utils.bundle import contents, may_go
 from hub_utils.clean_start import _deviation, start_and_ask
+from hub_utils.export import save_int8
 from hub_utils.portable.command import UserError
 from hub_utils.portable.golden import golden_images
 from hub_utils.portable.predictor import load_predictor
 from hub_utils.space import MESSAGE, main
 from hub_utils.wanted import of_run
+from training.run_folder import RunFolder, sha256
 
 ALICE, BOB = "hf_alicealicealicealicealice", "hf_bobbobbobbobbobbobbob"
 
@@ -359,6 +362,24 @@ def test_a_bundle_with_a_secret_in_it_is_not_written(hub, here, monkeypatch):
     assert not (here / "bundles").exists()
 
 
+@pytest.mark.parametrize(
+    ("value", "medical", "why"),
+    [
+        ("few", False, r"DEMO_PRECISION is 'few'; auto, float32, int8 are allowed"),
+        ("int8", False, r"--variable DEMO_PRECISION=int8: runs.colours: it has no onnx/model_int8\.onnx, which python"),
+        ("int8", True, r"--variable DEMO_PRECISION=int8: runs.colours: .*medical"),
+    ],
+)
+def test_a_precision_that_the_model_has_not_is_refused_before_anything_is_pushed(hub, here, value, medical, why):
+    path = here / "runs" / "colours" / "recipe.json"
+    known = json.loads(path.read_text())
+    known["recipe"]["card"]["medical"] = medical
+    path.write_text(json.dumps(known))
+    told, said = refusal("--variable", f"DEMO_PRECISION={value}")
+    assert re.match(why, told) and said == "" and not (here / "bundles").exists()
+    assert not [each for each in hub.requests if each[0] != "GET"]
+
+
 # Started
 
 
@@ -388,6 +409,28 @@ def test_a_bundle_that_needs_what_a_space_has_not_is_found_out(here):
     with pytest.raises(UserError, match=r"does not start: its app\.py ended with status 1"):
         start_and_ask(files, [model], say=said.append)
     assert "import of torch halted" in said[-1]
+
+
+def test_a_bundle_is_tried_out_with_the_variables_that_the_space_will_have(here):
+    run = RunFolder(here / "runs" / "colours")
+    save_int8(run.path, (np.random.default_rng(seed).normal(size=(3, 32, 32)).astype("float32") for seed in range(4)))
+    facts = json.loads((run.path / "serving.json").read_text()) | {"int8": {"sha256": sha256(run.int8)}}
+    (run.path / "serving.json").write_text(json.dumps(facts))
+    model = of_run("colours", Path("runs/colours"))
+    files = contents("colours", [model], {})
+    wanted = b"os.environ.get('DEMO_PRECISION') == 'int8' and os.environ['PYTHONUTF8'] == '1'"
+    files["app.py"] = b"import os\nassert " + wanted + b"\n" + files["app.py"]
+    variables = {"DEMO_PRECISION": "int8", "PYTHONUTF8": "0"}  # what the trial itself needs is as it needs it
+    assert start_and_ask(files, [model], variables=variables).deviation < 1e-4
+    (run.path / "onnx" / "model.onnx").unlink()  # what answers is the other file
+    assert start_and_ask(files, [model], variables=variables).deviation < 1e-4
+
+
+def test_a_push_tries_the_bundle_out_with_its_variables(hub, here):
+    put_model(hub, here)
+    with pytest.raises(UserError, match="the bundle answers no"), redirect_stdout(io.StringIO()) as said:
+        main(["runs/colours", "--push", "--variable", "DEMO_MODEL=alice/none"])
+    assert ALICE not in said.getvalue() and "alice/colours" not in hub.spaces
 
 
 def test_an_answer_may_differ_by_little_from_the_one_that_is_given_here():

@@ -19,6 +19,7 @@ from hub_utils.portable.command import UserError
 from hub_utils.portable.eight_bits import INT8, why_not_measured
 from hub_utils.portable.facts import read_facts, told
 from hub_utils.portable.hub import in_words, without_token
+from hub_utils.portable.medical import is_medical
 from hub_utils.portable.network import Network, Precision, softmax
 from hub_utils.portable.preprocessing import preprocessing_of
 from hub_utils.portable.repo import set_patience
@@ -78,7 +79,8 @@ def load_predictor(model: str | Path, revision: str | None = None, precision: Pr
     Hub is away; no code comes along.
 
     `precision`: "float32" is exact; with "auto" probabilities may be off by 0.01, unless that was too much for the
-    validation images; with "int8" another file answers, which `eval.py --int8` made, as well as serving.json says.
+    validation images; with "int8" another file answers, which `eval.py --int8` made, as well as serving.json says. A
+    medical model is computed in float32 alone: where health is the matter the time that fewer bits save is no gain.
 
     Raises:
         UserError: there is no such model, the Hub does not give it, or it cannot be loaded, or not in that precision.
@@ -89,6 +91,13 @@ def load_predictor(model: str | Path, revision: str | None = None, precision: Pr
     folder, commit = find_model(model, revision, (*FACTS, onnx))
     if not (folder / "config.json").is_file():
         raise UserError(f"'{model}' has no config.json: it is no model that transformers saved, nor a run of training")
+    if is_medical(folder):
+        if precision == "int8":
+            raise UserError(
+                f"{model}: a medical model is computed in float32 alone, and '{precision}' was asked for; leave out "
+                "DEMO_PRECISION, or `precision`"
+            )
+        precision = "float32"
     problem = None
     if (folder / onnx).is_file():
         try:

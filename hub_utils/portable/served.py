@@ -8,7 +8,7 @@ import os
 import re
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, get_args
 
@@ -116,10 +116,7 @@ class Served:
             raise self.problem
         try:
             self._look(anew=self.problem is not None)
-            precision = _precision()
-            if precision == "auto" and self.card.get("medical"):
-                precision = "float32"  # where health is the matter the time that half the bits save is no gain
-            self._predictor = load_predictor(self.place.model, self.place.revision, precision)
+            self._predictor = load_predictor(self.place.model, self.place.revision, precision_of(os.environ))
         except Exception as error:
             self.problem = self.in_words("the model cannot be loaded", error)
             self._again = time.monotonic() + min(2.0 ** min(self._failures, 10), LONGEST_WAIT)
@@ -244,15 +241,15 @@ class Served:
         return told(self.fact("recipe.json"), "recipe", "card", of=dict) or {}
 
 
-def _precision() -> Precision:
-    """What DEMO_PRECISION says, in whatever case; "auto" without it.
+def precision_of(environment: Mapping[str, str]) -> Precision:
+    """What DEMO_PRECISION says there, in whatever case; "auto" without it.
 
     Raises:
         UserError: it says something else than there is.
     """
     from hub_utils.portable.network import Precision
 
-    said = os.environ.get("DEMO_PRECISION", "").strip()
+    said = environment.get("DEMO_PRECISION", "").strip()
     if (precision := said.lower() or "auto") not in get_args(Precision):
         raise UserError(f"DEMO_PRECISION is '{said}'; {', '.join(get_args(Precision))} are allowed, or leave it out")
     return precision

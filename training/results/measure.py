@@ -95,7 +95,8 @@ def measure(
         except UserError as error:  # all else has been measured by now
             say(f"warning    {error}")
     shown = partial(_shown, source)
-    bits = half_the_bits(run, shown, predictions.of("validation")) | _eight_bits(run, shown, predictions, say)
+    bits = half_the_bits(run, shown, predictions.of("validation"))
+    bits |= _eight_bits(run, shown, predictions, bits.get("precision", {}), say)
     for line in runtimes.as_lines(bits):
         say(line)
     results = {
@@ -356,10 +357,12 @@ def _check_calibration(run: RunFolder, rows: Sequence[Row], facts: Mapping[str, 
         )
 
 
-def _eight_bits(run: RunFolder, shown: Shown, predictions: Predictions, say: Callable[[str], None]) -> dict[str, Any]:
+def _eight_bits(
+    run: RunFolder, shown: Shown, predictions: Predictions, half: Mapping[str, Any], say: Callable[[str], None]
+) -> dict[str, Any]:
     """What the file in 8 bits costs; {} with a warning where it cannot be asked, which keeps nothing else back."""
     try:
-        return eight_bits(run, shown, predictions)
+        return eight_bits(run, shown, predictions, half)
     except Exception as error:  # OpenVINO's are of many kinds
         say(f"warning    {run.int8} was not measured, and so no page asks it: {first_line(error)}")
         return {}

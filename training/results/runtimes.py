@@ -14,6 +14,8 @@ from tqdm.auto import tqdm
 
 from hub_utils.export import check_convolutions, save_int8, serving_facts
 from hub_utils.portable.command import UserError as TooNarrow  # is all that it says of a picture
+from hub_utils.portable.eight_bits import without_it
+from hub_utils.portable.medical import is_medical
 from hub_utils.portable.network import OFTEN, TOLERANCE, Network, softmax
 from hub_utils.portable.preprocessing import Preprocessing, preprocessing_of
 from hub_utils.portable.units import in_bytes, in_milliseconds
@@ -35,8 +37,11 @@ def check_int8(run: RunFolder) -> None:
     """Refuse before all the work what cannot be made.
 
     Raises:
-        UserError: there is no ONNX file that can be read, pages do not ask it, or it has few convolutions.
+        UserError: the model is medical, there is no ONNX file that can be read, pages do not ask it, or it has few
+            convolutions.
     """
+    if is_medical(run.path):
+        raise UserError(f"--int8: '{run.path}' is a medical model, which is computed in float32 alone; leave it out")
     if not run.onnx.is_file():
         raise UserError(f"--int8: '{run.path}' has no onnx/model.onnx to be made smaller; leave it out")
     if preprocessing_of(run.path) is None:
@@ -52,13 +57,13 @@ def check_int8(run: RunFolder) -> None:
 
 def half_the_bits(run: RunFolder, shown: Shown, validation: Predictions) -> dict[str, Any]:
     """`precision` for serving.json: what this machine's kind of half floats changes of validation images, and whether
-    they are `taken`; of other kinds it says what was found elsewhere. None of what is the same everywhere: {}.
+    they are `taken`; of other kinds it says what was found elsewhere. {} of what is computed in float32 everywhere.
 
     They are not where a clear answer changes, where a probability does by more than `TOLERANCE`, or where so many
     pictures have to be asked twice that float32 takes no longer.
     """
     prepare = preprocessing_of(run.path)
-    if prepare is None or not run.onnx.is_file() or not validation.paths:
+    if prepare is None or not run.onnx.is_file() or not validation.paths or is_medical(run.path):
         return {}
     others = serving_facts(run.path).get("precision")
     known = others if isinstance(others, dict) else {}
@@ -100,29 +105,35 @@ def _not_in_8_bits(error: Exception) -> UserError:
     return UserError(f"--int8: this network cannot be computed in 8 bits ({first_line(error)}); leave it out")
 
 
-def eight_bits(run: RunFolder, shown: Shown, predictions: Predictions) -> dict[str, Any]:
-    """`int8` for serving.json and test_results.json: what onnx/model_int8.onnx costs, beside float32; {} without it.
+def eight_bits(run: RunFolder, shown: Shown, predictions: Predictions, half: Mapping[str, Any]) -> dict[str, Any]:
+    """`int8` for serving.json and test_results.json: what onnx/model_int8.onnx costs; {} without it.
 
-    Of each split accuracy, log loss in nats, clear answers that change, and the largest difference of a probability;
-    `milliseconds` are the network's own for one picture, the median; `bytes` the files'; `sha256` is that of
-    the one in 8 bits.
+    Of each split accuracy, log loss in nats, clear answers that change, and the largest difference of a probability,
+    beside float32; `bytes` are the files', `sha256` that of the one in 8 bits. `milliseconds` are the network's own for
+    one picture, the median of the first `TIMED`, which all are asked about in turn: 8 bits, what answers without them
+    by `half`, the `precision` of serving.json, and float32.
     """
     prepare = preprocessing_of(run.path)
-    if prepare is None or not run.int8.is_file() or not run.onnx.is_file():
+    if prepare is None or not run.int8.is_file() or not run.onnx.is_file() or is_medical(run.path):
         return {}
-    networks = {
-        "int8": Network(run.int8, _shape(prepare), "int8"),
-        "float32": Network(run.onnx, _shape(prepare), "float32"),
-    }
+    shape = _shape(prepare)
+    small, now, exact = (
+        Network(run.int8, shape, "int8"),
+        Network(run.onnx, shape, "auto", half),
+        Network(run.onnx, shape, "float32"),
+    )
+    networks = {each.precision: each for each in (small, now, exact)}
     times: dict[str, list[float]] = {name: [] for name in networks}
 
     def ask(pixels: np.ndarray) -> np.ndarray:
-        asked = networks if len(times["float32"]) < TIMED else ("int8",)
-        for name in reversed(list(asked)):
+        if len(times["int8"]) == TIMED:
+            return small(pixels)["logits"]
+        logits = {}
+        for name, network in networks.items():
             began = time.perf_counter()
-            logits = networks[name](pixels)["logits"]
+            logits[name] = network(pixels)["logits"]
             times[name].append(time.perf_counter() - began)
-        return logits
+        return logits["int8"]
 
     facts: dict[str, Any] = {"sha256": sha256(run.int8)}
     facts["bytes"] = _both(run.int8.stat().st_size, run.onnx.stat().st_size)
@@ -132,8 +143,9 @@ def eight_bits(run: RunFolder, shown: Shown, predictions: Predictions) -> dict[s
             facts[split] = _cost(found, exact)
     if "test" not in facts:
         return {}
-    middle = (1e3 * statistics.median(each[1:] or each) for each in times.values())  # the first one finds nothing ready
-    return {"int8": {**facts, "milliseconds": _both(*middle)}}
+    # The first one finds nothing ready.
+    middle = {name: 1e3 * statistics.median(each[1:] or each) for name, each in times.items()}
+    return {"int8": {**facts, "milliseconds": middle}}
 
 
 def _cost(found: np.ndarray, exact: Predictions) -> dict[str, Any]:
@@ -190,7 +202,7 @@ def as_lines(facts: Mapping[str, Any]) -> Iterator[str]:
     if int8 := facts.get("int8"):
         speed, test = int8["milliseconds"], int8["test"]
         yield (
-            f"int8       {in_milliseconds(speed['int8'])} a picture, float32 {in_milliseconds(speed['float32'])}; "
+            f"int8       {in_milliseconds(speed['int8'])} a picture for {without_it(speed)}; "
             f"{in_bytes(int8['bytes']['int8'])} for {in_bytes(int8['bytes']['float32'])}; test accuracy "
             f"{test['accuracy']['int8']:.1%} for {test['accuracy']['float32']:.1%}, log loss "
             f"{test['log_loss']['int8']:.3f} for {test['log_loss']['float32']:.3f}; {test['changed']} of "
