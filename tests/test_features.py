@@ -16,13 +16,12 @@ import pytest
 import torch
 from conftest import ROOT
 from safetensors.torch import load_file, save_file
-from torch.utils.data import default_collate
 
 from training.data import records
 from training.data.source import Folder
 from training.data.transforms import Preprocessing, Views
 from training.fitting import fit as fitting
-from training.fitting.features import FeatureRows, compute, views_of
+from training.fitting.features import FeatureRows, views_of
 from training.fitting.fit import Options, fit
 from training.fitting.network import build_network
 from training.fitting.progress import Progress
@@ -159,7 +158,7 @@ def test_as_many_views_as_there_are_epochs_are_enough():
 
     assert (count(3), count(9), count(0)) == (3, 5, 0)
     assert (count(3, Augmentation()), count(0, Augmentation())) == (1, 0)
-    assert (count(9, num_train_epochs=1.5), count(9, max_steps=10), count(9, max_steps=10, world_size=2)) == (2, 2, 5)
+    assert (count(9, num_train_epochs=1.5), count(9, max_steps=10), count(9, max_steps=10, world_size=2)) == (2, 2, 4)
 
 
 # What is kept
@@ -203,6 +202,31 @@ def test_where_the_disk_has_no_room_features_stay_in_memory(recipe, train, tmp_p
     assert_same(tmp_path / "lost", tmp_path / "kept")
 
 
+def test_what_has_no_room_in_memory_either_is_computed_in_each_epoch(recipe, train, tmp_path, monkeypatch):
+    train(recipe, "kept")
+    monkeypatch.setattr("training.fitting.features.MEMORY", 10 * 16 * 4)
+    assert "computed now: 0\n" in train(recipe, "lost", pixel_cache=0.0)  # what lies there is read
+    monkeypatch.setattr(records, "records_folder", lambda: tmp_path / "other")
+    said = train(recipe, "lost", pixel_cache=0.0, overwrite=True)
+    assert "computed now: 19; 32 have no room" in said
+    assert_same(tmp_path / "lost", tmp_path / "kept")
+
+
+def test_of_patients_nothing_is_kept_unless_asked_for(recipe, train, tmp_path):
+    recipe = replace(recipe, card=replace(recipe.card, medical=True))
+    assert "computed now: 51" in train(recipe, "first") and "computed now: 51" in train(recipe, "second")
+    assert not any(each.stat().st_size for each in (tmp_path / "records").rglob("values"))
+    train(recipe, "third", pixel_cache=1.0)
+    assert "computed now: 0" in train(recipe, "fourth", pixel_cache=1.0)
+
+
+def test_another_version_of_transformers_has_the_same_body(recipe, train, monkeypatch):
+    with killed_after(2):
+        train(recipe)
+    monkeypatch.setattr("transformers.configuration_utils.__version__", "99.0.0")
+    train(recipe, resume=True)
+
+
 @pytest.fixture
 def rows(recipe, photos):
     """A network, and the first `count` of 20 images as stored features."""
@@ -218,9 +242,8 @@ def rows(recipe, photos):
 
     def stored(chosen, name="anything"):
         views = Views(table.select(chosen), Preprocessing(processor))
-        like = compute(network, views, default_collate([views[0]]), args)[0]
-        result = FeatureRows(views, 1, name, like)
-        return result, result.fill(network, args)
+        result = FeatureRows(views, 1, network, name, args)
+        return result, result.fill()[0]
 
     return stored
 

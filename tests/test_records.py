@@ -5,11 +5,15 @@ import multiprocessing
 import os
 import pickle
 import shutil
+import subprocess
+import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from conftest import ROOT
 
 from training.data import records
 from training.data.records import Records, records_folder
@@ -108,6 +112,8 @@ def test_beyond_the_limit_there_is_no_place():
     assert [store.put(row, value(row)) for row in range(3)] == [True, True, False]
     assert store.missing() == [2]
     np.testing.assert_array_equal(opened(1, limit=0).get(0), value(1))
+    records._OPENED.clear()
+    assert opened(1, 9, limit=0).missing() == [1]
     assert not opened(3, limit=2 * COST).put(0, value(3))
     assert opened(3, limit=3 * COST).put(0, value(3))
 
@@ -123,10 +129,47 @@ def test_the_limit_is_for_all_and_the_oldest_gives_way():
     assert there == {"y", "z", "new"}
 
 
-def test_what_this_process_has_opened_stays_beside_the_limit_of_others():
+def test_what_this_process_has_opened_counts_and_stays():
     opened(0, 1, 2, name="x", limit=9 * COST).put(0, value(0))
-    assert opened(0, 1, name="y", limit=2 * COST).put(1, value(1))
+    assert opened(0, 1, 2, name="y", limit=5 * COST).room == 2
+    assert opened(0, name="z", limit=5 * COST).room == 0
     np.testing.assert_array_equal(opened(0, name="x").get(0), value(0))
+
+
+def test_a_share_of_the_limit_is_left_for_others():
+    keys_ = keys(*range(8))
+    assert Records.open("a", SHAPE, "uint8", keys_, 8 * COST, share=0.75).room == 6
+    assert opened(*range(8), name="b", limit=8 * COST).room == 2
+
+
+def test_all_together_take_a_quarter_of_the_free_disk_and_no_more_than_the_bound(monkeypatch):
+    monkeypatch.setattr(records.shutil, "disk_usage", lambda _: SimpleNamespace(free=16 * COST))
+    assert opened(*range(10)).room == 4
+    records._OPENED.clear()
+    monkeypatch.setattr(records, "MOST", 6 * COST)
+    monkeypatch.setattr(records.shutil, "disk_usage", lambda _: SimpleNamespace(free=10**9))
+    assert opened(*range(10)).room == 6
+    assert (records.MOST, records.SHARE) == (6 * COST, 0.25)
+
+
+def test_an_array_under_another_key_is_refused():
+    store = opened(0, 1)
+    store.put(0, value(0)), store.put(1, value(1))
+    path = records_folder() / "a-uint8-3-4" / "keys"
+    content = path.read_bytes()
+    path.write_bytes(content[:32] + content[64:96] + content[32:64])
+    again = opened(0, 1)
+    assert again.get(0) is None and again.get(1) is None
+
+
+def test_the_files_are_closed_when_nothing_else_is_there_any_more(tmp_path):
+    code = (
+        "import sys\nfrom pathlib import Path\nfrom training.data import records\n"
+        "records.records_folder = lambda: Path(sys.argv[1])\n"
+        "store = records.Records.open('a', (3,), 'uint8', [bytes(32)])"
+    )
+    done = subprocess.run([sys.executable, "-c", code, str(tmp_path)], cwd=ROOT, capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
 
 
 def test_whoever_has_it_open_writes_into_no_other_file():

@@ -122,8 +122,8 @@ def parser() -> Parser:
         "--pixel_cache",
         type=_gigabytes,
         metavar="GB",
-        help="disk for decoded images, which later epochs and runs read; 0: none (default: 16, at most a quarter of "
-        "what is free)",
+        help="disk for decoded images and stored features, which later epochs and runs read; 0: none (default: 16, at "
+        "most a quarter of what is free; for medical recipes 0)",
     )
     result.add_argument("--threads", type=int, metavar="N", help="CPU threads (default: the cores there are)")
     result.add_argument(

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from datasets import Dataset
 
 VERSION = 1  # of what is stored: a change in how images are opened needs a new number
+SHARE = 0.75  # of the records' room, so that there is some for features
 MAKERS = ("pillow", "timm", "torch", "torchvision", "transformers")  # which decode and resize
 NORMALISES = frozenset(
     ("mean", "std", "image_mean", "image_std", "do_normalize", "do_rescale", "rescale_factor")
@@ -60,7 +61,7 @@ def keep(
     splits = ("train", "validation") if how.crop == 1 else ("validation",)
     digests = {split: tuple(map(bytes.fromhex, datasets[split]["sha256"][:])) for split in splits}
     keys = [_key(digest, split == "train") for split in splits for digest in digests[split]]
-    records = Records.open(name_of(preprocessing), preprocessing.shape, "uint8", keys, limit)
+    records = Records.open(name_of(preprocessing), preprocessing.shape, "uint8", keys, limit, SHARE)
     firsts = dict(zip(splits, (0, len(digests[splits[0]])), strict=False))
     return {split: Kept(records, firsts[split], digests[split]) for split in splits}
 

@@ -8,7 +8,6 @@ computed anew. It is for the eyes of its owner alone.
 
 from __future__ import annotations
 
-import contextlib
 import os
 import shutil
 import zlib
@@ -47,14 +46,20 @@ class Records:
 
     @classmethod
     def open(
-        cls, name: str, shape: tuple[int, ...], dtype: str, keys: Sequence[bytes], limit: int | None = None
+        cls,
+        name: str,
+        shape: tuple[int, ...],
+        dtype: str,
+        keys: Sequence[bytes],
+        limit: int | None = None,
+        share: float = 1.0,
     ) -> Records:
         """The records that the computation `name` makes, with a place for each key.
 
-        `name` may be part of a file's name. `limit` is in bytes of disk, for all records together but for others that
-        this process has opened. To keep to it, those that were not used for longest are removed, then what the same
-        computation made of other keys; keys for which there still is no room get no place. Where nothing can be
-        written, what is there is read.
+        `name` may be part of a file's name. `limit` is in bytes of disk, for all records together, of which these may
+        fill up a `share`. To keep to it, those that were not used for longest are removed, but for what this process
+        has opened; then what the same computation made of other keys; keys for which there still is no room get no
+        place. Where nothing can be written, what is there is read.
         """
         shape = tuple(shape)
         folder = records_folder() / "-".join([name, np.dtype(dtype).name, *map(str, shape)])
@@ -62,7 +67,7 @@ class Records:
             folder.parent.mkdir(parents=True, exist_ok=True)
             folder.parent.chmod(0o700)
             with FileLock(folder.parent / ".lock", timeout=PATIENCE):
-                places = _places(folder, _bytes(shape, dtype), keys, limit)
+                places = _places(folder, _bytes(shape, dtype), keys, limit, share)
                 return cls(folder, shape, dtype, keys, places)
         except (OSError, Timeout):
             known = _known(folder)
@@ -136,10 +141,12 @@ class Records:
         vars(self).update(state)
         self._begin()
 
-    def __del__(self):
+    def __del__(self, close=os.close):  # at the interpreter's end there are no modules any more
         for file in getattr(self, "_files", ()):
-            with contextlib.suppress(OSError):
-                os.close(file)
+            try:  # noqa: SIM105
+                close(file)
+            except OSError:
+                pass
 
 
 def _bytes(shape: tuple[int, ...], dtype: str) -> int:
@@ -164,16 +171,16 @@ def _known(folder: Path) -> dict[bytes, int]:
     return {stored[place * KEY : place * KEY + KEY]: place - 1 for place in range(1, len(stored) // KEY)}
 
 
-def _places(folder: Path, size: int, keys: Sequence[bytes], limit: int | None) -> np.ndarray:
+def _places(folder: Path, size: int, keys: Sequence[bytes], limit: int | None, share: float) -> np.ndarray:
     """The place of each key, new ones at the end, or -1; `size` is a value's, in bytes."""
     cost = KEY + 4 + size
     known = _known(folder)
     news = [key for key in dict.fromkeys(keys) if key not in known]
-    room = max(0, _room(folder, len(news) * cost, cost, limit) // cost)
-    if room < len(news) and len(known) > len(keys) - len(news) and folder not in _OPENED:
+    room = max(0, _room(folder, len(news) * cost, cost, limit, share) // cost)
+    if limit != 0 and room < len(news) and len(known) > len(keys) - len(news) and folder not in _OPENED:
         shutil.rmtree(folder, ignore_errors=True)  # it has what nobody asks for now
         known, news = {}, list(dict.fromkeys(keys))
-        room = max(0, _room(folder, len(news) * cost, cost, limit) // cost)
+        room = max(0, _room(folder, len(news) * cost, cost, limit, share) // cost)
     _OPENED.add(folder)
     folder.mkdir(mode=0o700, exist_ok=True)
     path = folder / "keys"
@@ -197,18 +204,19 @@ def _places(folder: Path, size: int, keys: Sequence[bytes], limit: int | None) -
     return np.array([known.get(key, -1) for key in keys], dtype=np.int64)
 
 
-def _room(folder: Path, need: int, least: int, limit: int | None) -> int:
+def _room(folder: Path, need: int, least: int, limit: int | None, share: float) -> int:
     """Bytes that may be added to `folder`; others give way for `need`, the one that was not used for longest first, if
     that makes room for at least `least`.
     """
-    others = [each for each in folder.parent.iterdir() if each.is_dir() and each not in _OPENED | {folder}]
-    others.sort(key=_last_used)
-    used = {each: _size(each) for each in (*others, folder)}
+    used = {each: _size(each) for each in (folder, *folder.parent.iterdir()) if each.is_dir() or each == folder}
+    others = sorted(used.keys() - _OPENED - {folder}, key=_last_used)
     total = sum(used.values())
+    stays = total - sum(used[each] for each in others)
     if limit is None:
         limit = min(MOST, int(SHARE * (shutil.disk_usage(folder.parent).free + total)))
+    limit = int(share * limit)
     for each in others:
-        if total + need <= limit or used[folder] + least > limit:
+        if total + need <= limit or stays + least > limit:
             break
         shutil.rmtree(
             each, ignore_errors=True

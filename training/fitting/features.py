@@ -15,7 +15,7 @@ import hashlib
 import json
 import math
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from copy import copy
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -28,13 +28,14 @@ from tqdm.auto import tqdm
 from transformers.modeling_outputs import ImageClassifierOutput
 
 from training.data.pixels import name_of
-from training.data.records import Records, records_folder
+from training.data.records import Records
 from training.recipe import Augmentation, UserError
 
 if TYPE_CHECKING:
     from hub_utils.portable.modeling_backbone_with_head import BackboneWithHeadForImageClassification
     from training.data.transforms import Views
 
+MEMORY = 10**9  # bytes of features that a split keeps in memory at most, where the disk has no room
 VIEWS = 3  # of each training image, where the recipe augments; --feature_views asks for another number
 BATCH = {"cpu": 16}  # images that are computed together; a GPU wants more
 BATCH_ELSEWHERE = 64
@@ -63,18 +64,30 @@ class Head(torch.nn.Module):
 class FeatureRows(Dataset):
     """Features and labels of a split's images where `Views` has pixels, a whole batch at a time.
 
-    Indices are those of `Views`: pairs (epoch, row), of which epochs take turns at `count` views; or rows.
+    Indices are those of `Views`: pairs (epoch, row), of which epochs take turns at `count` views; or rows. What has no
+    room on the disk is in memory, and what has none there either, or is damaged, is computed whenever it is asked for.
     """
 
-    def __init__(self, views: Views, count: int, body: str, like: torch.Tensor):
-        """`body` says what computes: features that another one computed are others; `like` are features of an image."""
-        self.views = views
-        self.dtype = like.dtype
+    def __init__(
+        self,
+        views: Views,
+        count: int,
+        network: BackboneWithHeadForImageClassification,
+        computation: str,
+        args: Any,
+        limit: int | None = None,
+    ):
+        """`computation` is another one if `network`, in evaluation mode, would compute other features. `limit` is in
+        bytes of disk, see `Records.open`.
+        """
+        self.views, self.network, self.args = views, network, args
+        like = compute(network, views, default_collate([views[0]]), args)[0]
+        self.width, self.dtype = like.numel(), like.dtype
         self.indices = [(epoch, row) for epoch in range(count) for row in range(len(views))]
         self.digests = [bytes.fromhex(each) for each in views.rows["sha256"][:]]
         keys = [_key(views, self.digests[row], epoch, row) for epoch, row in self.indices]
-        self.records = Records.open(f"features-{body}", (like.numel(),), "float32", keys)
-        self.in_memory: dict[int, np.ndarray] = {}  # what there was no room for on the disk
+        self.records = Records.open(f"features-{computation}", (self.width,), "float32", keys, limit)
+        self.in_memory: dict[int, np.ndarray] = {}
 
     def __len__(self) -> int:
         return len(self.views)
@@ -83,11 +96,11 @@ class FeatureRows(Dataset):
         """`features` (images, width), as exact as the body computed them, and `labels` of a batch."""
         pairs = [index if isinstance(index, tuple) else (0, index) for index in indices]
         places = [(epoch * len(self) + row) % len(self.indices) for epoch, row in pairs]
-        features = [self._get(place) for place in places]
-        if any(each is None for each in features):
-            raise UserError(f"features in '{records_folder()}' were damaged; the same command with --resume goes on")
+        there = {place: self._get(place) for place in places}
+        missing = [place for place, features in there.items() if features is None]
+        there |= {place: features for place, features, _ in self._computed(missing)}
         return {
-            "features": torch.from_numpy(np.stack(features)).to(self.dtype),
+            "features": torch.from_numpy(np.stack([there[place] for place in places])).to(self.dtype),
             "labels": self.views.labels[[row for _, row in pairs]],
         }
 
@@ -95,8 +108,8 @@ class FeatureRows(Dataset):
         own = self.in_memory.get(place)
         return self.records.get(place) if own is None else own
 
-    def fill(self, network: BackboneWithHeadForImageClassification, args: Any) -> int:
-        """Compute what is not there, and return how much that was.
+    def fill(self) -> tuple[int, int]:
+        """Compute what is not there; how much that was, and for how much there is no room.
 
         Several processes share the work, on each machine all of it.
         """
@@ -104,32 +117,47 @@ class FeatureRows(Dataset):
         wanted = self._missing()
         process.wait_for_everyone()  # before anything is put there
         each = int(os.environ.get("LOCAL_WORLD_SIZE", 1))
-        self._compute(network, wanted[process.local_process_index :: each], args)
+        self._store(wanted[process.local_process_index :: each])
         process.wait_for_everyone()
-        self._compute(network, self._missing(), args)  # what the others have no room for, and so keep for themselves
-        return len(wanted)
+        left = self._missing()  # what the others have no room for, and so keep for themselves
+        self._store(left)
+        nowhere = sum(place not in self.in_memory for place in left)
+        return len(wanted) - nowhere, nowhere
 
     def _missing(self) -> list[int]:
         """What is nowhere, or is damaged."""
         return [place for place in range(len(self.indices)) if self._get(place) is None]
 
-    def _compute(self, network: BackboneWithHeadForImageClassification, places: Sequence[int], args: Any) -> None:
-        if not places:
-            return
-        size = BATCH.get(args.device.type, BATCH_ELSEWHERE)
-        sampler = [self.indices[place] for place in places]
-        loading = {"num_workers": args.dataloader_num_workers, "pin_memory": args.dataloader_pin_memory}
-        batches = DataLoader(_Looked(self.views, self.digests), size, sampler=sampler, **loading)
+    def _store(self, places: Sequence[int]) -> None:
+        """Compute features and keep them, until there is no room for more."""
+        room = MEMORY // (4 * self.width)
         seen = PartialState().is_local_main_process
         bar = tqdm(total=len(places), desc="  features", unit=" images", leave=False, disable=None if seen else True)
         with bar:
-            for start, batch in zip(range(0, len(places), size), batches, strict=True):
-                same = batch.pop("same").tolist()
-                features = compute(network, self.views, batch, args, size).float().cpu().numpy()
-                for place, value, known in zip(places[start : start + size], features, same, strict=True):
-                    if not (known and self.records.put(place, value)):
-                        self.in_memory[place] = value
-                bar.update(len(features))
+            for place, features, is_same in self._computed(places, self.args.dataloader_num_workers):
+                if not (is_same and self.records.put(place, features)):
+                    if len(self.in_memory) >= room:
+                        return
+                    self.in_memory[place] = features
+                bar.update()
+
+    def _computed(self, places: Sequence[int], workers: int = 0) -> Iterator[tuple[int, np.ndarray, bool]]:
+        """Place, features (width) and whether they are of the file that the run began with."""
+        size = BATCH.get(self.args.device.type, BATCH_ELSEWHERE)
+        sampler = [self.indices[place] for place in places]
+        # A generator of its own: the stage's dropout must not depend on what is computed meanwhile.
+        loading = {"num_workers": workers, "generator": torch.Generator()}
+        batches = DataLoader(
+            _Looked(self.views, self.digests),
+            size,
+            sampler=sampler,
+            pin_memory=self.args.dataloader_pin_memory,
+            **loading,
+        )
+        for start, batch in zip(range(0, len(places), size), batches, strict=True):
+            same = batch.pop("same").tolist()
+            features = compute(self.network, self.views, batch, self.args, size).float().cpu().numpy()
+            yield from zip(places[start : start + size], features, same, strict=True)
 
 
 class _Looked(Dataset):
@@ -169,20 +197,29 @@ def compute(
 
 
 def stored_features(
-    network: BackboneWithHeadForImageClassification, head: Head, train: Views, validation: Views, count: int, args: Any
+    network: BackboneWithHeadForImageClassification,
+    head: Head,
+    train: Views,
+    validation: Views,
+    count: int,
+    args: Any,
+    limit: int | None = None,
 ) -> tuple[FeatureRows, FeatureRows, str]:
     """What the head of `network` learns from, `count` views of each training image, and what it is evaluated on; and
-    how much that is, in words. The network is left on the CPU.
+    how much that is, in words. `limit` is in bytes of disk, see `Records.open`. The network is left on the CPU, unless
+    features will have to be computed that there is no room for.
     """
     network.to(args.device).eval()
-    like = compute(network, validation, default_collate([validation[0]]), args)[0]
-    body = _computation(head, train, args)
-    splits = FeatureRows(train, count, body, like), FeatureRows(validation, 1, body, like)
-    computed = sum(split.fill(network, args) for split in splits)
-    network.cpu()
-    total = sum(len(split.indices) for split in splits)
-    size = total * like.numel() * 4 / 1e6
-    return *splits, f"{total:,} × {like.numel():,} numbers, {size:,.1f} MB; computed now: {computed:,}"
+    made = network, _computation(head, train, args), args, limit
+    splits = FeatureRows(train, count, *made), FeatureRows(validation, 1, *made)
+    computed, nowhere = (sum(counts) for counts in zip(*(split.fill() for split in splits), strict=True))
+    total, width = sum(len(split.indices) for split in splits), splits[0].width
+    told = f"{total:,} × {width:,} numbers, {total * width * 4 / 1e6:,.1f} MB; computed now: {computed:,}"
+    if nowhere:
+        told += f"; {nowhere:,} have no room, in memory or by --pixel_cache, and are computed in each epoch"
+    else:
+        network.cpu()
+    return *splits, told
 
 
 def views_of(asked: int, augmentation: Augmentation, images: int, args: Any) -> int:
@@ -192,7 +229,7 @@ def views_of(asked: int, augmentation: Augmentation, images: int, args: Any) -> 
     epochs = args.num_train_epochs
     if args.max_steps > 0:
         batch = args.train_batch_size * args.gradient_accumulation_steps * args.world_size
-        epochs = args.max_steps / max(1, images // batch)
+        epochs = args.max_steps / math.ceil(images / batch)
     return min(asked, math.ceil(epochs))
 
 
@@ -205,8 +242,8 @@ def without_workers(args: Any) -> Any:
 
 
 def body_of(network: BackboneWithHeadForImageClassification) -> torch.Tensor:
-    """SHA-256 of the body's weights and configuration, as 32 bytes."""
-    digest = hashlib.sha256(json.dumps(network.config.backbone, sort_keys=True, default=str).encode())
+    """SHA-256 of the body's weights, as 32 bytes."""
+    digest = hashlib.sha256()
     for name, value in network.backbone.state_dict().items():
         digest.update(name.encode())
         digest.update(value.cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
@@ -232,7 +269,7 @@ def check_body(network: BackboneWithHeadForImageClassification, checkpoint: Path
 def _computation(head: Head, views: Views, args: Any) -> str:
     """A name for all that features depend on but the image and how it is varied."""
     facts = {
-        "body": head.body.tolist(),
+        "body": [head.config.backbone, head.body.tolist()],
         "pixels": name_of(views.preprocessing),
         "range": [views.preprocessing.mean.tolist(), views.preprocessing.std.tolist()],
         "precision": "bf16" if args.bf16 else "fp16" if args.fp16 else "fp32",

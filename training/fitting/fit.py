@@ -110,6 +110,7 @@ class Job:
     feature_views: int
     saver: Saver | None = None
     kept: Mapping[str, Kept] = field(default_factory=dict)  # decoded images, by split
+    disk: int | None = None  # bytes at most for what is computed once, see `Records.open`
 
 
 def fit(
@@ -151,8 +152,9 @@ def fit(
     weights: Path | None = None
     with checkpoint_repo.saving(repo, run, say) as saver:
         preprocessing = Preprocessing(processor)
-        kept = {} if streamed else _keep_pixels(plan, datasets, preprocessing, options.pixel_cache)
-        job = Job(recipe, run, plan.machine, datasets, preprocessing, say, feature_views, saver, kept)
+        disk = _disk(recipe, options.pixel_cache)
+        kept = {} if streamed else _keep_pixels(plan, datasets, preprocessing, disk)
+        job = Job(recipe, run, plan.machine, datasets, preprocessing, say, feature_views, saver, kept, disk)
         for stage, args in zip(recipe.stages, stage_arguments, strict=True):
             if weights is not None:
                 network = _load_checkpoint(network, weights)
@@ -530,7 +532,7 @@ def _run_stage(
         if newest is not None:
             features.check_body(network, newest)
         model, collator = features.Head(network), features.as_it_is
-        train, validation, told = features.stored_features(network, model, train, validation, shown, args)
+        train, validation, told = features.stored_features(network, model, train, validation, shown, args, job.disk)
         args = features.without_workers(args)
         job.say(f"  features {told}")
     trainer = StageTrainer(
@@ -574,23 +576,32 @@ def _what_is_trained(job: Job, stage: Stage, shown: int) -> str:
     return "the head, the rest stands still" + ", computed anew in each epoch, as of any stream" * streamed
 
 
-def _keep_pixels(
-    plan: Plan, datasets: DatasetDict, preprocessing: Preprocessing, gigabytes: float | None
-) -> Mapping[str, Kept]:
-    """Where decoded images are kept; nowhere if each is looked at once only, or no disk may be used for it.
+def _disk(recipe: Recipe, gigabytes: float | None) -> int | None:
+    """Bytes of disk for what is computed once, decoded images and features; None for the usual bound.
 
-    Pictures of patients outlive neither their folder nor the run unless somebody asks for it.
+    What was made of patients' pictures outlives neither their folder nor the run unless somebody asks for it.
     """
+    if gigabytes is None:
+        return 0 if recipe.card.medical else None
+    return int(gigabytes * 1e9)
+
+
+def _keep_pixels(
+    plan: Plan, datasets: DatasetDict, preprocessing: Preprocessing, disk: int | None
+) -> Mapping[str, Kept]:
+    """Where decoded images are kept; nowhere if each is looked at once only, or no disk may be used for it."""
     epochs = sum(2 if args.max_steps > 0 else args.num_train_epochs for args in plan.stage_arguments)
-    if gigabytes == 0 or epochs <= 1:
+    if epochs <= 1:
         return {}
-    if gigabytes is None and plan.recipe.card.medical:
-        plan.say(
-            f"pixels     decoded in each epoch: --pixel_cache GB would keep patients' pictures in {records_folder()}"
-        )
+    if disk == 0:
+        whose = "patients' pictures" if plan.recipe.card.medical else "pictures"
+        plan.say(f"pixels     decoded in each epoch: --pixel_cache GB would keep {whose} in {records_folder()}")
         return {}
-    kept = keep(datasets, preprocessing, plan.recipe.augmentation, None if gigabytes is None else int(gigabytes * 1e9))
+    kept = keep(datasets, preprocessing, plan.recipe.augmentation, disk)
     for records in {each.records for each in kept.values()}:
+        if not records.room:
+            plan.say(f"pixels     decoded in each epoch: no room for them in {records_folder()}, which HF_HOME chooses")
+            return {}
         there, total = len(records) - len(records.missing()), len(records)
         room = "" if records.room == total else f"; there is room for {records.room:,}"
         what = " and ".join({"train": "training", "validation": "validation"}[split] for split in kept)

@@ -23,6 +23,9 @@ INSTEAD = {
     "do_train": "this command trains",
     "do_eval": "every epoch is evaluated",
     "do_predict": "this command trains",
+    "gradient_checkpointing": "these networks cannot; a smaller --per_device_train_batch_size with "
+    "--gradient_accumulation_steps saves as much memory",
+    "neftune_noise_alpha": "it is for networks that read text",
     "save_only_model": "without the optimiser's state --resume could not go on",
     "dataloader_drop_last": "it would drop validation images too; a last batch of one image is left out anyway",
 }
