@@ -126,6 +126,20 @@ def report(photos: Path, place: Path, number: int) -> dict[str, float]:
     return {"seconds": seconds, "images": said["images"], "pairs": len(said["duplicates"])}
 
 
+def installed(python: str) -> list[str]:
+    """Those of the others that this Python has; a word on each that it has not."""
+    found = []
+    for name in OTHERS:
+        package = name.split(",")[0].lower()
+        try:
+            subprocess.run([python, "-c", f"import {package}"], capture_output=True, check=True)
+        except (OSError, subprocess.CalledProcessError):
+            print(f"skipped: {python} has no {package}", file=sys.stderr)
+        else:
+            found.append(name)
+    return found
+
+
 def parser() -> argparse.ArgumentParser:
     result = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     result.add_argument("photos", type=folder, nargs="+")
@@ -155,14 +169,14 @@ def main() -> int:
         contest = Contest("report", known.json, facts, small)
         ours = {name: partial(report, photos, place) for name in (FIRST, AGAIN)}
         groups = [{LIMIT: partial(script, DECODE, photos, sys.executable)}, ours]  # AGAIN comes right after FIRST
-        if known.others_python:
-            groups += [{name: partial(script, code, photos, known.others_python)} for name, code in OTHERS.items()]
+        others = installed(known.others_python) if known.others_python else []
+        groups += [{name: partial(script, OTHERS[name], photos, known.others_python)} for name in others]
         for number in range(1, known.rounds + 1):
             for group in groups:
                 contest.play(group, [number])
             groups = groups[1:] + groups[:1]
             shutil.rmtree(place / str(number), ignore_errors=True)
-        return contest.finish(rows(contest, len(sizes), list(OTHERS) if known.others_python else []))
+        return contest.finish(rows(contest, len(sizes), others))
 
 
 def rows(contest: Contest, images: int, others: list[str]) -> list[Row]:
