@@ -18,9 +18,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from contest import ACCELERATE, HERE, Contest, run, scratch
+from arguments import at_least, folder, is_small, json_file, positive
+from contest import ACCELERATE, HERE, Contest, run, scratch, skip
 from machine import ROOT
-from table import Row, judged
+from table import Row, compared, lost
 
 RECIPE = HERE / "flowers_recipe.py"
 OURS, KERAS = "ours", "Keras"
@@ -30,13 +31,13 @@ STATISTICS, BIASES = 53_120, 26_560
 
 def parser() -> argparse.ArgumentParser:
     result = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    result.add_argument("photos", type=Path, help="a folder of class folders")
-    result.add_argument("--base_model", type=Path, required=True, help="ResNet-50 as a folder in Hub layout")
+    result.add_argument("photos", type=folder, help="a folder of class folders")
+    result.add_argument("--base_model", type=folder, required=True, help="ResNet-50 as a folder in Hub layout")
     result.add_argument("--keras_python", type=Path, required=True, help="a Python with keras and tensorflow")
-    result.add_argument("--images", type=int, default=400, help="to train on; a fifth as many more validate")
-    result.add_argument("--epochs", type=int, default=3)
-    result.add_argument("--rounds", type=int, default=3)
-    result.add_argument("--json", type=Path)
+    result.add_argument("--images", type=positive, default=400, help="to train on; a fifth as many more validate")
+    result.add_argument("--epochs", type=at_least(2), default=3)
+    result.add_argument("--rounds", type=positive, default=3)
+    result.add_argument("--json", type=json_file)
     return result
 
 
@@ -73,49 +74,49 @@ def keras(folder: Path, data: Path, python: Path, epochs: int, number: int) -> d
     return json.loads(result.read_text(encoding="utf-8"))
 
 
-def main() -> None:
+def main() -> int:
     """Take turns, compare."""
     known = parser().parse_args()
     why = missing(known.keras_python)
     if why is not None:
-        sys.exit(f"skipped: {known.keras_python} has no Keras ({why})")
+        skip(f"{known.keras_python} has no Keras ({why})")
     from machine import matrix_rates
     from photos import divide
 
     held_out = max(5, known.images // 5)
-    contest = Contest("against_keras", known.json, matrix_rates())
+    contest = Contest("against_keras", known.json, matrix_rates(), is_small(known, parser(), "images"))
     with scratch() as temporary:
-        folder, data = Path(temporary), Path(temporary) / "photos"
+        place, data = Path(temporary), Path(temporary) / "photos"
         divide(known.photos, data, {"train": known.images, "validation": held_out, "test": 10})
         contestants = {
-            OURS: partial(ours, folder, data, known.base_model.resolve(), known.epochs),
-            KERAS: partial(keras, folder, data, known.keras_python.absolute(), known.epochs),
+            OURS: partial(ours, place, data, known.base_model.resolve(), known.epochs),
+            KERAS: partial(keras, place, data, known.keras_python.absolute(), known.epochs),
         }
         contest.play(contestants, range(1, known.rounds + 1))
-        contest.finish([row(contest)])
+        return contest.finish([row(contest)])
 
 
 def row(contest: Contest) -> Row:
     """Later epochs of ours against Keras'."""
+    title, asked = "an epoch of the flowers' network", "≥ 2 ×"
+    if why := contest.lost(OURS, KERAS):
+        return lost(title, "s", asked, why, KERAS)
     one, other = contest.measured[OURS][0], contest.measured[KERAS][0]
     counted = one["parameters"] + STATISTICS + BIASES
-    same, told = judged(
-        {
-            f"{one['images']['train']} + {one['images']['validation']} images": one["images"] == other["images"],
-            f"{one['steps']} steps": one["steps"] == other["steps"],
-            f"{other['parameters']:,} weights as Keras counts": counted == other["parameters"],
-            "speed alone: Keras starts from random weights and does not augment": True,
-        }
-    )
+    checks = {
+        f"{one['images']['train']} + {one['images']['validation']} images": one["images"] == other["images"],
+        f"{one['steps']} steps": one["steps"] == other["steps"],
+        f"{other['parameters']:,} weights as Keras counts": counted == other["parameters"],
+    }
     seconds = [
         statistics.median(each for measured in contest.measured[name] for each in measured["epoch_seconds"][1:])
         for name in (OURS, KERAS)
     ]
     ratio = seconds[1] / seconds[0]
     versions = other["versions"]
-    versus = f"Keras {versions['keras']} on TensorFlow {versions['tensorflow']}"
-    return Row("an epoch of the flowers' network", *seconds, "s", ratio, "≥ 2 ×", same and ratio >= 2, told, versus)
+    versus = f"Keras {versions['keras']} on TensorFlow {versions['tensorflow']}, random weights, no augmentation"
+    return compared(Row(title, *seconds, "s", ratio, asked, ratio >= 2, "", versus), checks, contest.small)
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

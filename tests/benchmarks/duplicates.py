@@ -14,11 +14,11 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+from photos import photographs
 from PIL import Image, ImageEnhance, ImageOps
 from scipy.cluster.hierarchy import DisjointSet
 
 from training.data.duplicates import find_duplicates
-from training.data.images import EXTENSIONS
 from training.data.source import Folder
 from training.recipe import Data
 
@@ -100,7 +100,7 @@ def main() -> None:
     parser.add_argument("--kinds", nargs="+", choices=KINDS, default=list(KINDS))
     parser.add_argument("--quick", action="store_true", help="without the thorough search")
     known = parser.parse_args()
-    photos = sorted(path for path in known.photos.rglob("*") if path.suffix.lower() in EXTENSIONS)
+    photos = photographs([known.photos])
     photos = random.Random(0).sample(photos, min(known.images, len(photos)))
     searches = [False] if known.quick else [False, True]
     columns = ["recall", "precision", "ms an image"] * len(searches)

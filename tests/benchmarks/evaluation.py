@@ -17,19 +17,15 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-from transformers import pipeline
-from transformers.utils import logging
 
-from hub_utils.portable.classifier import classes_of, load_classifier
-from training.data.source import load_source
 from training.data.splits import read_splits, write_splits
-from training.results.measure import measure
-from training.results.predictions import read_predictions
 from training.run_folder import RunFolder
 
 
 def all_for_testing(run: RunFolder, folder: Path, images: int) -> tuple[RunFolder, list[Path]]:
     """A copy of the run in which every image is for testing but ten, and the files to be tested."""
+    from training.data.source import load_source
+
     copy = RunFolder(folder / "run")
     shutil.copytree(run.path, copy.path, ignore=shutil.ignore_patterns("checkpoints", "predictions.csv"))
     rows = read_splits(run.splits)
@@ -49,6 +45,13 @@ def main(words: list[str]) -> None:
     parser.add_argument("--images", type=int, default=1000)
     parser.add_argument("--rounds", type=int, default=3)
     known = parser.parse_args(words)
+    from transformers import pipeline
+    from transformers.utils import logging
+
+    from hub_utils.portable.classifier import classes_of, load_classifier
+    from training.results.measure import measure
+    from training.results.predictions import read_predictions
+
     logging.disable_progress_bar()
     with tempfile.TemporaryDirectory() as folder:
         run, files = all_for_testing(RunFolder(known.run), Path(folder), known.images)

@@ -8,12 +8,13 @@ GPU the same is measured on the CPU, and said: that only shows that the benchmar
 """
 
 import argparse
-import statistics
+import sys
 from functools import partial
 from pathlib import Path
 
+from arguments import at_least, check_steps, folder, is_small, json_file, positive
 from contest import HERE, Contest, scratch
-from table import Row, judged
+from table import Row, compared, lost
 from throughput import TOLERANCE, Ground
 
 KEPT, FRESH, BATCHES, STEP = "ours", "ours, no decode cache", "our batches alone", "our step alone"
@@ -22,27 +23,28 @@ PLAIN = "plain Trainer"
 
 def parser() -> argparse.ArgumentParser:
     result = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    result.add_argument("photos", type=Path, help="a folder of class folders")
-    result.add_argument("--base_model", type=Path, required=True, help="ResNet-50 as a folder in Hub layout")
-    result.add_argument("--images", type=int, default=768, help="to train on, in each epoch")
-    result.add_argument("--epochs", type=int, default=4)
-    result.add_argument("--batch", type=int, default=64)
-    result.add_argument("--rounds", type=int, default=3)
-    result.add_argument("--json", type=Path)
+    result.add_argument("photos", type=folder, help="a folder of class folders")
+    result.add_argument("--base_model", type=folder, required=True, help="ResNet-50 as a folder in Hub layout")
+    result.add_argument("--images", type=positive, default=768, help="to train on, in each epoch")
+    result.add_argument("--epochs", type=at_least(2), default=4)
+    result.add_argument("--batch", type=positive, default=64)
+    result.add_argument("--rounds", type=positive, default=3)
+    result.add_argument("--json", type=json_file)
     return result
 
 
-def main() -> None:
+def main() -> int:
     """Take turns, compare."""
     known = parser().parse_args()
+    check_steps(known, parser())
     import torch
     from machine import matrix_rates
 
-    contest = Contest("gpu", known.json, matrix_rates())
+    small = is_small(known, parser(), "images", "batch")
+    contest = Contest("gpu", known.json, matrix_rates(), small)
     with scratch() as temporary:
-        folder = Path(temporary)
         recipe = HERE / "turned_recipe.py"
-        ground = Ground(folder, known.photos, known.base_model, known.images, known.batch, recipe)
+        ground = Ground(Path(temporary), known.photos, known.base_model, known.images, known.batch, recipe)
         none = ["--pixel_cache", "0"]
         contestants = {
             KEPT: partial(ground.ours, "train", known.epochs, []),
@@ -53,35 +55,34 @@ def main() -> None:
             PLAIN: partial(ground.plain, known.epochs),
         }
         contest.play(contestants, range(1, known.rounds + 1))
-        contest.finish(rows(contest, known.batch, torch.cuda.is_available()))
+        return contest.finish(rows(contest, [*contestants], known.batch, torch.cuda.is_available()))
 
 
-def rows(contest: Contest, batch: int, on_gpu: bool) -> list[Row]:
+def rows(contest: Contest, names: list[str], batch: int, on_gpu: bool) -> list[Row]:
     """Each against the step alone, and ours against plain Trainer."""
-    rates = {name: statistics.median(contest.all(name, "images_per_second")) for name in contest.measured}
-    ours, plain = contest.measured[KEPT][0], contest.measured[PLAIN][0]
-    losses = [each["loss"] for name in contest.measured if name != PLAIN for each in contest.measured[name]]
-    same, told = judged(
-        {
-            f"loss of the first batch {min(losses):.4f} to {max(losses):.4f}": (
-                max(losses) - min(losses) <= TOLERANCE * max(losses)
-            ),
-            f"{ours['steps']} steps of {batch} images": ours["steps"] == plain["steps"],
-        }
-    )
     where = "" if on_gpu else " (on the CPU: no GPU here)"
     result = []
-    for name, rate in rates.items():
+    for name in names:
         if name in (STEP, PLAIN):
             continue
-        ratio, asked = rate / rates[STEP], name == KEPT and on_gpu
-        met = same and ratio >= 0.9 if asked else None
-        goal = "≥ 0.9 ×" if asked else ""
-        result.append(Row(f"{name}{where}", rate, rates[STEP], "images/s", ratio, goal, met, told, STEP))
-    ratio = rates[KEPT] / rates[PLAIN]
-    told = f"{ours['steps']} steps of {batch} images; not the same augmentation: the one turns, the other crops"
-    return [*result, Row(f"{KEPT}{where}", rates[KEPT], rates[PLAIN], "images/s", ratio, "", None, told, PLAIN)]
+        asked = "≥ 0.9 ×" if name == KEPT and on_gpu else ""
+        if why := contest.lost(name, STEP):
+            result.append(lost(f"{name}{where}", "images/s", asked, why, STEP))
+            continue
+        rates = [contest.median(each, "images_per_second") for each in (name, STEP)]
+        losses = [each["loss"] for other in (name, STEP) for each in contest.measured[other]]
+        told = f"loss of the first batch {min(losses):.4f} to {max(losses):.4f}"
+        ratio = rates[0] / rates[1]
+        row = Row(f"{name}{where}", *rates, "images/s", ratio, asked, ratio >= 0.9 if asked else None, "", STEP)
+        result.append(compared(row, {told: max(losses) - min(losses) <= TOLERANCE * max(losses)}, contest.small))
+    if why := contest.lost(KEPT, PLAIN):
+        return [*result, lost(f"{KEPT}{where}", "images/s", "", why, PLAIN)]
+    ours, plain = (contest.measured[name][0] for name in (KEPT, PLAIN))
+    rates = [contest.median(name, "images_per_second") for name in (KEPT, PLAIN)]
+    versus = f"{PLAIN}, which crops where ours turns"
+    row = Row(f"{KEPT}{where}", *rates, "images/s", rates[0] / rates[1], "", None, "", versus)
+    return [*result, compared(row, {f"{ours['steps']} steps of {batch} images": ours["steps"] == plain["steps"]})]
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

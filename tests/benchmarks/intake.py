@@ -19,6 +19,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
+from arguments import json_file, positive
 from machine import facts as machine_facts
 from PIL import Image
 from table import write_rows
@@ -68,12 +69,13 @@ def read(folder: Path) -> None:
 def main() -> None:
     """Generate, and read in processes of their own."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("files", type=int, nargs="*", default=[10_000, 30_000, 100_000])
-    parser.add_argument("--json", type=Path)
+    parser.add_argument("files", type=positive, nargs="*", default=[10_000, 30_000, 100_000])
+    parser.add_argument("--json", type=json_file)
     known = parser.parse_args()
     print("| files | cache | reading, s | duplicates, s | splits, s | pairs | MB more than imports | ms a file |")
     print("|---|---|---|---|---|---|---|---|")
     rows = []
+    said = machine_facts() if known.json else {}
     for files in known.files:
         with tempfile.TemporaryDirectory() as temporary:
             folder = Path(temporary) / "photos"
@@ -89,8 +91,8 @@ def main() -> None:
                 rows.append({"files": files, "cache": cache, **json.loads(result.stdout)})
                 line = "| {files:,} | {cache} | {reading:.1f} | {duplicates:.1f} | {splits:.1f} | {pairs:,} "
                 print((line + "| {megabytes:.0f} | {ms_a_file:.2f} |").format(**rows[-1]), flush=True)
-    if known.json:
-        write_rows(known.json, [], machine_facts(), rows)
+                if known.json:
+                    write_rows(known.json, [], said, rows)
 
 
 if __name__ == "__main__":

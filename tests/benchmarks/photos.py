@@ -3,10 +3,15 @@
 import random
 import shutil
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-SUFFIXES = {".jpg", ".jpeg", ".png", ".webp"}
+
+def photographs(folders: Sequence[Path]) -> list[Path]:
+    """All image files below these folders, in order: those that training takes too."""
+    from hub_utils.portable.image_files import EXTENSIONS
+
+    return sorted(path for each in folders for path in each.rglob("*") if path.suffix.lower() in EXTENSIONS)
 
 
 def divide(photos: Path, folder: Path, counts: Mapping[str, int]) -> None:

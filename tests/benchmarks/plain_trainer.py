@@ -19,6 +19,7 @@ parser.add_argument("result", type=Path)
 parser.add_argument("--seed", type=int, default=42)
 parser.add_argument("--epochs", type=float, default=2)
 parser.add_argument("--batch", type=int, default=8)
+parser.add_argument("--probe", type=Path, help="a batch of `start.save_probe`, whose loss shows the weights")
 parser.add_argument("--no_evaluation", action="store_true", help="train alone, for images per second")
 
 
@@ -28,6 +29,7 @@ def main(known: argparse.Namespace) -> None:
     import torch
     from datasets import Image as Encoded
     from datasets import load_dataset
+    from start import probe_loss
     from torchvision.transforms import (
         CenterCrop,
         Compose,
@@ -49,9 +51,15 @@ def main(known: argparse.Namespace) -> None:
     )
 
     watch = Watch(device_wait())
+    found: dict[str, float] = {}
+
+    def begin(model):
+        watch.start()
+        if known.probe is not None:
+            found["loss"] = probe_loss(model, known.probe, half=False)
 
     class Watched(TrainerCallback):
-        on_train_begin = staticmethod(lambda *args, **kwargs: watch.start())
+        on_train_begin = staticmethod(lambda *args, **kwargs: begin(kwargs["model"]))
         on_epoch_begin = staticmethod(lambda *args, **kwargs: watch.epoch())
         on_step_end = staticmethod(lambda *args, **kwargs: watch.step())
         on_epoch_end = staticmethod(lambda *args, **kwargs: watch.end())
@@ -122,22 +130,23 @@ def main(known: argparse.Namespace) -> None:
         callbacks=[Watched()],
     )
     trained = trainer.train()
-    found = {}
+    accuracies = {}
     if not known.no_evaluation:
         trainer.save_model()
         trainer.log_metrics("train", trained.metrics)
         trainer.save_metrics("train", trained.metrics)
         trainer.save_state()
         for split in ("validation", "test"):
-            found[split] = trainer.evaluate(data[split])["eval_accuracy"]
-        trainer.log_metrics("eval", found)
-        trainer.save_metrics("eval", found)
+            accuracies[split] = trainer.evaluate(data[split])["eval_accuracy"]
+        trainer.log_metrics("eval", accuracies)
+        trainer.save_metrics("eval", accuracies)
         trainer.create_model_card(tasks="image-classification", tags=["image-classification", "vision"])
     result = {
+        **found,
         "steps": trainer.state.global_step,
         "epochs_seconds": (watch.evaluated or watch.ends)[len(watch.ends) - 1],
         "images_per_second": watch.rate(known.batch),
-        "accuracy": found,
+        "accuracy": accuracies,
         "evaluated": evaluated,
         "files": files,
         "architecture": type(model).__name__,

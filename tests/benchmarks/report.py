@@ -4,12 +4,12 @@ python tests/benchmarks/report.py PHOTOS... [--images 4000] [--rounds 3] [--json
                                   [--others_python PYTHON]
 
 Photographs of about 500 × 375 pixels are made from those below PHOTOS: another crop, another colour, the grain that
-enlarging takes away, JPEG quality 85 to 95. In each round come in turn: decoding all of them, whole, to RGB, by Pillow
-in as many threads as there are cores, which is the limit; the whole command `data_report.py` with an empty cache; and
-the same again. With `--others_python`, the Python of another environment in which fastai or Ultralytics are installed,
-their verification of images stands beside it; in that environment they see the same files.
+enlarging takes away, JPEG quality 85 to 95. In each round come, each time another first: decoding all of them, whole,
+to RGB, by Pillow in as many threads as there are cores, which is the limit; the whole command `data_report.py` with an
+empty cache, and the same again. With `--others_python`, the Python of another environment in which fastai or
+Ultralytics are installed, their verification of images stands beside it; in that environment they see the same files.
 
-All must find the same number of good images. The table is Markdown; figures are medians, ratios those of each round.
+Those that are compared must find the same number of good images. Figures are medians, and so are ratios of each round.
 """
 
 from __future__ import annotations
@@ -18,21 +18,23 @@ import argparse
 import json
 import os
 import random
+import shutil
 import statistics
 import subprocess
 import sys
-import tempfile
-import time
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 
 import numpy as np
-from machine import facts as machine_facts
+from arguments import folder, is_small, json_file, positive
+from contest import Contest, Failed, run, scratch
+from machine import ROOT
+from photos import photographs
 from PIL import Image, ImageEnhance, ImageOps
-from table import Row, print_rows, write_rows
+from table import Row, compared, lost
 
-ROOT = Path(__file__).parents[2]
+LIMIT, FIRST, AGAIN = "decoding once", "data report, empty cache", "data report, filled cache"
 GRAIN = 5.0  # levels of 255, deviation: with it the files are about as large as those of `flower_photos`, 60 kB
 # Each prints how many images are good, and the seconds that it took without its imports.
 DECODE = """
@@ -71,7 +73,7 @@ print(count, time.perf_counter() - began)
 }
 
 
-def make(photos: list[Path], folder: Path, images: int) -> None:
+def make(photos: list[Path], target: Path, images: int) -> None:
     """Write so many JPEGs, in one folder a folder of `photos`; of one photograph those of crops far from each other."""
     photos, times = random.Random(0).sample(photos, len(photos)), -(-images // len(photos))
 
@@ -91,130 +93,111 @@ def make(photos: list[Path], folder: Path, images: int) -> None:
         crop = ImageEnhance.Color(crop).enhance(draw.uniform(0.8, 1.2))
         grain = np.random.default_rng(number).normal(0, GRAIN, (size[1], size[0], 1))
         crop = Image.fromarray(np.clip(np.asarray(crop) + grain, 0, 255).astype(np.uint8))
-        target = folder / path.parent.name / f"{number:06}{'-again' * again}.jpg"
-        crop.save(target, quality=draw.randint(85, 95) - 10 * again)
+        file = target / path.parent.name / f"{number:06}{'-again' * again}.jpg"
+        crop.save(file, quality=draw.randint(85, 95) - 10 * again)
 
     for name in {path.parent.name for path in photos}:
-        (folder / name).mkdir(parents=True)
+        (target / name).mkdir(parents=True)
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         list(pool.map(write, range(images)))
 
 
-def script(code: str, folder: Path, python: str = sys.executable) -> tuple[float, int]:
+def script(code: str, photos: Path, python: str, number: int) -> dict[str, float]:
     """Seconds, and good images, as a process of its own says.
 
     Raises:
-        subprocess.CalledProcessError: it cannot be run there.
+        Failed: it cannot be run there.
     """
-    command = [python, "-c", code, str(folder)]
-    result = subprocess.run(command, capture_output=True, text=True, check=True, stdin=subprocess.DEVNULL)
+    command = [python, "-c", code, str(photos)]
+    result = subprocess.run(command, capture_output=True, text=True, check=False, stdin=subprocess.DEVNULL)
+    if result.returncode != 0:
+        raise Failed(result.stderr.strip() or f"status {result.returncode}")
     count, seconds = result.stdout.split()[-2:]
-    return float(seconds), int(count)
+    return {"seconds": float(seconds), "images": int(count)}
 
 
-def report(folder: Path, place: Path) -> tuple[float, int]:
-    """Seconds of the whole process, and good images; its cache and its report lie below `place`."""
-    command = [sys.executable, "training/data_report.py", str(folder), "--output", str(place / "report")]
-    environment = {**os.environ, "HF_HOME": str(place), "PYTHONPATH": str(ROOT)}
-    began = time.perf_counter()
-    subprocess.run(command, env=environment, cwd=ROOT, capture_output=True, text=True, check=True)
-    seconds = time.perf_counter() - began
-    return seconds, facts(place)["images"]
+def report(photos: Path, place: Path, number: int) -> dict[str, float]:
+    """Seconds of the whole process, good images and pairs; the round's cache and report lie below `place`."""
+    cache = place / str(number)
+    cache.mkdir(exist_ok=True)
+    words = [sys.executable, ROOT / "training" / "data_report.py", photos.resolve(), "--output", cache / "report"]
+    seconds = run(words, cache, place / "log")
+    said = json.loads((cache / "report" / "report.json").read_text(encoding="utf-8"))
+    return {"seconds": seconds, "images": said["images"], "pairs": len(said["duplicates"])}
 
 
-def facts(place: Path) -> dict:
-    return json.loads((place / "report" / "report.json").read_text(encoding="utf-8"))
-
-
-def one_round(folder: Path, others: dict[str, Callable]) -> tuple[dict[str, float], dict]:
-    """Seconds by contestant, and what the report says."""
-    with tempfile.TemporaryDirectory() as temporary:
-        place = Path(temporary)
-        contestants = {
-            "decoding once": lambda: script(DECODE, folder),
-            "data report, empty cache": lambda: report(folder, place),
-            "data report, filled cache": lambda: report(folder, place),
-            **others,
-        }
-        results = {name: run() for name, run in contestants.items()}
-        said = facts(place)
-    counts = {name: count for name, (_, count) in results.items()}
-    if len(set(counts.values())) > 1:
-        raise RuntimeError(f"the contestants do not agree on how many images are good: {counts}")
-    return {name: seconds for name, (seconds, _) in results.items()}, said
-
-
-def able(python: str, folder: Path) -> dict[str, Callable]:
-    """Those of the others that this Python can run; a word on each that it cannot."""
-    found = {}
-    for name, code in OTHERS.items():
+def installed(python: str) -> list[str]:
+    """Those of the others that this Python has; a word on each that it has not."""
+    found = []
+    for name in OTHERS:
+        package = name.split(",")[0].lower()
         try:
-            script(code, folder, python)
-        except (OSError, subprocess.CalledProcessError) as error:
-            said = (getattr(error, "stderr", "") or str(error)).strip().splitlines()
-            print(f"skipped: {name}: {said[-1] if said else error}")
+            subprocess.run([python, "-c", f"import {package}"], capture_output=True, check=True)
+        except (OSError, subprocess.CalledProcessError):
+            print(f"skipped: {python} has no {package}", file=sys.stderr)
         else:
-            found[name] = lambda code=code: script(code, folder, python)
+            found.append(name)
     return found
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("photos", type=Path, nargs="+")
-    parser.add_argument("--images", type=int, default=4000)
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--json", type=Path)
-    parser.add_argument("--keep", type=Path, help="make the photographs in this folder, or take those that are there")
-    parser.add_argument("--others_python")
-    known = parser.parse_args()
-    with tempfile.TemporaryDirectory() as temporary:
-        folder = known.keep or Path(temporary) / "photos"
-        if not folder.exists():
-            photos = sorted(path for each in known.photos for path in each.rglob("*") if path.suffix.lower() == ".jpg")
-            if not photos:
-                sys.exit(f"error: no .jpg below {', '.join(map(str, known.photos))}")
-            make(photos, folder, known.images)
-        files = list(folder.rglob("*.jpg"))
-        mean = statistics.mean(len(path.read_bytes()) for path in files) / 1000  # and they lie in the system's cache
-        others = able(known.others_python, folder) if known.others_python else {}
-        rounds = []
-        for _ in range(known.rounds):
-            seconds, said = one_round(folder, others)
-            rounds.append(seconds)
-    near = len(said["duplicates"])
-    print(f"{said['images']:,} images of {mean:.0f} kB; {near:,} pairs of duplicates; {os.cpu_count()} cores\n")
-    print("| | s | × decoding | × the first report |\n|---|---|---|---|")
-    table = {}
-    for name in rounds[0]:
-        ratios = [
-            statistics.median(each[name] / each[limit] for each in rounds)
-            for limit in ("decoding once", "data report, empty cache")
-        ]
-        table[name] = {
-            "seconds": statistics.median(each[name] for each in rounds),
-            "to_decoding": ratios[0],
-            "to_first_report": ratios[1],
-        }
-        print("| {} | {seconds:.2f} | {to_decoding:.2f} | {to_first_report:.3f} |".format(name, **table[name]))
-    rows = judge(table, said["images"])
-    print_rows(rows)
-    if known.json:
-        facts_of_run = {"images": said["images"], "kilobytes": mean, "pairs": near}
-        write_rows(known.json, rows, machine_facts() | facts_of_run, {"medians": table, "rounds": rounds})
+def parser() -> argparse.ArgumentParser:
+    result = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    result.add_argument("photos", type=folder, nargs="+")
+    result.add_argument("--images", type=positive, default=4000)
+    result.add_argument("--rounds", type=positive, default=3)
+    result.add_argument("--json", type=json_file)
+    result.add_argument("--keep", type=Path, help="make the photographs in this folder, or take those that are there")
+    result.add_argument("--others_python")
+    return result
 
 
-def judge(table: dict[str, dict[str, float]], images: int) -> list[Row]:
-    """The first report against decoding, the second against the first."""
-    names = "decoding once", "data report, empty cache", "data report, filled cache"
-    limit, first, again = (table[name]["seconds"] for name in names)
-    ratios = table[names[1]]["to_decoding"], table[names[2]]["to_first_report"]
-    same = f"all find {images:,} good images"
-    return [
-        Row(f"data report of {images:,} photographs", first, limit, "s", ratios[0], "≤ 1.5 ×", ratios[0] <= 1.5, same,
-            names[0]),
-        Row("the same again", again, first, "s", ratios[1], "≤ 0.1 ×", ratios[1] <= 0.1, same, names[1]),
-    ]  # fmt: skip
+def main() -> int:
+    """Make, take turns, compare."""
+    known = parser().parse_args()
+    with scratch() as temporary:
+        place, photos = Path(temporary), known.keep or Path(temporary) / "photos"
+        if not photos.exists():
+            sources = photographs(known.photos)
+            if not sources:
+                sys.exit(f"error: no photograph below {', '.join(map(str, known.photos))}")
+            make(sources, photos, known.images)
+        sizes = [len(path.read_bytes()) for path in photos.rglob("*.jpg")]  # and they lie in the system's cache
+        if not sizes:
+            sys.exit(f"error: no .jpg below '{photos}', of --keep")
+        facts = {"images": len(sizes), "kilobytes": statistics.mean(sizes) / 1000}
+        small = is_small(argparse.Namespace(rounds=known.rounds, images=len(sizes)), parser(), "images")
+        contest = Contest("report", known.json, facts, small)
+        ours = {name: partial(report, photos, place) for name in (FIRST, AGAIN)}
+        groups = [{LIMIT: partial(script, DECODE, photos, sys.executable)}, ours]  # AGAIN comes right after FIRST
+        others = installed(known.others_python) if known.others_python else []
+        groups += [{name: partial(script, OTHERS[name], photos, known.others_python)} for name in others]
+        for number in range(1, known.rounds + 1):
+            for group in groups:
+                contest.play(group, [number])
+            groups = groups[1:] + groups[:1]
+            shutil.rmtree(place / str(number), ignore_errors=True)
+        return contest.finish(rows(contest, len(sizes), others))
+
+
+def rows(contest: Contest, images: int, others: list[str]) -> list[Row]:
+    """The first report against decoding and against the others, the second against the first."""
+    title = f"data report of {images:,} photographs"
+    pairs = [(title, FIRST, LIMIT, 1.5), ("the same again", AGAIN, FIRST, 0.1)]
+    result = []
+    for what, name, versus, most in [*pairs, *((title, FIRST, other, None) for other in others)]:
+        asked = "" if most is None else f"≤ {most:g} ×"
+        if why := contest.lost(name, versus):
+            result.append(lost(what, "s", asked, why, versus))
+            continue
+        seconds = [contest.all(each, "seconds") for each in (name, versus)]
+        ratio = statistics.median(one / other for one, other in zip(*seconds, strict=True))
+        found = [set(contest.all(each, "images")) for each in (name, versus)]
+        told = " and ".join("/".join(f"{count:,}" for count in sorted(each)) for each in found)
+        medians = [statistics.median(each) for each in seconds]
+        row = Row(what, *medians, "s", ratio, asked, None if most is None else ratio <= most, "", versus)
+        result.append(compared(row, {f"good images: {told}": len(found[0] | found[1]) == 1}, contest.small))
+    return result
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -5,23 +5,26 @@ python tests/benchmarks/run.py [NAMES…] --photos DIR --base_model DIR [--run R
 
 Without names: those of the project's goals. DIR of photographs holds class folders; the base model is ResNet-50 as a
 folder in Hub layout. What each found stands in the JSON file as soon as it is done, and what it measured so far in the
-folder FILE.parts: an interruption loses nothing. What cannot be run is left out with a word. `--quick` takes few
-photographs and one round: it shows that all works, and its figures mean nothing.
+folder FILE.parts, after each round: an interruption loses the round it comes in and no more. That folder is emptied at
+the start, and with it the run that `fine_tuning` left for `inference`. What cannot be run is left out with a word.
+`--quick` takes few photographs and one round: it shows that all works, its figures mean nothing, and nothing is judged.
 """
 
 import argparse
 import json
 import os
+import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from contest import HERE
+from arguments import folder, json_file, positive
+from contest import HERE, SKIPPED
 from table import Row, print_rows, write_rows
 
 
@@ -60,13 +63,15 @@ def parser() -> argparse.ArgumentParser:
         epilog=f"NAMES: {', '.join(BENCHMARKS)}; without any: {', '.join(GOALS)}",
     )
     result.add_argument("names", nargs="*", metavar="NAMES", help="which to run, in this order")
-    result.add_argument("--photos", type=Path, help="a folder of class folders of photographs")
-    result.add_argument("--base_model", type=Path, help="ResNet-50 as a folder in Hub layout")
-    result.add_argument("--run", type=Path, help="a run for `inference` (default: the one that fine_tuning made)")
+    result.add_argument("--photos", type=folder, help="a folder of class folders of photographs")
+    result.add_argument("--base_model", type=folder, help="ResNet-50 as a folder in Hub layout")
+    result.add_argument("--run", type=folder, help="a run for `inference` (default: the one that fine_tuning made)")
     result.add_argument("--keras_python", type=Path, help="a Python with keras and tensorflow, for `against_keras`")
     result.add_argument("--others_python", type=Path, help="a Python with fastai or ultralytics, for `report`")
-    result.add_argument("--rounds", type=int, default=3, help="how often each contestant is measured")
-    result.add_argument("--json", type=Path, metavar="FILE", help="default: reports/benchmarks[-NAMES].json")
+    result.add_argument("--rounds", type=positive, default=3, help="how often each contestant is measured")
+    result.add_argument(
+        "--json", type=json_file, metavar="FILE", help="default: reports/benchmarks[-NAMES][-quick].json"
+    )
     result.add_argument("--quick", action="store_true", help="few photographs, one round: does it work?")
     return result
 
@@ -81,6 +86,11 @@ def words_of(benchmark: Benchmark, values: Mapping[str, Any], quick: bool) -> li
     with suppress(KeyError):
         words += [word.format_map(values) for word in benchmark.optional.split()]
     return words + (benchmark.quick.split() if quick else [])
+
+
+def default_file(names: Sequence[str], quick: bool) -> str:
+    """Where the result goes: what was only tried overwrites nothing that was measured."""
+    return f"reports/{'-'.join(['benchmarks', *names, *['quick'] * quick])}.json"
 
 
 def values_of(known: argparse.Namespace, kept: Path) -> dict[str, Any]:
@@ -106,23 +116,21 @@ def part(path: Path) -> tuple[list[Row], Any, Any]:
 def main() -> int:
     """Run each in a process of its own; the exit status is 0 if all could be run, whatever they found."""
     known = parser().parse_args()
-    names = known.names or list(GOALS)
+    names = list(dict.fromkeys(known.names)) or list(GOALS)
     unknown = [name for name in names if name not in BENCHMARKS]
     if unknown:
         sys.exit(f"error: no benchmark '{unknown[0]}'; there are {', '.join(BENCHMARKS)}")
-    for flag in ("photos", "base_model", "run"):
-        path = getattr(known, flag)
-        if path is not None and not path.is_dir():
-            sys.exit(f"error: --{flag} '{path}' is no folder")
-    if known.rounds < 1:
-        sys.exit(f"error: --rounds {known.rounds}: at least 1 is needed")
     os.environ.pop("OMP_NUM_THREADS", None)  # some libraries heed it and others do not
     if known.json is None:
-        known.json = Path("reports") / f"{'-'.join(['benchmarks', *known.names])}.json"
+        known.json = json_file(default_file(known.names, known.quick))
     from machine import facts, matrix_rates
 
     parts = known.json.with_name(f"{known.json.name}.parts")
-    parts.mkdir(parents=True, exist_ok=True)
+    for flag in ("photos", "base_model", "run"):
+        if (path := getattr(known, flag)) and path.resolve().is_relative_to(parts.resolve()):
+            sys.exit(f"error: --{flag} '{path}' lies in {parts}, which is emptied first; name another --json FILE")
+    shutil.rmtree(parts, ignore_errors=True)
+    parts.mkdir()
     rows: list[Row] = []
     measured: dict[str, Any] = {}
     machine = facts() | matrix_rates() | {"command": sys.argv[1:]}
@@ -133,10 +141,10 @@ def main() -> int:
         began, path = time.perf_counter(), parts / f"{name}.json"
         try:
             words = words_of(BENCHMARKS[name], values_of(known, parts), known.quick)
-            path.unlink(missing_ok=True)
             say(f"{number} of {len(names)} · {name}")
             command = [sys.executable, str(HERE / f"{name}.py"), *words, "--json", str(path.absolute())]
             status: int | str = subprocess.run(command, check=False).returncode
+            status = "skipped, it says why above" if status == SKIPPED else status
         except KeyError as error:
             status = f"skipped: --{error.args[0]} is needed"
         except KeyboardInterrupt:
@@ -153,12 +161,12 @@ def main() -> int:
             break
     print_rows(rows)
     failed = [name for name, each in measured.items() if each["status"] != 0]
-    print(f"\nwrote {known.json}" + (f"; not measured: {', '.join(failed)}" if failed else ""))
+    print(f"\nwrote {known.json}" + (f"; not measured whole, or not the same: {', '.join(failed)}" if failed else ""))
     return int(bool(failed))
 
 
 def _told(status: int | str) -> str:
-    return status if isinstance(status, str) else f"failed with status {status}; what it measured before is kept"
+    return status if isinstance(status, str) else f"status {status}, it says why above; what it measured is kept"
 
 
 def say(text: str) -> None:

@@ -25,8 +25,10 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import psutil
+from arguments import json_file, positive
 from intake import generate
 from machine import facts
 from table import write_rows
@@ -152,18 +154,25 @@ def growth(images: list[int], values: list[float]) -> float | None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("images", type=int, nargs="*", default=[1_000, 10_000, 100_000])
+    parser.add_argument("images", type=positive, nargs="*", default=[1_000, 10_000, 100_000])
     parser.add_argument("--sources", nargs="+", choices=("folder", "stream"), default=["folder", "stream"])
-    parser.add_argument("--json", type=Path)
+    parser.add_argument("--json", type=json_file)
     known = parser.parse_args()
     columns = [*PARTS, "all", "memory", "disk"]
     print(f"| | images | {', s | '.join(columns[:-2])}, s | memory, MB | run folder, MB | ms an image more |")
     print(f"|{'---|' * (len(columns) + 3)}")
-    found: dict[str, list[dict[str, float]]] = {}
+    found: dict[str, Any] = {}
+    said = facts() if known.json else {}
+
+    def keep() -> None:
+        if known.json:
+            write_rows(known.json, [], said, found)
+
     for source in known.sources:
         rows = found[source] = []
         for images in known.images:
             rows.append({"images": images, **measure(images, source)})
+            keep()
             more = math.nan
             if len(rows) > 1:  # what starting takes is in both
                 more = 1000 * (rows[-1]["all"] - rows[-2]["all"]) / (images - rows[-2]["images"])
@@ -174,8 +183,7 @@ def main() -> None:
             cells = [f"× {ratio:.2f}" for ratio in ratios.values()]
             print(f"| {source} | × 10 | {' | '.join(cells)} | |", flush=True)
         found[f"{source}, by ten"] = ratios
-    if known.json:
-        write_rows(known.json, [], facts(), found)
+        keep()
 
 
 if __name__ == "__main__":

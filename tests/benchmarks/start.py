@@ -48,10 +48,13 @@ def probe_loss(model: torch.nn.Module, file: Path, half: bool) -> float:
     device = next(model.parameters()).device
     kept = {name: buffer.clone() for name, buffer in model.named_buffers()}
     was_training = model.training
+    halved = None if half else vars(model).pop("forward", None)  # accelerate's, which is always in half floats
     with torch.no_grad(), torch.autocast(device.type, torch.bfloat16, enabled=half):
         found = model.train()(probe["pixels"].to(device))
     for name, buffer in model.named_buffers():
         buffer.copy_(kept[name])
     model.train(was_training)
+    if halved is not None:
+        model.forward = halved
     logits = getattr(found, "logits", found).float()
     return functional.cross_entropy(logits, probe["labels"].to(device)).item()

@@ -10,12 +10,12 @@ import subprocess
 import sys
 import time
 from functools import partial
-from pathlib import Path
 from typing import Any
 
+from arguments import is_small, json_file, positive
 from contest import Contest
 from machine import ROOT
-from table import Row, judged
+from table import Row, compared
 
 PYTHON = "python itself"
 
@@ -43,15 +43,15 @@ def timed(words: list[str], number: int) -> dict[str, Any]:
 
 def parser() -> argparse.ArgumentParser:
     result = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    result.add_argument("--rounds", type=int, default=5)
-    result.add_argument("--json", type=Path)
+    result.add_argument("--rounds", type=positive, default=5)
+    result.add_argument("--json", type=json_file)
     return result
 
 
-def main() -> None:
+def main() -> int:
     """Ask every command in turn; the row is of the slowest."""
     known = parser().parse_args()
-    contest = Contest("startup", known.json)
+    contest = Contest("startup", known.json, small=is_small(known, parser()))
     found = commands()
     contest.play(
         {PYTHON: partial(timed, ["-c", ""]), **{name: partial(timed, words) for name, words in found.items()}},
@@ -60,12 +60,13 @@ def main() -> None:
     medians = {name: contest.median(name, "seconds") for name in found}
     slowest = max(medians, key=medians.__getitem__)
     answered = all(each["status"] == 0 and each["usage"] for name in found for each in contest.measured[name])
-    same, told = judged({f"all {len(found)} commands say how they are used": answered})
     bare = contest.median(PYTHON, "seconds")
     title = f"--help of the slowest of {len(found)} commands, {slowest}"
-    met = same and medians[slowest] < 1
-    contest.finish([Row(title, medians[slowest], bare, "s", medians[slowest], "< 1 s", met, told, PYTHON)])
+    row = Row(title, medians[slowest], bare, "s", medians[slowest], "< 1 s", medians[slowest] < 1, "", PYTHON)
+    return contest.finish(
+        [compared(row, {f"all {len(found)} commands say how they are used": answered}, contest.small)]
+    )
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

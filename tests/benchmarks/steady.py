@@ -3,9 +3,10 @@
 python tests/benchmarks/steady.py MODE RESULT PROBE -- RECIPE [flags of train.py]
 
 MODE is `train` (images per second while training), `stage` (seconds of each stage, whatever it does before its first
-step included), `loader` (images per second of the batches alone, as they come to the device) or `step` (the training
-step alone, on one batch that lies on the device). The latter two end the process when they have measured. RESULT is a
-JSON file to write, PROBE what `start.save_probe` wrote.
+step included), `whole` (how many images each evaluation had), `loader` (images per second of the batches alone, as they
+come to the device) or `step` (the training step alone, on one batch that lies on the device). The latter two end the
+process when they have measured; all but `stage` take the probe's loss before the first step, `whole` in fp32. RESULT is
+a JSON file to write, PROBE what `start.save_probe` wrote.
 """
 
 import argparse
@@ -19,7 +20,7 @@ from typing import Any
 from watch import Watch, device_wait
 
 parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-parser.add_argument("mode", choices=["train", "stage", "loader", "step"])
+parser.add_argument("mode", choices=["train", "stage", "whole", "loader", "step"])
 parser.add_argument("result", type=Path)
 parser.add_argument("probe", type=Path)
 parser.add_argument("--steps", type=int, default=16, help="steps to measure alone")
@@ -39,7 +40,7 @@ def main(known: argparse.Namespace) -> None:
         sys.exit(status)
 
     watch = Watch(device_wait())
-    found: dict[str, Any] = {}
+    found: dict[str, Any] = {"evaluated": watch_evaluations()} if known.mode == "whole" else {}
 
     def watched(name: str, note: Any) -> None:
         own = getattr(Progress, name)
@@ -56,8 +57,8 @@ def main(known: argparse.Namespace) -> None:
 
         found["batch"] = args.per_device_train_batch_size
         found["threads"] = torch.get_num_threads()
-        found["loss"] = probe_loss(model, known.probe, args.bf16)
-        if known.mode != "train":
+        found["loss"] = probe_loss(model, known.probe, args.bf16 and known.mode != "whole")
+        if known.mode in ("loader", "step"):
             alone = loader(train_dataloader) if known.mode == "loader" else step(model, optimizer, args, known)
             write(known.result, found | alone)
             sys.stdout.flush()
@@ -90,6 +91,29 @@ def watch_stages() -> list[float]:
     return seconds
 
 
+def watch_evaluations() -> list[int]:
+    """A list that will hold how many images' answers each evaluation had: Trainer's, and those of the saved model."""
+    from transformers import Trainer
+
+    from training.fitting import deploy
+
+    own_loop, own_answers, counted = Trainer.evaluation_loop, deploy.answers, []
+
+    def loop(*args: Any, **kwargs: Any) -> Any:
+        result = own_loop(*args, **kwargs)
+        counted.append(len(result.label_ids))
+        return result
+
+    def answers(model: Any, batches: Any, name: str) -> Any:
+        result = own_answers(model, batches, name)
+        if name in ("validation", "test"):  # not what else is asked for statistics
+            counted.append(len(result[1]))
+        return result
+
+    Trainer.evaluation_loop, deploy.answers = loop, answers
+    return counted
+
+
 def write(path: Path, found: dict[str, Any]) -> None:
     path.write_text(json.dumps(found), encoding="utf-8")
 
@@ -110,7 +134,8 @@ def loader(batches: Any) -> dict[str, float]:
 def step(model: Any, optimizer: Any, args: Any, known: argparse.Namespace) -> dict[str, float]:
     """Median seconds of forward, loss, backward and update; their FLOPs, and the machine's rate just afterwards.
 
-    A step is counted as three forward passes: one forward, two backward.
+    The FLOPs are those of forward and backward as torch counts them: the first convolution, which needs no gradient of
+    its input, has two thirds of what a layer else has.
     """
     import torch
     from machine import matrix_rate
@@ -123,18 +148,18 @@ def step(model: Any, optimizer: Any, args: Any, known: argparse.Namespace) -> di
     pixels, labels = (probe[name][: args.per_device_train_batch_size].to(device) for name in ("pixels", "labels"))
     model.train()
     half = torch.bfloat16 if args.bf16 else torch.float32
-    with (
-        FlopCounterMode(display=False) as counter,
-        torch.no_grad(),
-        torch.autocast(device.type, half, enabled=args.bf16),
-    ):
-        model(pixel_values=pixels)
+
+    def both_ways() -> None:
+        functional.cross_entropy(model(pixel_values=pixels).logits.float(), labels).backward()
+
+    with FlopCounterMode(display=False) as counter:
+        both_ways()
+    optimizer.zero_grad()
     times = []
     for _ in range(known.steps + 3):
         wait()
         began = time.perf_counter()
-        loss = functional.cross_entropy(model(pixel_values=pixels).logits.float(), labels)
-        loss.backward()
+        both_ways()
         optimizer.step()
         optimizer.zero_grad()
         wait()
@@ -144,7 +169,7 @@ def step(model: Any, optimizer: Any, args: Any, known: argparse.Namespace) -> di
         "step_seconds": seconds,
         "step_seconds_all": times,
         "images_per_second": len(labels) / seconds,
-        "flops": 3 * counter.get_total_flops(),
+        "flops": counter.get_total_flops(),
         "matrix_rate": matrix_rate(half, torch.get_num_threads(), device.type),
     }
 

@@ -16,21 +16,13 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
-import torch
 from PIL import Image, ImageDraw, ImageFont, ImageOps
-from scipy.special import logsumexp
-from sklearn.metrics import roc_auc_score
 from tqdm.auto import tqdm
 
 from hub_utils.portable import strangeness as ours
-from hub_utils.portable.activation_maps import Features
-from hub_utils.portable.classifier import classes_of, load_classifier
 from hub_utils.portable.golden import golden_images
 from training.data.images import open_rgb
-from training.data.source import load_source
 from training.data.splits import SPLITS, read_splits
-from training.data.transforms import Preprocessing
-from training.results.serving import FITTED, drawn, familiar
 from training.run_folder import RunFolder
 
 OTHERS = 120  # images of another run
@@ -40,6 +32,8 @@ Score = Callable[[np.ndarray, np.ndarray], np.ndarray]  # features (n, width) an
 
 def images_of(run: RunFolder, split: str | None, most: int | None = None) -> Iterator[Image.Image]:
     """Those of a split, or `most` of all."""
+    from training.data.source import load_source
+
     rows, read = [row for row in read_splits(run.splits) if split in (None, row.split)], load_source(run.data).reader()
     chosen = range(len(rows)) if most is None else np.random.default_rng(1).permutation(len(rows))[:most]
     return (open_rgb(read(rows[number].path)) for number in chosen)
@@ -71,6 +65,12 @@ def asked_of(run: RunFolder, runs: list[RunFolder]) -> dict[str, Callable[[], It
 
 def look(run: RunFolder, runs: list[RunFolder]) -> dict[str, np.ndarray]:
     """Features and logits of each group, as name/f and name/l, and the labels of training images as train/y."""
+    import torch
+
+    from hub_utils.portable.activation_maps import Features
+    from hub_utils.portable.classifier import classes_of, load_classifier
+    from training.data.transforms import Preprocessing
+
     classifier = load_classifier(run.path)
     network, preprocessing, found = Features(classifier.model), Preprocessing(classifier.image_processor), {}
     for name, images in asked_of(run, runs).items():
@@ -88,6 +88,8 @@ def look(run: RunFolder, runs: list[RunFolder]) -> dict[str, np.ndarray]:
 
 def scores(features: np.ndarray, labels: np.ndarray) -> dict[str, Score]:
     """Each score by its name, from what training images have."""
+    from scipy.special import logsumexp
+
     statistics = ours.fit(features)
     unit = ours._directions
     directions, raw = unit(features), features.astype(np.float64)
@@ -137,6 +139,10 @@ def residual(rows: np.ndarray) -> Score:
 
 def table(found: dict[str, np.ndarray]) -> Iterator[str]:
     """Lines of Markdown: a row for each score."""
+    from sklearn.metrics import roc_auc_score
+
+    from training.results.serving import drawn, familiar
+
     groups = {name.removesuffix("/f"): found[name].astype(np.float64) for name in found if name.endswith("/f")}
     foreign = [name for name in groups if name not in SPLITS]
     yield f"| | test | {' | '.join(foreign)} |"
@@ -159,6 +165,8 @@ def main() -> None:
     parser.add_argument("runs", nargs="+", type=Path, metavar="RUN")
     parser.add_argument("--keep", type=Path, required=True, metavar="FOLDER")
     known = parser.parse_args()
+    from training.results.serving import FITTED
+
     known.keep.mkdir(parents=True, exist_ok=True)
     runs = [RunFolder(path) for path in known.runs]
     for run in runs:
