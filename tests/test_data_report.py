@@ -307,8 +307,8 @@ def test_the_report_is_whole_and_every_list_in_it_complete(tmp_path):
     seen = look(folder)
     every = write_report(seen, tmp_path / "report", progress=False)
     written = {path.relative_to(tmp_path / "report").as_posix() for path in (tmp_path / "report").rglob("*.*")}
-    plots = {"plots/classes.png", "plots/sizes.png", "plots/duplicates-1.png", "plots/duplicates-2.png"}
-    assert written == {"report.md", "report.json", *plots, "plots/duplicates-3.png", "plots/suspects-1.png"}
+    plots = {"plots/classes.png", "plots/sizes.png", "plots/duplicates-1.jpg", "plots/duplicates-2.jpg"}
+    assert written == {"report.md", "report.json", *plots, "plots/duplicates-3.jpg", "plots/suspects-1.jpg"}
     facts = json.loads((tmp_path / "report" / "report.json").read_text("utf-8"))
     assert (facts["kind"], facts["version"], facts["images"]) == ("image data report", 1, len(seen.examples))
     assert facts["different_images"] == len(seen.examples) - sum(len(each) - 1 for each in seen.clusters)

@@ -86,7 +86,7 @@ def _conflicts(survey: Survey) -> Iterator[Finding]:
             continue
         kinds = {kind for pair, kind in kind_of.items() if pair <= paths}
         (parts if "part" in kinds else whole).append(cluster)
-    todo = "Look at them side by side (plots/duplicates-1.png) and delete the wrong ones"
+    todo = "Look at them side by side (plots/duplicates-1.jpg) and delete the wrong ones"
     if whole:
         classes = _listed(sorted({example.label for cluster in whole for example in cluster}), 4)
         yield Finding(
@@ -147,7 +147,7 @@ def _suspects(survey: Survey) -> Iterator[Finding]:
             "wrong",
             f"{_count(len(survey.suspects), 'file does', 'files do')} not look like an image of this set ({told})",
             "A mask or a placeholder that stands in a class is learnt as if it were that class, and is easy to score.",
-            "Look at them (plots/suspects-1.png) and move what does not belong here to another folder",
+            "Look at them (plots/suspects-1.jpg) and move what does not belong here to another folder",
             [[path] for path in survey.suspects],
             survey.suspects,
         )

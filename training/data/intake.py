@@ -29,6 +29,7 @@ SPLIT_FOLDERS = {
 }
 PACKED = (".zip", ".tar", ".tgz", ".gz", ".bz2", ".xz", ".rar", ".7z")
 BATCH = 256  # images under way at once: memory stays flat however many there are
+HANDFUL = 16  # images that a thread is given at once at most: with single ones they wait for each other
 TABLES = (".csv", ".tsv", ".parquet")
 MASK = re.compile(r"(?P<image>.+?)[_-](?:mask|seg|segmentation)(?:[_-]?\d+)?$", re.IGNORECASE)
 MASK_FOLDER = re.compile(r"(^|/)masks?/", re.IGNORECASE)
@@ -418,29 +419,33 @@ def verify(examples: list[Example], folder: Path, skipped: list[Skipped], progre
 
 @dataclass(frozen=True)
 class _Look:
-    """An example, its file, and what is known of that, or who is finding it out."""
+    """An example, its file, and what is known of that, or who is finding it out, and the place in that answer."""
 
     example: Example
     path: str
     known: Facts | None
-    news: Future | None
+    news: tuple[Future, int] | None
 
 
 def _begin(examples: Sequence[Example], folder: Path, cache: Cache, pool: ThreadPoolExecutor) -> list[_Look]:
     """Only what the cache does not know is read."""
     paths = _real_paths(folder, [example.path for example in examples])
     known = cache.facts([(path, _identity(path)) for path in paths])
-    return [
-        _Look(example, path, facts, None if facts else pool.submit(_see, path))
-        for example, path, facts in zip(examples, paths, known, strict=True)
-    ]
+    unknown = [path for path, facts in zip(paths, known, strict=True) if facts is None]
+    size = min(HANDFUL, 1 + len(unknown) // (2 * (os.cpu_count() or 1)))
+    news = {}
+    for start in range(0, len(unknown), size):
+        handful = unknown[start : start + size]
+        future = pool.submit(_see_all, handful)
+        news |= {path: (future, place) for place, path in enumerate(handful)}
+    return [_Look(*each, news.get(each[1])) for each in zip(examples, paths, known, strict=True)]
 
 
 def _finish(looks: list[_Look], cache: Cache) -> Iterator[tuple[Example, Facts | str]]:
     """Each example with what is in its file, or why it cannot be opened."""
     remembered = []
     for each in looks:
-        found = each.known or each.news.result()
+        found = each.known or each.news[0].result()[each.news[1]]
         if isinstance(found, tuple):
             remembered.append((each.path, *found))
             found = found[1]
@@ -469,6 +474,10 @@ def _identity(path: str) -> str:
         return identity(os.stat(path))
     except OSError:
         return ""
+
+
+def _see_all(paths: Sequence[str]) -> list[tuple[str, Facts] | str]:
+    return [_see(path) for path in paths]
 
 
 def _see(path: str) -> tuple[str, Facts] | str:

@@ -101,7 +101,7 @@ def plot_sizes(examples: Sequence[Example], path: Path) -> None:
 def plot_duplicates(
     pairs: Sequence[Duplicate], by_path: dict[str, Example], read: Callable[[str], bytes], folder: Path
 ) -> list[Path]:
-    """Sheets of pairs side by side, in the order given, as `folder`/duplicates-1.png and so on."""
+    """Sheets of pairs side by side, in the order given, as `folder`/duplicates-1.jpg and so on."""
     sheets = []
     for number, start in enumerate(range(0, min(len(pairs), PAIRS * SHEETS), PAIRS), 1):
         part = pairs[start : start + PAIRS]
@@ -113,7 +113,7 @@ def plot_duplicates(
             title = f"{pair.kind}  {pair.similarity:.2f}{'  ·  two labels' * torn}"
             cells.append(Cell(pictures[first.path], _words(first), title, torn))
             cells.append(Cell(pictures[second.path], _words(second)))
-        sheets.append(folder / f"duplicates-{number}.png")
+        sheets.append(folder / f"duplicates-{number}.jpg")
         save_sheet(cells, 2 * min(2, len(part)), sheets[-1])
     return sheets
 
@@ -123,14 +123,14 @@ def _words(example: Example) -> str:
 
 
 def plot_suspects(suspects: dict[str, str], read: Callable[[str], bytes], folder: Path) -> list[Path]:
-    """Contact sheets of what may be no image of the set, with the reason, as `folder`/suspects-1.png and so on."""
+    """Contact sheets of what may be no image of the set, with the reason, as `folder`/suspects-1.jpg and so on."""
     sheets = []
     names = list(suspects)[: SUSPECTS * SHEETS]
     for number, start in enumerate(range(0, len(names), SUSPECTS), 1):
         part = names[start : start + SUSPECTS]
         pictures = _pictures(part, read)
         cells = [Cell(pictures[path], f"{wrapped(path)}\n{suspects[path].partition(':')[0]}") for path in part]
-        sheets.append(folder / f"suspects-{number}.png")
+        sheets.append(folder / f"suspects-{number}.jpg")
         save_sheet(cells, min(5, len(part)), sheets[-1])
     return sheets
 
@@ -155,7 +155,8 @@ def _pictures(paths: Iterable[str], read: Callable[[str], bytes]) -> dict[str, I
 def _picture(content: bytes) -> Image.Image:
     """Turned as EXIF says, in RGB, small."""
     with Image.open(io.BytesIO(content)) as image:
-        image.draft("RGB", (SIDE, SIDE))
+        scale = min(1.0, SIDE / max(image.size))
+        image.draft("RGB", (max(1, int(image.width * scale)), max(1, int(image.height * scale))))
         picture = ImageOps.exif_transpose(image).convert("RGB")
     picture.thumbnail((SIDE, SIDE))
     return picture
