@@ -326,9 +326,11 @@ def _cell(estimate: dict[str, Any]) -> str:
 
 
 def eight_bits(facts: Facts) -> str:
-    """What onnx/model_int8.onnx costs and saves; "" where there is none, or another was measured."""
+    """What onnx/model_int8.onnx costs and saves; "" where there is none, none is used, or another was measured."""
     known, file = (facts.test or {}).get("int8"), facts.run / INT8
-    if not known or not file.is_file() or why_not_measured(file, facts.serving) or why_not_measured(file, facts.test):
+    if not known or facts.medical or not file.is_file():
+        return ""
+    if why_not_measured(file, facts.serving) or why_not_measured(file, facts.test):
         return ""
     test, milliseconds, size = known["test"], known["milliseconds"], known["bytes"]
     right, loss = test["accuracy"], test["log_loss"]

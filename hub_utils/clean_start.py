@@ -58,8 +58,8 @@ def start_and_ask(
     """Start the bundle in an empty folder, with an empty cache of the Hub, and compare its answers with ours.
 
     By default with this very Python, in which only what the requirements bring can be imported; with `clean` in an
-    environment of its own, which pip makes from them. It finds the `variables` that its Space will have, but for those
-    that the trial needs to be otherwise.
+    environment of its own, which pip makes from them. Of the `variables` that its Space will have it finds those that
+    the page itself reads; others may name places that are only there.
 
     Raises:
         UserError: it does not come up, or not answer as the predictor does here.
@@ -71,7 +71,8 @@ def start_and_ask(
         _lay_out(files, models, folder)
         command = _own_python(Path(temporary), files, say) if clean else _this_python(Path(temporary), files)
         offline = not any(model.repo_id for model in models)
-        environment = dict(variables) | clean_environment(Path(temporary), offline)
+        own = {name: value for name, value in variables.items() if name.startswith("DEMO_")}
+        environment = own | clean_environment(Path(temporary), offline)
         # Settings that others made for themselves are none of the bundle's; see gradio's guide to its variables.
         environment |= {"GRADIO_ANALYTICS_ENABLED": "False", "GRADIO_TEMP_DIR": str(Path(temporary, "gradio"))}
         environment |= {"PYTHONDONTWRITEBYTECODE": "1", "PYTHONUTF8": "1"}

@@ -279,6 +279,7 @@ def test_each_gets_its_words_and_what_cannot_be_run_is_left_out_with_a_word(tmp_
     assert run.words_of(run.BENCHMARKS["inference"], run.values_of(known, tmp_path), False)[0] == str(tmp_path / "run")
 
 
+@pytest.mark.slow
 def test_the_one_command_puts_all_into_one_table(tmp_path):
     stale = tmp_path / "all.json.parts" / "against_keras.json"
     stale.parent.mkdir()
@@ -295,6 +296,7 @@ def test_the_one_command_puts_all_into_one_table(tmp_path):
     assert len(measured["startup"]["measurements"]) == len(startup.commands()) + 1
 
 
+@pytest.mark.slow
 def test_a_run_that_an_earlier_invocation_left_is_not_measured_as_new(tmp_path):
     left = tmp_path / "all.json.parts" / "run"
     left.mkdir(parents=True)

@@ -360,9 +360,14 @@ def test_a_report_replaces_a_report_and_nothing_else(tmp_path):
     (output / "mine.txt").write_text("mine")
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / "report.json").write_text('{"kind": "weather"}')
-    for place in (output, tmp_path / "other"):
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / ".env").write_text("mine")
+    for place in (output, tmp_path / "other", tmp_path / "mine"):
         with pytest.raises(UserError, match="something else than a report of ours"):
             check_output(place, [folder])
+    (tmp_path / "itself").symlink_to(tmp_path / "itself")
+    with pytest.raises(UserError, match="leads nowhere"):
+        check_output(tmp_path / "itself", [folder])
 
 
 def test_the_report_lies_outside_the_data_and_where_one_can_write(photos, tmp_path):
@@ -456,6 +461,8 @@ def test_a_report_is_kept_until_its_images_its_words_or_its_files_change(tmp_pat
     assert (run(), run()) == ("wrote", "kept")
     (report / ".DS_Store").touch()  # a Mac has looked into it
     (report / "plots" / "Thumbs.db").touch()
+    (report / "@eaDir").mkdir()
+    (report / "@eaDir" / "thumbnail.png").touch()
     assert run() == "kept"
     write_photo(photos / "rose" / "003.png", 0.9, 7)
     assert (run(), run()) == ("wrote", "kept")

@@ -105,8 +105,11 @@ def test_the_head_learns_what_it_learns_the_slow_way(kind, augmentation, train, 
     [
         ["--max_steps", "13", "--eval_strategy", "steps", "--eval_steps", "5", "--save_strategy", "steps"]
         + ["--save_steps", "5"],
-        ["--gradient_accumulation_steps", "2", "--lr_scheduler_type", "cosine", "--warmup_steps", "3"],
-        ["--metric_for_best_model", "accuracy", "--max_grad_norm", "1"],
+        pytest.param(
+            ["--gradient_accumulation_steps", "2", "--lr_scheduler_type", "cosine", "--warmup_steps", "3"],
+            marks=pytest.mark.slow,
+        ),
+        pytest.param(["--metric_for_best_model", "accuracy", "--max_grad_norm", "1"], marks=pytest.mark.slow),
     ],
 )
 def test_flags_of_trainer_mean_what_they_mean_otherwise(flags, recipe, train, tmp_path):

@@ -146,6 +146,7 @@ def test_a_full_disk_and_a_place_that_cannot_be_written(datasets, preprocessing,
     assert same(items(stored(datasets, preprocessing)["train"]), decoded)
 
 
+@pytest.mark.slow
 def test_spawned_loader_workers_and_another_process_keep_for_all_at_once(datasets, preprocessing, tmp_path):
     views = stored(datasets, preprocessing)["train"]
     decoded = Views(datasets["train"], preprocessing, HOW, 1, unfinished=True)

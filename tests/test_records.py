@@ -142,6 +142,17 @@ def test_a_share_of_the_limit_is_left_for_others():
     assert opened(*range(8), name="b", limit=8 * COST).room == 2
 
 
+def test_what_has_its_room_takes_none_from_others():
+    def open_both() -> tuple[Records, Records]:
+        records._OPENED.clear()  # as another process
+        pixels = Records.open("pixels", SHAPE, "uint8", keys(*range(5)), 8 * COST, share=0.75)
+        return pixels, opened(0, 1, name="features", limit=8 * COST)
+
+    for store in open_both():
+        assert store.put(0, value(0)) and store.room == len(store)
+    assert all(store.missing() == [*range(1, len(store))] for store in open_both())
+
+
 def test_all_together_take_a_quarter_of_the_free_disk_and_no_more_than_the_bound(monkeypatch):
     monkeypatch.setattr(records.shutil, "disk_usage", lambda _: SimpleNamespace(free=16 * COST))
     assert opened(*range(10)).room == 4

@@ -179,6 +179,8 @@ def test_eight_bits_are_measured_beside_float32_and_told_in_every_place(eight):
     assert all(each > 0 for each in facts["milliseconds"].values()) and facts["sha256"] == sha256(run.int8)
     assert "\nint8       " in said and "clear answers change" in said
     card = (run.path / "README.md").read_text(encoding="utf-8")
+    medical = replace(read_run(run.path, None), recipe={**read_run(run.path, None).recipe, "card": {"medical": True}})
+    assert eight_bits(medical) == ""
     assert eight_bits(read_run(run.path, None)) in card and "convolutions in 8 bits" in card
 
 

@@ -18,7 +18,7 @@ FOREIGN = frozenset(
     [".cr2", ".cr3", ".nef", ".arw", ".orf", ".rw2", ".raf", ".dng", ".psd", ".xcf", ".svg", ".jxl", ".exr", ".hdr"]
     + [".dcm", ".dicom", ".nii", ".nrrd", ".mha", ".svs", ".ndpi", ".mrxs", ".czi", ".lif", ".nd2", ".oib", ".vsi"]
 )
-SYSTEM_FILES = frozenset({"thumbs.db", "desktop.ini", "__macosx", "@eadir", "$recycle.bin"})
+SYSTEM_FILES = frozenset({".ds_store", "thumbs.db", "desktop.ini", "__macosx", "@eadir", "$recycle.bin"})
 DEEP_MODES = frozenset({"I;16", "I;16L", "I;16B", "I;16N", "I", "F"})
 SMALLEST_SIDE = 2  # pixels; a 1 × 1 picture is a placeholder, and no network sees anything in it
 

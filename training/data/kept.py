@@ -10,7 +10,7 @@ from pathlib import Path
 import cv2
 
 import training
-from hub_utils.portable.image_files import is_of_system
+from hub_utils.portable.image_files import SYSTEM_FILES
 from training.data.cache import Cache, identity
 from training.data.intake import Example, Skipped
 
@@ -63,7 +63,8 @@ def _content(folder: Path) -> str:
     """The SHA-256 of names and bytes of all that is in it."""
     digest = hashlib.sha256()
     for path in sorted(folder.rglob("*")):
-        if path.is_file() and not is_of_system(path.name):
+        name = path.relative_to(folder).as_posix()
+        if path.is_file() and SYSTEM_FILES.isdisjoint(name.lower().split("/")):
             content = path.read_bytes()
-            digest.update(f"{path.relative_to(folder).as_posix()} {len(content)}\n".encode() + content)
+            digest.update(f"{name} {len(content)}\n".encode() + content)
     return digest.hexdigest()

@@ -214,15 +214,16 @@ def _room(folder: Path, need: int, least: int, limit: int | None, share: float) 
     stays = total - sum(used[each] for each in others)
     if limit is None:
         limit = min(MOST, int(SHARE * (shutil.disk_usage(folder.parent).free + total)))
-    limit = int(share * limit)
-    for each in others:
+    most = int(share * limit) - used[folder]
+    need = min(need, most)
+    for each in others if need > 0 else ():
         if total + need <= limit or stays + least > limit:
             break
         shutil.rmtree(
             each, ignore_errors=True
         )  # whoever has it mapped keeps what he has; not on Windows, where it stays
         total -= used[each] - _size(each)
-    return max(0, limit - total)
+    return max(0, min(limit - total, most))
 
 
 def _last_used(folder: Path) -> float:

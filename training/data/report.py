@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from hub_utils.portable.image_files import is_of_system
+from hub_utils.portable.image_files import SYSTEM_FILES
 from training.data.convert import RULES
 from training.data.duplicates import Duplicate
 from training.data.findings import ALIKE, SEVERITIES, Finding, findings
@@ -42,7 +42,10 @@ def check_output(output: Path, roots: Sequence[Path]) -> None:
     Raises:
         UserError: so it is.
     """
-    here = output.resolve()
+    try:
+        here = output.resolve()
+    except (OSError, RuntimeError) as error:  # a link to itself, up to Python 3.12
+        raise UserError(f"--output '{output}' leads nowhere: {error}; choose another folder") from error
     for root in roots:
         data = root.resolve()
         if here == data or data in here.parents or here in data.parents:
@@ -50,7 +53,7 @@ def check_output(output: Path, roots: Sequence[Path]) -> None:
     if output.exists() and not output.is_dir():
         raise UserError(f"--output '{output}' is a file; give a folder")
     if output.is_dir():
-        found = {path.name for path in output.iterdir() if not is_of_system(path.name)}
+        found = {path.name for path in output.iterdir() if path.name.lower() not in SYSTEM_FILES}
         if found and not (_is_ours(output) and found <= WRITTEN):
             raise UserError(
                 f"--output '{output}' holds something else than a report of ours; choose a folder that is new or empty"

@@ -120,7 +120,8 @@ class FeatureRows(Dataset):
         self._store(wanted[process.local_process_index :: each])
         process.wait_for_everyone()
         left = self._missing()  # what the others have no room for, and so keep for themselves
-        self._store(left)
+        if len(self.in_memory) < MEMORY // (4 * self.width):
+            self._store(left)
         nowhere = sum(place not in self.in_memory for place in left)
         return len(wanted) - nowhere, nowhere
 
