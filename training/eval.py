@@ -49,10 +49,12 @@ def main(tokens: list[str]) -> int:
     from training.data.source import open_local
     from training.results.measure import lines, measure
     from training.run_folder import RunFolder
+    from training.run_lock import locked
 
     run = RunFolder(Path(known.run))
     moved = known.data_dir or []
-    results = measure(run, open_local([Path(path) for path in moved]) if moved else None, int8=known.int8)
+    with locked(run.path, "measures"):
+        results = measure(run, open_local([Path(path) for path in moved]) if moved else None, int8=known.int8)
     print("\n".join(lines(results)))
     sheet = f", {run.mistakes.relative_to(run.path)}" if run.mistakes.is_file() else ""
     print(f"wrote      {run.path}: README.md, test_results.json, serving.json, plots, local/predictions.csv{sheet}")

@@ -68,12 +68,14 @@ def main(tokens: list[str]) -> int:
 
     # Only now, with the command understood, the libraries that take time to import.
     from training.results.similarity import read_human
+    from training.run_lock import locked
 
     human = read_human(Path(known.human))
     if known.check:
         _check(Path(known.human), human)
         return 0
-    _compare(Path(known.run), human, known.data_dir, known.layer)
+    with locked(Path(known.run), "compares the rocks of"):
+        _compare(Path(known.run), human, known.data_dir, known.layer)
     print(f"next       {shlex.join(['python', 'training/eval.py', known.run])}")
     return 0
 

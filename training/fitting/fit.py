@@ -6,7 +6,8 @@ import gc
 import shutil
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
@@ -42,6 +43,7 @@ from training.recipe import BatchNorm, Recipe, Stage, UserError
 from training.results.curves import plot_curves
 from training.results.serving import positive_classes
 from training.run_folder import RunFolder, check_same, read_json, recipe_facts, write_json, write_skipped
+from training.run_lock import locked
 
 if TYPE_CHECKING:
     from datasets import Dataset, DatasetDict
@@ -123,9 +125,15 @@ def fit(
     Raises:
         UserError: something that a user can put right.
     """
-    began = time.perf_counter()
     options = options or Options()
     plan = prepare(recipe, run, options, flags)
+    with alone(plan, run.path):
+        return _fit(plan, source, run, options)
+
+
+def _fit(plan: Plan, source: Source, run: RunFolder, options: Options) -> dict:
+    """As `fit`, when nobody else writes into the run."""
+    began = time.perf_counter()
     recipe, stage_arguments, process, say = plan.recipe, plan.stage_arguments, plan.process, plan.say
 
     check_apart(source, run.path)
@@ -206,6 +214,18 @@ def prepare(recipe: Recipe, run: RunFolder, options: Options, flags: Sequence[st
     facts = recipe_facts(recipe, base_model_facts(recipe), stage_flags) | {"feature_views": options.feature_views}
     process = PartialState()  # after TrainingArguments, which say whether it is on the CPU
     return Plan(recipe, facts, stage_arguments, machine, process, print if process.is_main_process else _silent)
+
+
+@contextmanager
+def alone(plan: Plan, folder: Path) -> Iterator[None]:
+    """Keep others from writing into `folder`; the main process holds the lock for all.
+
+    Raises:
+        UserError: somebody does already.
+    """
+    with ExitStack() as stack:
+        on_main(plan.process, lambda: stack.enter_context(locked(folder, "trains into", plan.say)))
+        yield
 
 
 def check_apart(source: Source, folder: Path) -> None:

@@ -20,6 +20,7 @@ from training.fitting.fit import (
     Options,
     Plan,
     Reading,
+    alone,
     begin,
     check_apart,
     check_space,
@@ -63,6 +64,14 @@ def fit_folds(
         raise UserError(f"--folds {folds}: at least 2 are needed; 5 and 10 are usual")
     options = options or Options()
     plan = prepare(recipe, run.fold(1), options, flags)
+    with alone(plan, run.path):
+        return _fit_folds(plan, recipe, source, run, folds, options, flags)
+
+
+def _fit_folds(
+    plan: Plan, recipe: Recipe, source: Source, run: FoldsFolder, folds: int, options: Options, flags: Sequence[str]
+) -> dict:
+    """As `fit_folds`, when nobody else writes there."""
     check_apart(source, run.path)
     finished = on_main(plan.process, lambda: _make_ready(plan, source, run, folds, options))
     for number in range(1, folds + 1):
