@@ -347,6 +347,7 @@ def _argument_values(
         "eval_strategy": "epoch",
         "save_strategy": "epoch",
         "logging_strategy": "epoch",
+        "logging_nan_inf_filter": False,  # it would hide what `Finite` looks for
         "save_total_limit": 2,
         "load_best_model_at_end": stage.restore_best or stage.early_stopping_patience is not None,
         "metric_for_best_model": "eval_loss",

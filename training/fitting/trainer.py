@@ -13,6 +13,7 @@ from transformers import EarlyStoppingCallback, PrinterCallback, ProgressCallbac
 
 from training.data.streaming import StreamedViews
 from training.data.transforms import Views
+from training.fitting.finite import Finite
 from training.fitting.progress import Progress
 from training.recipe import Stage
 from training.results.metrics import compute_metrics
@@ -48,7 +49,8 @@ class StageTrainer(Trainer):
         if args.lr_scheduler_type == "reduce_lr_on_plateau":
             direction = "max" if args.greater_is_better else "min"
             args.lr_scheduler_kwargs = {"mode": direction, **(args.lr_scheduler_kwargs or {})}
-        callbacks: list[Any] = [progress]
+        self.finite = Finite(stage.name)
+        callbacks: list[Any] = [self.finite, progress]  # what is no number is neither shown nor kept
         if stage.early_stopping_patience is not None:
             callbacks.append(EarlyStoppingCallback(stage.early_stopping_patience))
         super().__init__(
@@ -133,9 +135,15 @@ class StageTrainer(Trainer):
         labels = inputs["labels"]
         loss, outputs = super().compute_loss(model, inputs, True, num_items_in_batch)
         if model.training:
+            self.finite.saw(loss, self.state.global_step + 1)
             right = (outputs.logits.detach().argmax(dim=1) == labels).sum()
             self._seen += torch.stack([right, (labels >= 0).sum()])  # in a stream -100 fills a gap
         return (loss, outputs) if return_outputs else loss
+
+    def _save_checkpoint(self, model, trial) -> None:
+        """As Trainer's, of weights that are numbers."""
+        self.finite.check_weights(self.accelerator.unwrap_model(model), self.args, self.state)
+        super()._save_checkpoint(model, trial)
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """As Trainer's, with the accuracy on the (augmented) training images since the last log, over all processes."""
