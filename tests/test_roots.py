@@ -313,7 +313,11 @@ def test_a_run_on_several_folders_goes_on_with_and_without_their_names(tiny_resn
     words = [str(recipe), "--use_cpu", "--output_dir", str(run)]
     roots = ["--data_dir", str(photos), str(more)]
     assert main([*words, *roots]) == 0
-    assert json.loads((run / "local" / "data.json").read_text()) == {"data_dir": str(tmp_path.resolve())}
+    given = [str(each.resolve()) for each in (photos, more)]
+    assert json.loads((run / "local" / "data.json").read_text()) == {
+        "data_dir": str(tmp_path.resolve()),
+        "given": given,
+    }
     written = read_splits(run / "local" / "splits.csv")
     assert {row.path.rsplit("/", 1)[0] for row in written} == {"photos/red", "photos/green", "more/blue"}
     assert load_source(run / "local" / "data.json").as_datasets(written)["train"][0]["image"].size == (40, 32)

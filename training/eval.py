@@ -47,13 +47,14 @@ def main(tokens: list[str]) -> int:
 
     # Only now, with the command understood, the libraries that take seconds to import.
     from training.data.source import open_local
+    from training.disk import writing
     from training.results.measure import lines, measure
     from training.run_folder import RunFolder
     from training.run_lock import locked
 
     run = RunFolder(Path(known.run))
     moved = known.data_dir or []
-    with locked(run.path, "measures"):
+    with locked(run.path, "measures"), writing(run.path, "the same command again", "measure a copy elsewhere"):
         results = measure(run, open_local([Path(path) for path in moved]) if moved else None, int8=known.int8)
     print("\n".join(lines(results)))
     sheet = f", {run.mistakes.relative_to(run.path)}" if run.mistakes.is_file() else ""

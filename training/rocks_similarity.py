@@ -67,6 +67,7 @@ def main(tokens: list[str]) -> int:
         raise UserError("no RUN; give the run folder of rocks, such as runs/rocks, or --check")
 
     # Only now, with the command understood, the libraries that take time to import.
+    from training.disk import writing
     from training.results.similarity import read_human
     from training.run_lock import locked
 
@@ -74,8 +75,9 @@ def main(tokens: list[str]) -> int:
     if known.check:
         _check(Path(known.human), human)
         return 0
-    with locked(Path(known.run), "compares the rocks of"):
-        _compare(Path(known.run), human, known.data_dir, known.layer)
+    run = Path(known.run)
+    with locked(run, "compares the rocks of"), writing(run, "the same command again", "compare a copy elsewhere"):
+        _compare(run, human, known.data_dir, known.layer)
     print(f"next       {shlex.join(['python', 'training/eval.py', known.run])}")
     return 0
 

@@ -5,7 +5,6 @@ The layout is a contract: see the README. Nothing below `local/` or `checkpoints
 
 import csv
 import dataclasses
-import errno
 import hashlib
 import json
 import os
@@ -20,6 +19,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from training.data.intake import Skipped
+from training.disk import writing
 from training.recipe import Recipe, UserError
 
 PACKAGES = (
@@ -41,6 +41,7 @@ WRITTEN = frozenset(
     + ("log_history.csv", "all_results.json", "test_results.json", "rocks_similarity.json", "README.md")
     + ("local", "checkpoints")
 )
+GO_ON = ("the same command with --resume goes on", "choose another --output_dir")  # when a folder can be written again
 # What may change when a run goes on, for it changes no result; a seed stands in the recipe too.
 FREE_FACTS = {"title", "card"}
 FREE_FLAGS = re.compile(
@@ -183,7 +184,7 @@ class RunFolder:
         Raises:
             UserError: the folder cannot be written.
         """
-        with _writing(self.path):
+        with writing(self.path, *GO_ON):
             self.clear()
             self.path.mkdir(parents=True, exist_ok=True)
             write_json(facts, self.recipe)
@@ -261,7 +262,7 @@ class FoldsFolder:
         Raises:
             UserError: the folder cannot be written.
         """
-        with _writing(self.path):
+        with writing(self.path, *GO_ON):
             for fold in self.begun():
                 fold.clear()
                 if fold.path.is_dir() and not any(fold.path.iterdir()):
@@ -269,17 +270,6 @@ class FoldsFolder:
             self.plot.unlink(missing_ok=True)
             self.path.mkdir(parents=True, exist_ok=True)
             write_json(facts, self.summary)
-
-
-@contextmanager
-def _writing(folder: Path) -> Iterator[None]:
-    """One line for a folder that cannot be written; a full disk is told by whoever knows how to go on."""
-    try:
-        yield
-    except OSError as error:
-        if error.errno == errno.ENOSPC:
-            raise
-        raise UserError(f"'{folder}' cannot be written ({error.strerror}); choose another --output_dir") from error
 
 
 @contextmanager
@@ -325,6 +315,15 @@ def write_skipped(skipped: list[Skipped], path: Path) -> None:
         writer = csv.writer(file)
         writer.writerow(("path", "reason"))
         writer.writerows((each.path, each.reason) for each in skipped)
+
+
+def stored_skipped(path: Path) -> list[Skipped]:
+    """What `skipped.csv` lists; nothing where it is gone or broken: no figure hangs on it."""
+    try:
+        with path.open(newline="", encoding="utf-8") as file:
+            return [Skipped(line["path"], line["reason"]) for line in csv.DictReader(file)]
+    except (OSError, ValueError, LookupError, csv.Error):
+        return []
 
 
 def recipe_facts(recipe: Recipe, base_model: Any, stage_flags: list[dict[str, Any]]) -> dict[str, Any]:

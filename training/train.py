@@ -7,10 +7,8 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import errno
 import os
 import shlex
-import shutil
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -101,6 +99,11 @@ def parser() -> Parser:
     )
     existing.add_argument("--overwrite", action="store_true", help="replace the run that is in the folder")
     result.add_argument(
+        "--accept_changed_data",
+        action="store_true",
+        help="with --resume: go on though images have changed or are gone since; new ones are not added",
+    )
+    result.add_argument(
         "--checkpoint_repo",
         nargs="?",
         const="",
@@ -150,6 +153,12 @@ def understand(tokens: list[str]) -> tuple[argparse.Namespace, Recipe, list[str]
     if known.streaming and not (known.dataset or known.resume):
         raise UserError("--streaming reads a data set of the Hub: say which one with --dataset REPO_ID")
     resume_from = _resume_from(known)
+    if known.accept_changed_data and known.resume is not True:
+        raise UserError("--accept_changed_data goes with --resume, of a run that is in its folder on this machine")
+    if known.accept_changed_data and known.folds is not None:
+        raise UserError("--accept_changed_data with --folds: folds divide the images that they began with; --overwrite")
+    if known.accept_changed_data and known.checkpoint_repo is not None:
+        raise UserError("--accept_changed_data with --checkpoint_repo: the repo knows the images as they were")
     if known.folds is not None and (resume_from, known.checkpoint_repo) != (None, None):
         raise UserError("--folds keeps its checkpoints on this machine; leave out --checkpoint_repo, and REPO_ID")
     if resume_from is not None and known.checkpoint_repo is not None:
@@ -166,15 +175,17 @@ def main(tokens: list[str]) -> int:
     run = Path(known.output_dir or Path("runs") / recipe.name)
 
     # Only now, with the command understood, the libraries that take seconds to import.
+    from training.disk import writing
     from training.fitting.fit import Options, fit
     from training.fitting.folds import fit_folds
-    from training.run_folder import FoldsFolder, RunFolder
+    from training.run_folder import GO_ON, FoldsFolder, RunFolder
 
     options = Options(
         resume=known.resume is not False,
         resume_from=_resume_from(known),
         checkpoint_repo=known.checkpoint_repo,
         overwrite=known.overwrite,
+        accept_changed_data=known.accept_changed_data,
         threads=known.threads,
         channels_last=known.channels_last,
         thorough=known.thorough,
@@ -184,13 +195,11 @@ def main(tokens: list[str]) -> int:
     )
     one = RunFolder(run) if known.folds is None else FoldsFolder(run).fold(1)
     source = _source(known, recipe, one)
-    try:
+    with writing(run, *GO_ON):
         if known.folds is None:
             fit(recipe, source, one, options, flags)
         else:
             fit_folds(recipe, source, FoldsFolder(run), known.folds, options, flags)
-    except Exception as error:
-        raise _explained(error, run) from error
     if int(os.environ.get("RANK", 0)) == 0:
         print(f"wrote      {run}")
         if known.folds is None:
@@ -268,20 +277,6 @@ def _gigabytes(word: str) -> float:
     if not 0 <= number < 1e9:
         raise argparse.ArgumentTypeError(f"'{word}' is no number of gigabytes, such as 16; 0 is none")
     return number
-
-
-def _explained(error: Exception, run: Path) -> Exception:
-    """A full disk and a place that cannot be written, in words; any other error as it is.
-
-    torch and safetensors report a full disk as errors of many kinds: whether it is full is for the disk to say.
-    """
-    folder = next(path for path in (run.absolute(), *run.absolute().parents) if path.exists())
-    full = getattr(error, "errno", None) == errno.ENOSPC or shutil.disk_usage(folder).free < 1_000_000
-    if full and not isinstance(error, UserError):
-        return UserError(f"no space left in '{run}'; free some, then the same command with --resume goes on")
-    if isinstance(error, OSError) and error.errno in (errno.EROFS, errno.EACCES, errno.EPERM):
-        return UserError(f"'{error.filename}' cannot be written ({error.strerror}); choose another --output_dir")
-    return error
 
 
 if __name__ == "__main__":

@@ -96,6 +96,11 @@ class Folder:
         """What `local/data.json` says."""
         return {"data_dir": str(self.data_dir.resolve())}
 
+    def given(self) -> list[str]:
+        """The paths by which `open_local` finds the same images again."""
+        paths = [self.table.path] if self.table is not None else self.roots or [self.data_dir]
+        return [str(path.resolve()) for path in paths]
+
 
 @dataclass(frozen=True)
 class HubDataset:

@@ -20,6 +20,7 @@ from accelerate.utils import broadcast_object_list
 from transformers.utils import logging as transformers_logging
 
 from hub_utils.portable.modeling_backbone_with_head import BackboneWithHeadForImageClassification
+from training.data import changed
 from training.data import splits as splitting
 from training.data.duplicates import Duplicate, find_duplicates
 from training.data.duplicates import summary as duplicates_summary
@@ -42,11 +43,21 @@ from training.fitting.trainer import StageTrainer, balanced_weights
 from training.recipe import BatchNorm, Recipe, Stage, UserError
 from training.results.curves import plot_curves
 from training.results.serving import positive_classes
-from training.run_folder import RunFolder, check_same, read_json, recipe_facts, write_json, write_skipped
+from training.run_folder import (
+    RunFolder,
+    check_same,
+    read_json,
+    recipe_facts,
+    stored_skipped,
+    write_json,
+    write_skipped,
+)
 from training.run_lock import locked
 
 if TYPE_CHECKING:
     from datasets import Dataset, DatasetDict
+
+ACCEPT = "--accept_changed_data goes on with what is there, "
 
 
 @dataclass(frozen=True)
@@ -57,6 +68,8 @@ class Options:
     resume_from: str | None = None  # a checkpoint repo
     checkpoint_repo: str | None = None  # where to keep checkpoints; "" for a repo called as the run folder
     overwrite: bool = False
+    look_again: bool = True  # whether the images of a run that goes on are still the same
+    accept_changed_data: bool = False  # though they are not
     threads: int | None = None
     channels_last: bool | None = None
     thorough: bool = False
@@ -97,6 +110,7 @@ class Reading:
     conflicts: list[list[Example]] = field(default_factory=list)
     duplicates: Sequence[Duplicate] = ()
     suspects: dict[str, str] = field(default_factory=dict)
+    accepted: bool = False  # whether it is of other images than the run that goes on began with
 
 
 @dataclass(frozen=True)
@@ -139,7 +153,7 @@ def _fit(plan: Plan, source: Source, run: RunFolder, options: Options) -> dict:
     check_apart(source, run.path)
     goes_on, repo = on_main(process, lambda: _place(plan, source, run, options))
     say(f"{recipe.title} ({recipe.name})")
-    reading = on_main(process, lambda: _read_data(recipe, source, run if goes_on else None, options.thorough))
+    reading = on_main(process, lambda: _read_data(plan, source, run if goes_on else None, options))
     source = reading.source
     for line in _data_lines(recipe, reading):
         say(line)
@@ -252,7 +266,8 @@ def _write_reading(run: RunFolder, reading: Reading) -> None:
     write_skipped(reading.skipped, run.skipped)
     if reading.conflicts:
         splitting.write_conflicts(reading.conflicts, run.conflicts)
-    write_json(reading.source.to_dict(), run.data)
+    given = {"given": reading.source.given()} if isinstance(reading.source, Folder) else {}
+    write_json(reading.source.to_dict() | given, run.data)
 
 
 def _place(plan: Plan, source: Source, run: RunFolder, options: Options) -> tuple[bool, CheckpointRepo | None]:
@@ -306,6 +321,8 @@ def _begin(run: RunFolder, plan: Plan, reading: Reading, repo: CheckpointRepo | 
             repo.begin(first)
     if not goes_on:
         begin(run, plan, reading)
+    elif reading.accepted:
+        _write_reading(run, reading)
     if repo is not None:
         repo.claim(run)
 
@@ -395,22 +412,51 @@ def on_main(process: PartialState, work: Callable[[], Any]) -> Any:
     return outcome[0]
 
 
-def _read_data(recipe: Recipe, source: Source, run: RunFolder | None, thorough: bool) -> Reading:
+def _read_data(plan: Plan, source: Source, run: RunFolder | None, options: Options) -> Reading:
     """What the run that goes on has read, or what is found by looking at the images."""
     if run is not None:
-        stored = load_source(run.data)
-        if type(stored) is not type(source):
-            raise UserError(f"the run in '{run.path}' began with {stored}; --resume wants the same, or neither flag")
-        if isinstance(stored, HubDataset):
-            source = stored
-        return Reading(source, [] if isinstance(source, Streamed) else splitting.read_splits(run.splits))
+        return read_before(plan, source, run, options)
+    recipe = plan.recipe
     if isinstance(source, Streamed):
         source, skipped = source.pinned().surveyed(recipe.data, recipe.splits)
         return Reading(source, [], skipped)
-    found = find(recipe, source, thorough)
+    found = find(recipe, source, options.thorough)
     rows, leaks = splitting.make_splits(found.examples, recipe.splits, found.duplicates)
     torn = splitting.conflicts(found.examples, found.duplicates)
     return Reading(found.source, rows, [*found.skipped, *leaks], torn, found.duplicates, suspects(found.examples))
+
+
+def read_before(plan: Plan, source: Source, run: RunFolder, options: Options, accept: str = ACCEPT) -> Reading:
+    """What the run that goes on has read: a data set of the Hub at the commit it was at, a folder if it is the same.
+
+    Raises:
+        UserError: it is not, and nobody has said that it may be another, as `accept` says how to.
+    """
+    stored = load_source(run.data)
+    if type(stored) is not type(source) or (
+        isinstance(stored, HubDataset) and (source.repo_id, source.config) != (stored.repo_id, stored.config)
+    ):
+        raise UserError(f"the run in '{run.path}' began with {stored}; --resume wants the same, or neither flag")
+    if isinstance(stored, HubDataset):
+        return Reading(stored, [] if isinstance(stored, Streamed) else splitting.read_splits(run.splits))
+    rows, skipped = splitting.read_splits(run.splits), stored_skipped(run.skipped)
+    if not options.look_again:
+        return Reading(source, rows)
+    given = read_json(run.data).get("given", [])
+    now, changes = changed.look_again(source, given, rows, skipped, plan.recipe)
+    if changes.new:
+        plan.say(f"warning    of the images {changes.of_others()}; this run does not learn from new ones")
+    told = changes.of_the_run()
+    if not told:
+        return Reading(source, rows)
+    if not options.accept_changed_data:
+        raise UserError(
+            f"of the {len(rows):,} images that the run in '{run.path}' began with, {told}; put back what was there, or "
+            f"{accept}--overwrite starts anew"
+        )
+    plan.say(f"warning    of the {len(rows):,} images that the run began with, {told}; it goes on with what is there")
+    rows, left_out = changed.go_on_with(rows, now, source, plan.recipe, options.thorough)
+    return Reading(source, rows, [*skipped, *left_out], accepted=True)
 
 
 def find(recipe: Recipe, source: Source, thorough: bool = False) -> Found:

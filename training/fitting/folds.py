@@ -29,6 +29,7 @@ from training.fitting.fit import (
     left_out_lines,
     on_main,
     prepare,
+    read_before,
 )
 from training.fitting.network import build_network
 from training.recipe import Recipe, UserError
@@ -77,7 +78,8 @@ def _fit_folds(
     for number in range(1, folds + 1):
         plan.say(f"\nfold {number} of {folds}" + (": finished before" if number in finished else ""))
         if number not in finished:
-            fit(recipe, source, run.fold(number), replace(options, resume=True, overwrite=False), flags)
+            looked = replace(options, resume=True, overwrite=False, look_again=False)
+            fit(recipe, source, run.fold(number), looked, flags)
             clear_device_cache(garbage_collection=True)
     if not plan.process.is_main_process:
         return {}
@@ -101,6 +103,8 @@ def _make_ready(plan: Plan, source: Source, run: FoldsFolder, folds: int, option
     if run.check_free(folds, options.resume, options.overwrite):
         for fold in run.begun():
             check_same(fold.recipe, plan.facts)
+        # Others cannot be accepted: the folds divide those that they began with.
+        read_before(plan, source, run.fold(1), options, accept="")
         return {number for number, fold in enumerate(run.begun(), 1) if fold.results.is_file()}
     if options.resume:
         plan.say(f"nothing to resume in {run.path}: starting afresh")

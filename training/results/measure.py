@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from datetime import date
 from functools import partial
 from itertools import islice
@@ -23,6 +23,7 @@ from training.data.images import Facts
 from training.data.source import Folder, Source, load_source
 from training.data.splits import SPLITS, Row, read_splits, some
 from training.data.streaming import Streamed, StreamedViews
+from training.disk import writing
 from training.fitting import hardware
 from training.hub import why_not_loaded
 from training.recipe import Augmentation, UserError, first_line, load_recipe, recipe_names
@@ -146,16 +147,9 @@ def _source(run: RunFolder, moved: Source | None) -> Source:
     return moved
 
 
-@contextmanager
-def _writing(run: RunFolder) -> Iterator[None]:
-    """One line for a folder that cannot be written."""
-    try:
-        yield
-    except OSError as error:
-        raise UserError(
-            f"'{run.path}' cannot be written ({error.strerror or first_line(error)}); what is measured is written "
-            "beside the model: make room and leave to write, or measure a copy"
-        ) from error
+def _writing(run: RunFolder) -> AbstractContextManager[None]:
+    """One line for a folder that cannot be written: what is measured is written beside the model."""
+    return writing(run.path, "the same command again", "measure a copy elsewhere")
 
 
 def lines(results: Mapping[str, Any]) -> list[str]:
@@ -256,7 +250,7 @@ def _check_test(rows: Sequence[Row], run: RunFolder) -> None:
 
 
 def _facts(source: Source, rows: Sequence[Row]) -> dict[str, Facts]:
-    """What is in each image, by path; every one that is measured is there, and the one that training saw.
+    """What is in each image that is the one training saw, by path; every one that is measured is.
 
     Raises:
         UserError: one is not.
@@ -279,7 +273,7 @@ def _facts(source: Source, rows: Sequence[Row]) -> dict[str, Facts]:
             f"{len(changed)} of {len(measured)} images are not what training saw, '{changed[0]}' for one; put "
             "that back, or name its folder with --data_dir, or train anew with --overwrite"
         )
-    return facts
+    return {row.path: facts[row.path] for row in rows if row.path in facts and facts[row.path].sha256 == row.sha256}
 
 
 def _ask(classifier: Any, rows: Sequence[Row], read: Callable[[str], bytes], strange: Strangeness) -> Predictions:
@@ -342,8 +336,7 @@ def _training_images(
     rows: Sequence[Row], facts: Mapping[str, Facts], read: Callable[[str], bytes], at_most: int = FITTED
 ) -> tuple[Iterator[bytes], int]:
     """Encoded training images by lot, of those that are still there as training saw them, and how many these are."""
-    there = [row.path for row in rows if row.split == "train" and row.path in facts
-             and facts[row.path].sha256 == row.sha256]  # fmt: skip
+    there = [row.path for row in rows if row.split == "train" and row.path in facts]
     chosen = drawn(len(there), at_most)
     return (read(there[number]) for number in chosen), len(chosen)
 
@@ -464,7 +457,7 @@ def _floors(rows: Iterable[Row], facts: Mapping[str, Facts]) -> dict[str, Any]:
     seen = [row for row in rows if row.path in facts]
     lost = sum(row.split == "train" for row in rows) - sum(row.split == "train" for row in seen)
     if lost:
-        reason = f"the colours of {lost} training images are not known: they are gone, or were streamed"
+        reason = f"the colours of {lost} training images are not known: they are gone, have changed, or were streamed"
         return {**found, "colour_neighbour": {"value": None, "interval": None, "reason": reason}}
     return {**found, "colour_neighbour": _floor(floors.colour_neighbour(seen, facts))}
 

@@ -18,6 +18,7 @@ from tqdm.auto import tqdm
 
 from training.data.intake import check_folder, image_files
 from training.data.splits import Row
+from training.disk import writing
 from training.recipe import Data, UserError
 from training.results.style import BLUE, ORANGE, SKY, VERMILION, new_figure, open_axes, plain, save
 from training.run_folder import RunFolder, read_json, sha256, write_json
@@ -312,11 +313,9 @@ def write_similarity(run: RunFolder, layer: str, found: Mapping[str, Any]) -> Pa
         "published": [asdict(each) for each in REFERENCES],
     }
     path = run.path / "rocks_similarity.json"
-    try:
+    with writing(run.path, "the same command again", "compare a copy elsewhere"):
         plot_similarity(found, run.path / "plots" / "rocks_similarity.png", title)
         write_json(content, path)
-    except OSError as error:
-        raise UserError(f"'{run.path}' cannot be written ({error.strerror}); nothing else is wrong") from error
     return path
 
 

@@ -1,0 +1,74 @@
+"""A full disk, and a folder that cannot be written to, in one line: which one it is, and how to go on.
+
+Whoever writes reports a full disk in a way of its own: Python by a number, safetensors in words, torch by what it saw.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import re
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from training.recipe import UserError, first_line
+
+FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+REFUSED = {errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO, errno.ENODEV, errno.ENXIO, errno.ENOTCONN, errno.ESTALE}
+SAYS_FULL = re.compile(
+    r"no space left|not enough space|disk quota|file too large|PytorchStreamWriter failed|unexpected pos", re.I
+)
+SAYS_REFUSED = re.compile(r"read-only file system|permission denied|input/output error", re.I)
+LITTLE = 1_000_000  # bytes; with less than that whatever fails on the way is likely to fail of it
+
+
+@contextmanager
+def writing(folder: Path, goes_on: str, elsewhere: str) -> Iterator[None]:
+    """Where the block writes into `folder`, or what lies on the same disk, say in words what keeps it from that.
+
+    `goes_on` is what to do once there is space, or leave to write, `elsewhere` how to write to another place.
+
+    Raises:
+        UserError: the disk is full, or something cannot be written; any other error comes through.
+    """
+    try:
+        yield
+    except Exception as error:
+        said = None if isinstance(error, UserError) else _explained(error, folder, goes_on, elsewhere)
+        if said is None:
+            raise
+        raise UserError(said) from error
+
+
+def _explained(error: Exception, folder: Path, goes_on: str, elsewhere: str) -> str | None:
+    number, text = getattr(error, "errno", None), str(error)
+    if number in FULL or SAYS_FULL.search(text) or (number is None and _free(folder) < LITTLE):
+        place = _full_place(error, folder)
+        return f"no space left in '{place}' ({_free(place) / 1e6:,.1f} MB are free); free some, then {goes_on}"
+    name, why = getattr(error, "filename", None) or folder, getattr(error, "strerror", None) or first_line(error)
+    mine = (
+        Path(os.path.abspath(name)).is_relative_to(os.path.abspath(folder)) if isinstance(name, str | Path) else False
+    )
+    if number in REFUSED or (number is not None and mine) or SAYS_REFUSED.search(text):
+        what = f"written ({why}); {elsewhere}, or put that right" if mine else f"opened ({why}); put that right"
+        return f"'{name}' cannot be {what}, then {goes_on}"
+    return None
+
+
+def _full_place(error: Exception, folder: Path) -> Path:
+    """What the error names, if anything; else what is full, of the folder and the one for temporary files."""
+    if getattr(error, "filename", None):
+        return Path(error.filename).parent
+    temporary = Path(tempfile.gettempdir())
+    return temporary if _free(temporary) < LITTLE <= _free(folder) else folder
+
+
+def _free(folder: Path) -> float:
+    """Bytes, on the disk where `folder` is or would be."""
+    there = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
+    with suppress(OSError):
+        return shutil.disk_usage(there).free
+    return float("inf")
