@@ -26,7 +26,7 @@ from tqdm import tqdm
 
 from hub_utils.portable.command import Parser, UserError, run_command
 from hub_utils.portable.hub import Account, account, full_name, in_words, without_token
-from hub_utils.portable.repo import Repo, changed, commit, find_repo, info_of, make_repo, set_patience
+from hub_utils.portable.repo import Repo, changed, commit, find_repo, info_of, make_repo
 from hub_utils.wheel import ROOT, build_wheel, check_checkout, requirement, requirements
 
 if TYPE_CHECKING:
@@ -205,7 +205,6 @@ def submit(plan: Plan, wheel: Path, secrets: Mapping[str, str], say: Callable[[s
     from huggingface_hub import HfApi, get_token
 
     nothing = "nothing was started"
-    set_patience()
     who = account(state=nothing)
     repo_id, code = full_name(plan.repo_id, plan.name, who), f"{who.name}/{CODE}"
     with _nothing_started():

@@ -28,7 +28,6 @@ from hub_utils.portable.repo import (
     info_of,
     is_same,
     make_repo,
-    set_patience,
     set_tag,
 )
 from hub_utils.portable.units import in_bytes
@@ -103,7 +102,6 @@ def push(
     contents = _contents(run, repo_id, tag, without_results)
     if INT8 in contents.stays:
         say(f"warning    {INT8} stays here: {contents.stays[INT8]}")
-    set_patience()
     who = account(state="nothing has changed on the Hub")
     repo = find_repo(full_name(repo_id, default_name(run), who), who, public=public)
     _look(repo, contents)

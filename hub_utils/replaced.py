@@ -11,7 +11,7 @@ from typing import Any
 from hub_utils.bundle import MARK
 from hub_utils.portable.command import UserError
 from hub_utils.portable.hub import in_words
-from hub_utils.portable.repo import PATIENCE, Repo, changed
+from hub_utils.portable.repo import Repo, changed
 
 MESSAGE = "The page and its model, as hub_utils.space bundled them"
 UNCHANGED = "nothing has changed on the Hub"
@@ -83,7 +83,7 @@ def _changed_there(repo: Repo, new: Mapping[str, Any]) -> tuple[str, list[str]]:
         ours = next((each.commit_id for each in commits if each.title == MESSAGE), None)
         left = {}
         if ours:
-            info = api.repo_info(repo.repo_id, repo_type="space", revision=ours, files_metadata=True, timeout=PATIENCE)
+            info = api.repo_info(repo.repo_id, repo_type="space", revision=ours, files_metadata=True)
             left = {file.rfilename: file.blob_id for file in info.siblings or ()}
     now = {path: file.blob_id for path, file in repo.files.items()}
     return commits[0].title, sorted(path for path in new if now.get(path) != left.get(path))

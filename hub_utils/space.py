@@ -18,7 +18,7 @@ from types import MappingProxyType
 from hub_utils.bundle import SPACES, SUITE, Model, check_replaceable, contents, is_ours, may_go, write
 from hub_utils.portable.command import Parser, UserError, run_command
 from hub_utils.portable.hub import account, full_name, without_token
-from hub_utils.portable.repo import Repo, changed, commit, find_repo, set_patience
+from hub_utils.portable.repo import Repo, changed, commit, find_repo
 from hub_utils.replaced import MESSAGE, UNCHANGED, check_there
 from hub_utils.wanted import Wanted, find, models_of, pushed
 
@@ -322,7 +322,6 @@ def push(wanted: Wanted, output: Path, options: Options, target: Target, say: Ca
     """
     from hub_utils.running import make_space, set_up, wait
 
-    set_patience()
     who = account(state=UNCHANGED)
     repo = find_repo(full_name(target.repo_id, wanted.name, who), who, "space", target.public)
     models = models_of(wanted, UNCHANGED)

@@ -20,7 +20,6 @@ from hub_utils import checks
 from hub_utils.checks import Failed, Model, NotAsked
 from hub_utils.portable.command import Parser, UserError, run_command
 from hub_utils.portable.hub import in_words, without_token
-from hub_utils.portable.repo import PATIENCE, set_patience
 from hub_utils.visit import ask
 
 USAGE = "python -m hub_utils.verify NS/NAME_OR_RUN [--revision COMMIT]"
@@ -118,9 +117,8 @@ def verify(
 
     disable_progress_bars()  # of a few small files; the visitor has one of its own
     set_verbosity_error()  # it tells of each time that it tries again
-    set_patience()
     with in_words(f"'{repo_id}'"):
-        info = HfApi().model_info(repo_id, revision=revision, files_metadata=True, timeout=PATIENCE)
+        info = HfApi().model_info(repo_id, revision=revision, files_metadata=True)
     files = {each.rfilename: each.size or 0 for each in info.siblings}
     with _empty_folder() as folder, in_words(f"'{repo_id}'"):
         download = partial(hf_hub_download, repo_id, revision=info.sha)
@@ -135,7 +133,7 @@ def verify(
         answer = ask(model, folder, trust_remote_code)
         _check_hub(answer)
         if "error" in answer:
-            HfApi().model_info(repo_id, revision=info.sha, timeout=PATIENCE)  # the Hub may be what went away
+            HfApi().model_info(repo_id, revision=info.sha)  # the Hub may be what went away
         for name in {"config.json", "serving.json", "README.md", checks.INT8} & files.keys():
             model.fetch(name)  # before anything is told, for the Hub may fail at each
         if "model.safetensors" in files:

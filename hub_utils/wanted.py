@@ -128,11 +128,9 @@ def of_repo(name: str, repo_id: str, revision: str | None, run: Path | None, sta
     """
     from huggingface_hub import HfApi, snapshot_download
 
-    from hub_utils.portable.repo import PATIENCE
-
     here = "" if run or Path(repo_id).exists() else ", which is no folder here"
     with in_words(f"the model '{repo_id}'{here}", state=state, flag="--model"):
-        info = HfApi().model_info(repo_id, revision=revision, files_metadata=True, timeout=PATIENCE)
+        info = HfApi().model_info(repo_id, revision=revision, files_metadata=True)
         files = {file.rfilename: file for file in info.siblings or ()}
         if "config.json" not in files:
             raise UserError(

@@ -6,6 +6,7 @@ import re
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from http.server import BaseHTTPRequestHandler
+from math import ceil
 from pathlib import Path
 from urllib.parse import parse_qs, unquote
 
@@ -133,7 +134,12 @@ class Answering(BaseHTTPRequestHandler):
             file.seek(start)
             self.wfile.write(file.read(count // 2))
             raise NoAnswerError("cut")
-        if self.met("corrupt") or isinstance(file, io.BytesIO):
+        if self.met("slow"):
+            file.seek(start)
+            for _ in range(10):
+                self.wfile.write(file.read(ceil(count / 10)))
+                self.hub.faults.recovered.wait(self.fault.seconds / 10)
+        elif self.met("corrupt") or isinstance(file, io.BytesIO):
             file.seek(start)
             content = file.read(count)
             self.wfile.write(flipped(content) if self.met("corrupt") else content)

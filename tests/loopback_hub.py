@@ -118,6 +118,7 @@ class LoopbackHub:
         - "refuse": the connection is closed, and nothing is done;
         - "lose": all is done, and the connection closed without an answer;
         - "hang": nothing is done or said for `seconds`, then the connection is closed;
+        - "slow": the answer's body comes in ten pieces, and takes `seconds` altogether;
         - "cut": the answer's body ends in the middle, and the connection with it;
         - "corrupt": one bit is wrong in the middle of the answer's body, or of the content that is sent with PUT;
         - "loop": a redirect to the same place;

@@ -3,9 +3,12 @@
 import time
 
 import pytest
-from huggingface_hub import CommitOperationAdd, HfApi
+from huggingface_hub import CommitOperationAdd, HfApi, set_client_factory
 from huggingface_hub.errors import HfHubHTTPError, HTTPError, LocalEntryNotFoundError
+from huggingface_hub.utils._http import default_client_factory
 from loopback_hub import LoopbackHub
+
+from hub_utils.portable import patience
 
 FILES = {"README.md": b"---\nlicense: mit\n---\n# Tiny\n", "model.safetensors": b"weights"}
 COMMIT = "POST .*/commit/"
@@ -14,6 +17,8 @@ RESOLVE = "GET .*/resolve/.*README"
 
 @pytest.fixture
 def hub(monkeypatch):
+    set_client_factory(default_client_factory)  # ours would ask again
+    monkeypatch.setattr(patience, "_is_set", False)
     # The client would wait 23 seconds before it gives up.
     monkeypatch.setattr("huggingface_hub.utils._http.time.sleep", lambda seconds: None)
     with LoopbackHub(tokens={"hf_alice": "alice"}) as hub:

@@ -18,6 +18,7 @@ from loopback_hub import LoopbackHub
 
 from hub_utils.export import save_serving
 from hub_utils.portable.command import UserError
+from hub_utils.portable.patience import Patience
 from hub_utils.push import main
 from training.run_folder import RunFolder, sha256
 
@@ -405,7 +406,7 @@ def test_a_hub_that_is_down(hub, run):
 
 
 def test_a_hub_that_says_nothing_is_not_waited_for_for_ever(hub, run, monkeypatch):
-    monkeypatch.setattr("hub_utils.portable.repo.PATIENCE", 0.3)
+    monkeypatch.setattr("hub_utils.portable.patience._now", Patience(silence=0.3))
     hub.fail("GET /api/models", "hang", seconds=60)
     assert "the Hub cannot be reached" in refusal(run)
 

@@ -21,6 +21,7 @@ from test_push import ALICE, measured  # noqa: F401  the fixture
 
 from hub_utils.card import SEAL
 from hub_utils.portable.command import UserError
+from hub_utils.portable.patience import Patience
 from hub_utils.push import MESSAGE, push
 
 NAME, TAG = "alice/colours", "v1"
@@ -108,7 +109,8 @@ def test_whatever_goes_wrong_wherever(run, monkeypatch, before, fault):
         with hub_with(before) as hub:
             plan(hub, number, request, fault)
             with monkeypatch.context() as patch:
-                patch.setattr("hub_utils.portable.repo.PATIENCE", 0.4 if fault == "hang" else 60)
+                limit = 0.4 if fault == "hang" else 60
+                patch.setattr("hub_utils.portable.patience._now", Patience(silence=limit, writing=limit))
                 said, where = told(run), f"{fault} at {request}"
             left = state(hub)
             assert left in (before, after), where

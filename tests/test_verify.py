@@ -205,7 +205,8 @@ def test_a_hub_that_fails_is_not_told_as_a_bad_model(path, whole, tmp_path):
 
 @pytest.mark.slow
 def test_a_hub_that_hangs_is_waited_for_no_longer_than_the_limit(whole, tmp_path):
-    code = "from hub_utils import verify, visit; visit.LIMIT = 20; verify.PATIENCE = 3; "
+    code = "from hub_utils import verify, visit; visit.LIMIT = 20; "
+    code += "from hub_utils.portable import patience as p; p._now = p.Patience(silence=3); "
     code += "import sys; sys.exit(verify.run_command(verify.main, ''))"
     with LoopbackHub() as hub:
         hub.add("alice/colours", whole)

@@ -7,9 +7,7 @@ from training.recipe import first_line
 
 
 def hub_answers(name: str, revision: str | None = None) -> bool:
-    """Whether the Hub is there, by one request; False if not, but the cache may serve.
-
-    Without a network the client itself would try again for 23 seconds, for each file.
+    """Whether the Hub is there, by one request; False if not, but the cache may serve. From here on we are patient.
 
     Raises:
         ConnectionError: no answer came, and the model is not in the cache.
@@ -18,6 +16,9 @@ def hub_answers(name: str, revision: str | None = None) -> bool:
     from huggingface_hub import get_hf_file_metadata, hf_hub_url, try_to_load_from_cache
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 
+    from hub_utils.portable.patience import be_patient
+
+    be_patient()
     try:
         get_hf_file_metadata(hf_hub_url(name, "config.json", revision=revision))
     except HFValidationError:

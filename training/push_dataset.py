@@ -111,14 +111,13 @@ def main(tokens: list[str]) -> int:
 def _repo(known: argparse.Namespace) -> Repo:
     """Where it will be, once it is sure that it may be there; in a dry run nobody is asked."""
     from hub_utils.portable.hub import Account, account, full_name
-    from hub_utils.portable.repo import Repo, check_tag, find_repo, set_patience
+    from hub_utils.portable.repo import Repo, check_tag, find_repo
     from training.data.dataset_card import MARK
 
     check_tag(known.tag, UserError)
     if known.dry_run:
         repo_id = full_name(known.repo_id, "NAME", Account("OWNER"), UserError)
         return Repo(repo_id, "dataset", known.public)
-    set_patience()
     who = account(UserError)
     repo = find_repo(full_name(known.repo_id, "", who, UserError), who, "dataset", known.public, UserError)
     card = repo.info.card_data if repo.info else None

@@ -59,6 +59,9 @@ class Collection:
         from huggingface_hub import CommitScheduler
 
         from hub_utils.portable.hub import in_words
+        from hub_utils.portable.patience import PAGES, be_patient
+
+        be_patient(PAGES)
 
         collection = self
 

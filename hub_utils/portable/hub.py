@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -70,7 +71,7 @@ def full_name(
 def in_words(
     what: str, wrong: type[Exception] = UserError, state: str = "", flag: str = "--repo_id", reading: bool = False
 ) -> Iterator[None]:
-    """Within it, whatever the Hub's client says becomes one `wrong`, and no token stands in it.
+    """Within it the Hub's client is patient, and whatever it says becomes one `wrong`, and no token stands in it.
 
     `what` is asked for or written, as in "you/flowers"; `state` ends the sentence: what is on the Hub now; `flag` is
     what takes another name. Where it is only `reading`, no right to write is asked for, and no command to be given
@@ -78,6 +79,9 @@ def in_words(
     """
     from huggingface_hub.errors import HFValidationError, HTTPError
 
+    from hub_utils.portable.patience import be_patient
+
+    be_patient()
     try:
         yield
     except (HTTPError, OSError, HFValidationError, RuntimeError, ValueError) as error:
@@ -90,6 +94,7 @@ def in_words(
 def why(error: Exception, flag: str = "--repo_id", reading: bool = False) -> str | None:
     """What the Hub's client met, and the next step; None for an error that is not its own."""
     login = READ if reading else LOGIN
+    from httpx2 import TooManyRedirects
     from huggingface_hub.errors import (
         GatedRepoError,
         HfHubHTTPError,
@@ -100,6 +105,9 @@ def why(error: Exception, flag: str = "--repo_id", reading: bool = False) -> str
         RevisionNotFoundError,
     )
 
+    from hub_utils.portable.patience import AwayError
+    from hub_utils.portable.whole_download import DamagedError
+
     if isinstance(error, ValueError) and "metadata in README.md" in str(error):
         return f"the Hub refuses the card: {' '.join(str(error).split())}"  # it says more than the status behind it
     causes: list[BaseException] = [error]
@@ -109,6 +117,11 @@ def why(error: Exception, flag: str = "--repo_id", reading: bool = False) -> str
         match cause:
             case LocalTokenNotFoundError():
                 return f"no token for the Hub: {login}"
+            case DamagedError():
+                how = "something on the way changes it, or it is broken on the Hub"
+                return f"{_first_line(cause)}: {how}{_again(reading)}"
+            case AwayError():
+                return _away(cause, reading)
             case OfflineModeIsEnabled():
                 return "HF_HUB_OFFLINE forbids to ask the Hub; unset it"
             case GatedRepoError():
@@ -124,10 +137,20 @@ def why(error: Exception, flag: str = "--repo_id", reading: bool = False) -> str
     for cause in causes:
         if isinstance(cause, json.JSONDecodeError):
             return "what answered is no Hub; does the network want you to log in? Is HF_ENDPOINT right?"
+        if isinstance(cause, TooManyRedirects):
+            return f"the Hub sends us in circles ({_first_line(cause)}); is HF_ENDPOINT right?{_again(reading)}"
         if isinstance(cause, (HTTPError, ConnectionError, TimeoutError)):
-            again = "" if reading else " The same command again, or another Hub with HF_ENDPOINT=https://…"
-            return f"the Hub cannot be reached ({_first_line(cause)}); is the network there?{again}"
+            return _away(cause, reading)
     return None
+
+
+def _away(error: BaseException, reading: bool) -> str:
+    again = "" if reading else " The same command again, or another Hub with HF_ENDPOINT=https://…"
+    return f"the Hub cannot be reached ({_first_line(error)}); is the network there?{again}"
+
+
+def _again(reading: bool) -> str:
+    return "" if reading else "; the same command again"
 
 
 def _refusal(error: Exception) -> str:
@@ -143,8 +166,8 @@ def _refusal(error: Exception) -> str:
         case 404:
             return "not on the Hub, or not for you (HTTP 404); is the name right? A private one needs its owner's token"
         case 429:
-            return "too many requests (HTTP 429)"
-    return f"the Hub answers HTTP {status}" + (f": {said}" if status < 500 else "")
+            return f"too many requests (HTTP 429){_come_back(error)}"
+    return f"the Hub answers HTTP {status}" + (_come_back(error) if status >= 500 else f": {said}")
 
 
 def _of_status(error: Exception, flag: str) -> str:
@@ -168,13 +191,25 @@ def _of_status(error: Exception, flag: str) -> str:
         case 412:
             return "somebody else changed it meanwhile (HTTP 412); the same command again"
         case 429:
-            wait = error.response.headers.get("Retry-After")
-            return (
-                f"too many requests (HTTP 429); the same command again in {wait or 'some'} {'s' if wait else 'minutes'}"
-            )
+            return f"too many requests (HTTP 429){_come_back(error) or '; the same command again in some minutes'}"
         case _ if status >= 500:
-            return f"the Hub answers HTTP {status}; the same command again later"
+            return f"the Hub answers HTTP {status}{_come_back(error) or '; the same command again later'}"
     return f"the Hub answers HTTP {status}: {said}"
+
+
+def _come_back(error: Exception) -> str:
+    """When, if the Hub says so."""
+    from hub_utils.portable.patience import seconds_asked
+
+    seconds = seconds_asked(error.response)
+    return "" if seconds is None else f"; the Hub asks to wait {_duration(seconds)}"
+
+
+def _duration(seconds: float) -> str:
+    for unit, name in ((3600, "h"), (60, "min")):
+        if seconds >= 2 * unit:
+            return f"{math.ceil(seconds / unit)} {name}"
+    return f"{math.ceil(seconds)} s"
 
 
 def _said(error: Exception) -> str:

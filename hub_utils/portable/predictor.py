@@ -22,7 +22,6 @@ from hub_utils.portable.hub import in_words, without_token
 from hub_utils.portable.medical import is_medical
 from hub_utils.portable.network import Network, Precision, softmax
 from hub_utils.portable.preprocessing import preprocessing_of
-from hub_utils.portable.repo import set_patience
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -308,7 +307,9 @@ def _download(repo_id: str, revision: str | None, patterns: Sequence[str]) -> Pa
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, HTTPError
 
-    set_patience()
+    from hub_utils.portable.patience import PAGES, be_patient
+
+    be_patient(PAGES)
     how = {"revision": revision, "allow_patterns": list(patterns)}
     with in_words(f"'{repo_id}'", flag="DEMO_MODEL", reading=True):
         try:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-import logging
 import re
+import time
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -14,7 +14,7 @@ from typing import Any
 from hub_utils.portable.command import UserError
 from hub_utils.portable.hub import Account, in_words, why, without_token
 
-PATIENCE = 100.0  # seconds that the Hub may be silent; left to itself the client would wait for ever
+UNCHANGED = "nothing has changed on the Hub"
 
 
 @dataclass(frozen=True)
@@ -49,25 +49,14 @@ class Repo:
         return {path: file for path, file in found.items() if path != ".gitattributes"}
 
 
-def set_patience() -> None:
-    """Let no request of this process wait longer than `PATIENCE` for the Hub to go on.
-
-    What the client says before it tries again is not shown: an address to upload to is as good as a key.
-    """
-    from huggingface_hub import get_session
-
-    get_session().timeout = PATIENCE
-    logging.getLogger("huggingface_hub.utils._http").setLevel(logging.ERROR)
-
-
 def info_of(repo_id: str, kind: str = "model", token: bool | None = None) -> Any:
     """What the Hub says of a repo, its files and main's last commit, `sha`, included; anonymously if `token` is False.
 
-    One request for all of it, so that no commit comes between; and it can be told how long to wait, as a tree cannot.
+    One request for all of it, so that no commit comes between.
     """
     from huggingface_hub import HfApi
 
-    return HfApi(token=token).repo_info(repo_id, repo_type=kind, files_metadata=True, timeout=PATIENCE)
+    return HfApi(token=token).repo_info(repo_id, repo_type=kind, files_metadata=True)
 
 
 def find_repo(
@@ -91,7 +80,7 @@ def find_repo(
     if owner.lower() not in spelt:
         raise wrong(f"'{repo_id}' belongs to {owner}, and this token to {who.name}; {flag} {who.name}/NAME")
     repo_id = f"{spelt[owner.lower()]}/{name}"
-    with in_words(f"'{repo_id}'", wrong, "nothing has changed on the Hub", flag):
+    with in_words(f"'{repo_id}'", wrong, UNCHANGED, flag):
         try:
             info = info_of(repo_id, kind)
         except RepositoryNotFoundError:
@@ -155,7 +144,7 @@ def commit(repo: Repo, files: Mapping[str, bytes | Path], message: str, wrong: t
     """Commit `files`, by their path in the repo, upon `repo.head`, and return the new commit's full hash.
 
     Whatever goes wrong, the Hub is asked what is there: if it is all there, and only the answer was lost, that is no
-    error.
+    error; if nothing has changed, and the trouble may pass, it is tried again.
 
     Raises:
         wrong: in one line what went wrong, and what is on the Hub now.
@@ -163,20 +152,28 @@ def commit(repo: Repo, files: Mapping[str, bytes | Path], message: str, wrong: t
     from huggingface_hub import CommitOperationAdd, HfApi
     from huggingface_hub.errors import HTTPError
 
-    additions = [CommitOperationAdd(path, content) for path, content in files.items()]
-    try:
-        made = HfApi().create_commit(
-            repo.repo_id, additions, commit_message=message, parent_commit=repo.head, repo_type=repo.kind
-        )
-        return made.oid
-    except KeyboardInterrupt as error:
-        raise wrong(f"interrupted; {_state(repo, files)[1]}") from error
-    except (HTTPError, OSError, RuntimeError, ValueError) as error:
-        sha, state = _state(repo, files)
-        if sha:
-            return sha
-        reason = why(error) or f"the upload failed ({' '.join(str(error).split())}); the same command again"
-        raise wrong(without_token(f"'{repo.repo_id}': {reason}; {state}")) from error
+    from hub_utils.portable.patience import COMMANDS, be_patient, may_pass
+
+    be_patient()
+    waits = iter(COMMANDS.waits)
+    while True:
+        additions = [CommitOperationAdd(path, content) for path, content in files.items()]
+        try:
+            made = HfApi().create_commit(
+                repo.repo_id, additions, commit_message=message, parent_commit=repo.head, repo_type=repo.kind
+            )
+            return made.oid
+        except KeyboardInterrupt as error:
+            raise wrong(f"interrupted; {_state(repo, files)[1]}") from error
+        except (HTTPError, OSError, RuntimeError, ValueError) as error:
+            sha, state = _state(repo, files)
+            if sha:
+                return sha
+            wait = next(waits, None)
+            if wait is None or state != UNCHANGED or not may_pass(error):
+                reason = why(error) or f"the upload failed ({' '.join(str(error).split())}); the same command again"
+                raise wrong(without_token(f"'{repo.repo_id}': {reason}; {state}")) from error
+        time.sleep(wait)
 
 
 def _state(repo: Repo, files: Mapping[str, bytes | Path]) -> tuple[str | None, str]:
@@ -186,7 +183,7 @@ def _state(repo: Repo, files: Mapping[str, bytes | Path]) -> tuple[str | None, s
         with in_words(repo.repo_id):
             now = replace(repo, info=info_of(repo.repo_id, repo.kind))
         if now.head == repo.head:
-            return None, "nothing has changed on the Hub"
+            return None, UNCHANGED
         if not changed(files, now):
             return now.head, f"all of it is on the Hub, as {now.head}"
     except (UserError, KeyboardInterrupt):
@@ -210,7 +207,7 @@ def tagged(repo: Repo, tag: str | None, wrong: type[Exception] = UserError) -> s
 
     if tag is None or repo.info is None:
         return None
-    with in_words(f"the tags of '{repo.repo_id}'", wrong, "nothing has changed on the Hub"):
+    with in_words(f"the tags of '{repo.repo_id}'", wrong, UNCHANGED):
         tags = HfApi().list_repo_refs(repo.repo_id, repo_type=repo.kind).tags
     return next((each.target_commit for each in tags if each.name == tag), None)
 

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from tqdm.auto import tqdm
 
+from hub_utils.portable.hub import why
 from training.data.archives import is_archive, unpacked
 from training.data.embedded import write_digits
 from training.data.images import Facts, look
@@ -162,12 +163,15 @@ class HubDataset:
         from huggingface_hub import HfApi
         from huggingface_hub.errors import HfHubHTTPError, HFValidationError, HTTPError
 
+        from hub_utils.portable.patience import BUSY, be_patient
+
+        be_patient()
         try:
             return replace(self, revision=HfApi().dataset_info(self.repo_id, revision=self.revision).sha)
         except HfHubHTTPError as error:
             status = error.response.status_code
-            if status >= 500:
-                raise UserError(f"data set '{self.repo_id}': the Hub answers HTTP {status}; try again later") from error
+            if status in BUSY:
+                raise UserError(f"data set '{self.repo_id}': {why(error, reading=True)}; try again later") from error
             raise UserError(
                 f"no data set '{self.repo_id}' on the Hub for you (HTTP {status}); is the name right? A private one "
                 "needs `hf auth login` or HF_TOKEN"
@@ -239,6 +243,7 @@ class HubDataset:
         from datasets.exceptions import DatasetsError
         from huggingface_hub.errors import HTTPError
 
+        ask_patiently()
         try:
             if self.config is None:
                 names = get_dataset_config_names(self.repo_id, revision=self.revision)
@@ -249,10 +254,21 @@ class HubDataset:
                     )
             return load_dataset(self.repo_id, self.config, revision=self.revision, **how)
         except (DatasetsError, HTTPError, OSError, ValueError, RuntimeError) as error:
+            reason = why(error, reading=True) or first_line(error)
             raise UserError(
-                f"data set '{self.repo_id}' cannot be loaded: {first_line(error)}; choose another --dataset, or "
-                "download it as a folder of images and give that with --data_dir"
+                f"data set '{self.repo_id}' cannot be loaded: {reason}; choose another --dataset, or download it as a "
+                "folder of images and give that with --data_dir"
             ) from error
+
+
+def ask_patiently() -> None:
+    """Let `datasets` ask the Hub as everything here does, and tell nobody else what was asked for."""
+    from datasets import config
+
+    from hub_utils.portable.patience import be_patient
+
+    be_patient()
+    config.HF_UPDATE_DOWNLOAD_COUNTS = False
 
 
 Source = Folder | HubDataset

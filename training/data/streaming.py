@@ -41,7 +41,7 @@ from tqdm.auto import tqdm
 
 from training.data.images import look
 from training.data.intake import Example, Skipped, check_classes, split_of, summary
-from training.data.source import HubDataset, columns
+from training.data.source import HubDataset, ask_patiently, columns
 from training.data.splits import SPLITS, Row
 from training.data.transforms import Preprocessing, Views, view
 from training.recipe import Augmentation, Data, Splits, UserError, first_line
@@ -556,4 +556,5 @@ def _set_retries() -> None:
     """In this process, which may be a loader worker that was spawned: about two minutes, then an error."""
     from datasets import config
 
+    ask_patiently()
     config.STREAMING_READ_MAX_RETRIES = config.STREAMING_OPEN_MAX_RETRIES = RETRIES

@@ -33,7 +33,7 @@ from tqdm.auto import tqdm
 from transformers import TrainerCallback
 
 from hub_utils.portable.hub import account, full_name, in_words, why, without_token
-from hub_utils.portable.repo import Repo, info_of, set_patience
+from hub_utils.portable.repo import Repo, info_of
 from training.data.splits import read_splits
 from training.fitting import checkpoints
 from training.recipe import UserError, first_line
@@ -156,7 +156,6 @@ def find_repo(asked: str, run: RunFolder, goes_on: bool) -> CheckpointRepo:
 
 def _repo_id(asked: str, run: RunFolder, flag: str = FLAG) -> str:
     """OWNER/NAME-checkpoints."""
-    set_patience()
     asked = asked or run.path.resolve().name
     return full_name(asked.removesuffix(SUFFIX) + SUFFIX, "", account(UserError), UserError, flag)
 
