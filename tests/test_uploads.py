@@ -151,7 +151,7 @@ WORDS = {
     "200 megapixels, PNG": "200 megapixels, and 100 are the limit",
     "200 megapixels, JPEG": "200 megapixels, and 100 are the limit",
     "150 megapixels, BMP": "150 megapixels, and 100 are the limit",
-    "passes without end": "more than 50 passes",
+    "passes without end": "more parts than can be looked at",
 }
 
 

@@ -25,6 +25,7 @@ from PIL import Image, UnidentifiedImageError
 
 from hub_utils.portable.answer_html import as_sentence
 from hub_utils.portable.command import UserError
+from hub_utils.portable.file_parts import MOST_SIDE, Overbuilt, check_opened, check_parts
 from hub_utils.portable.image_files import DEEP_MODES, FOREIGN, SMALLEST_SIDE, as_rgb
 from hub_utils.portable.network import give_back
 
@@ -37,7 +38,6 @@ MOST_UNPACKED = 2_000 * MB  # of all that comes out of the zips
 
 LARGE = 10_000_000  # pixels; once such a picture is answered, its memory is given back
 LONG_NAME = 300  # letters of a file's name that are kept
-MOST_PASSES = 50  # of a progressive JPEG: ten are usual, and each takes a tenth of a second at 100 megapixels
 
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF")  # JPEG 2000 takes 15 seconds for a file of 1 kB
 KINDS = "An image file: JPEG, PNG, WebP, GIF, BMP, TIFF or AVIF."
@@ -45,6 +45,7 @@ READS = "this page reads JPEG, PNG, WebP, GIF, BMP, TIFF and AVIF"
 SAVE = "save or export it as JPEG"
 RAW = "a camera's raw file"
 DAMAGED = "This picture is cut off or damaged. Copy or download it again."
+OVERBUILT = "This picture's file is built of more parts than can be looked at here. Save or export it as JPEG."
 LOST = "This file did not get here: it was not sent, or the connection broke. Give it again."
 NOTHING = "Nothing was given. Choose a picture."
 # How files begin, what they are, and what to do.
@@ -279,13 +280,11 @@ def _decoded(content: bytes, name: str, held: contextlib.ExitStack) -> Image.Ima
         UserError: as `opened`.
     """
     _check_bytes(len(content))
-    if content[:2] == b"\xff\xd8" and content.count(b"\xff\xda") > MOST_PASSES:
-        raise UserError(
-            f"This JPEG is built in more than {MOST_PASSES} passes, which takes too long. {SAVE.capitalize()}."
-        )
     try:
+        check_parts(content)
         with Image.open(io.BytesIO(content), formats=FORMATS) as image:
             _check_header(image, content)
+            check_opened(image)
             held.enter_context(_room.of(image.width * image.height))
             try:
                 return as_rgb(image)
@@ -294,6 +293,8 @@ def _decoded(content: bytes, name: str, held: contextlib.ExitStack) -> Image.Ima
                 raise
     except UserError:
         raise
+    except Overbuilt as error:
+        raise UserError(OVERBUILT) from error
     except UnidentifiedImageError as error:
         raise UserError(_foreign(content, name)) from error
     except Image.DecompressionBombError as error:
@@ -322,6 +323,8 @@ def _check_header(image: Image.Image, content: bytes) -> None:
         raise UserError(_too_many(image.width * image.height))
     if min(image.size) < SMALLEST_SIDE:
         raise UserError(f"This picture is too small: {image.width} × {image.height} pixels. Choose a larger one.")
+    if max(image.size) > MOST_SIDE:
+        raise UserError(f"This picture is too narrow: {image.width:,} × {image.height:,} pixels. Cut a part out of it.")
     raw = next((what for start, what, _ in FOREIGN_KINDS if what == RAW and start.match(content)), None)
     if image.format == "TIFF" and (raw or TIFF_DNG in image.tag_v2 or image.tag_v2.get(TIFF_SUBFILE, 0) & 1):
         raise UserError(_sentence(RAW, SAVE))  # whose first picture is the small one of the camera's screen

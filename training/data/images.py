@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
+from hub_utils.portable.file_parts import Overbuilt, check_opened, check_parts
 from hub_utils.portable.image_files import DEEP_MODES, EXTENSIONS, FOREIGN, SMALLEST_SIDE, open_rgb
 
 __all__ = ["DEEP_MODES", "EXTENSIONS", "FOREIGN", "Facts", "grey", "look", "open_rgb", "thumbnail"]
@@ -62,6 +63,8 @@ def look(content: bytes) -> Facts:
             facts["reason"] = "HEIC or another kind that Pillow cannot open: convert it first, magick IN OUT.jpg"
     except Image.DecompressionBombError as error:
         facts["reason"] = f"a decompression bomb: {str(error).split(',')[0].lower()}"
+    except Overbuilt as error:
+        facts["reason"] = f"built of more parts than can be read: {error}; export it anew"
     except Exception as error:  # PIL's decoders raise anything from SyntaxError to struct.error
         facts["reason"] = f"cannot be read: {str(error) or type(error).__name__}"
     return Facts(**facts)
@@ -71,7 +74,9 @@ def _look(content: bytes, facts: dict) -> str | None:
     """Fill in the facts, in place, as far as decoding goes; the reason to refuse the image."""
     if not content:
         return "empty file"
+    check_parts(content)
     with Image.open(io.BytesIO(content)) as image:
+        check_opened(image)
         facts.update(width=image.width, height=image.height, mode=image.mode, format=image.format or "")
         facts["frames"] = getattr(image, "n_frames", 1)
         if image.mode in COLOUR_MODES and _is_deep(image, content):
