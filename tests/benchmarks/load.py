@@ -27,7 +27,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import httpx
 import numpy as np
@@ -68,7 +68,13 @@ class Server:
 
     process: psutil.Process
     url: str
+    log: IO[bytes]
     samples: list[dict[str, float]] = field(default_factory=list)
+
+    def said(self) -> str:
+        """All that it printed."""
+        self.log.seek(0)
+        return self.log.read().decode(errors="replace")
 
     def sample(self, asked: int) -> None:
         """Memory in MB, threads, and open files."""
@@ -118,14 +124,12 @@ def started(model: Path, code: str = APP, patience: float = 120) -> Iterator[Ser
             [sys.executable, "-c", code, str(port), str(model.absolute())],
             cwd=uploads, env={**environment, "GRADIO_TEMP_DIR": uploads}, stdout=log, stderr=subprocess.STDOUT,
         )  # fmt: skip
-        server = Server(psutil.Process(process.pid), f"http://127.0.0.1:{port}")
+        server = Server(psutil.Process(process.pid), f"http://127.0.0.1:{port}", log)
         until = time.monotonic() + patience
         try:
             while True:
-                with_error = process.poll()
-                if with_error is not None or time.monotonic() > until:
-                    log.seek(0)
-                    raise RuntimeError(f"the page does not come up: {log.read().decode(errors='replace')[-2000:]}")
+                if process.poll() is not None or time.monotonic() > until:
+                    raise RuntimeError(f"the page does not come up: {server.said()[-2000:]}")
                 try:
                     httpx.get(f"{server.url}/config", timeout=10)
                     break
@@ -241,9 +245,7 @@ def _shares(answer: dict[str, Any], labels: Sequence[str]) -> np.ndarray | str:
 
 def event_of(config: dict[str, Any], name: str = "picture") -> int:
     """The number by which gradio knows a page's event."""
-    return next(
-        each["id"] for each in config["dependencies"] if any(target[1] == name for target in each["targets"])
-    )
+    return next(each["id"] for each in config["dependencies"] if any(target[1] == name for target in each["targets"]))
 
 
 async def asked_at_once(
@@ -261,9 +263,12 @@ async def asked_at_once(
     """
     pictures, labels = pictures_of(model, clients), labels_of(model)
     known = np.stack([share for _, share in pictures])
-    limits = httpx.Limits(max_connections=None, max_keepalive_connections=clients)
     found: list[Asked] = []
-    async with httpx.AsyncClient(base_url=server.url, limits=limits, timeout=LATEST) as http:
+
+    def connected() -> httpx.AsyncClient:  # one for each: a pool of hundreds takes its time to find a free one
+        return httpx.AsyncClient(base_url=server.url, timeout=LATEST, verify=False, trust_env=False)
+
+    async with connected() as http:
         event = event_of((await http.get("/config")).json())
         await Client(http, 0, labels, known, event).ask("predict", [pictures[0][0]], [0], 0)  # it is loaded now
         began = time.perf_counter()
@@ -272,15 +277,17 @@ async def asked_at_once(
 
         async def visit(number: int) -> None:
             nonlocal begun
-            client, lot = Client(http, number, labels, known, event), random.Random(number)
-            while begun < requests and time.perf_counter() - began < seconds:
-                begun += 1
-                (kind,) = lot.choices(list(KINDS), list(KINDS.values()))
-                whose = [number] if kind != "predict_many" else [number, *lot.choices(range(clients), k=2)]
-                asked = await client.ask(kind, [pictures[each][0] for each in whose], whose, began)
-                found.append(asked)
-                if asked.outcome != "own":
-                    await asyncio.sleep(lot.uniform(1, 2))
+            lot = random.Random(number)
+            async with connected() as http:
+                client = Client(http, number, labels, known, event)
+                while begun < requests and time.perf_counter() - began < seconds:
+                    begun += 1
+                    (kind,) = lot.choices(list(KINDS), list(KINDS.values()))
+                    whose = [number] if kind != "predict_many" else [number, *lot.choices(range(clients), k=2)]
+                    asked = await client.ask(kind, [pictures[each][0] for each in whose], whose, began)
+                    found.append(asked)
+                    if asked.outcome != "own":
+                        await asyncio.sleep(lot.uniform(1, 2))
 
         async def watch() -> None:
             while True:
@@ -344,7 +351,9 @@ def parser() -> argparse.ArgumentParser:
     result.add_argument("--clients", type=positive, help="default: 200; 16 with --soak")
     result.add_argument("--seconds", type=positive, default=120, help="how long they ask")
     result.add_argument("--soak", type=positive, metavar="REQUESTS", help="ask so often instead, however long it takes")
-    result.add_argument("--json", type=json_file, metavar="FILE", help="default: reports/load.json or reports/soak.json")
+    result.add_argument(
+        "--json", type=json_file, metavar="FILE", help="reports/load.json or soak.json if nothing is said"
+    )
     return result
 
 
