@@ -81,7 +81,7 @@ def test_it_can_be_stopped_and_ends_in_time(served, tmp_path, monkeypatch):
     done = threading.Event()
     with Uploads([("a.zip", path)]) as uploads:
         looked = []
-        for each in look_at(served, uploads, done.is_set):
+        for each in look_at(served, uploads, lambda: module.STOPPED if done.is_set() else ""):
             looked.append(each)
             if len(looked) == 5:
                 done.set()

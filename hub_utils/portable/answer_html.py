@@ -65,6 +65,12 @@ def problem_html(sentence: str, turn: str = "") -> str:
     )
 
 
+def busy_html(sentence: str, turn: str = "") -> str:
+    """The same of a page that is busy: the browser asks again by itself, a few times, and then takes that word away."""
+    drawn = problem_html(sentence, turn).replace("</span>", " <i>This page tries again by itself.</i></span>")
+    return drawn.replace('class="answer problem"', 'class="answer problem" data-busy', 1)
+
+
 def percent(share: float, digits: int = 0) -> str:
     """A share, never rounded to nothing or to all: "93 %", "<1 %", ">99 %"; with digits=1 "93.1 %", "<0.1 %"."""
     step = 10.0**-digits

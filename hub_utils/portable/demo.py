@@ -23,9 +23,12 @@ from pathlib import Path
 from typing import Any
 
 import gradio as gr
+from fastapi.middleware import Middleware
 
 from hub_utils.portable.about import about
+from hub_utils.portable.crowd import AtTheDoor
 from hub_utils.portable.drawing import drawing
+from hub_utils.portable.ending import wait_and_end
 from hub_utils.portable.facts import told
 from hub_utils.portable.feedback import feedback
 from hub_utils.portable.many_pictures import many_endpoint, many_pictures
@@ -36,6 +39,7 @@ from hub_utils.portable.served import Served
 from hub_utils.portable.state_html import door_html, head_html
 from hub_utils.portable.upload_folder import settle
 from hub_utils.portable.uploads import MOST_UPLOAD
+from hub_utils.portable.waiting import Line
 
 PATIENCE = (
     3.0  # seconds that the page waits for what the Hub knows of the model; it comes up without, and adds it later
@@ -96,6 +100,16 @@ class Page(gr.Blocks):
         settle(self)
         super().__init__(title=title, analytics_enabled=False)
 
+    def queue(self, *args: Any, **how: Any) -> Page:
+        """As gradio's, with an end; and no endpoint has a way past it."""
+        super().queue(*args, **{"api_open": False} | how)
+        self._queue = Line(self._queue)
+        return self
+
+    def block_thread(self) -> None:
+        """As gradio's; and whoever is being answered when the process is told to end gets the answer."""
+        wait_and_end(self._queue, lambda: self.is_running, lambda: self.close(verbose=False))
+
     async def process_api(self, *args: Any, **how: Any) -> Any:
         """As gradio's, which tells strangers of its own insides, and of paths of this machine."""
         try:
@@ -111,7 +125,11 @@ class Page(gr.Blocks):
         wanted = how.get("mcp_server", os.environ.get("GRADIO_MCP_SERVER", "").lower() == "true")
         if wanted and importlib.util.find_spec("mcp") is None:
             sys.exit("error: the MCP server is switched on, and not installed: pip install 'gradio[mcp]'")
-        return super().launch(*args, **({"state_session_capacity": SESSIONS} | looks() | how))
+        how = {"state_session_capacity": SESSIONS} | looks() | how
+        door = Middleware(AtTheDoor, crowd=self._queue.crowd, why_not=self._queue.why_no_upload)
+        how["app_kwargs"] = {**(how.get("app_kwargs") or {})}
+        how["app_kwargs"]["middleware"] = [door, *how["app_kwargs"].get("middleware", ())]
+        return super().launch(*args, **how)
 
 
 def looks() -> dict[str, Any]:

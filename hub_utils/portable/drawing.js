@@ -9,6 +9,8 @@ const PEN = 0.06; // of the field's width
 let strokes = []; // of points, as shares of the field
 let drawing = null; // the pointer that draws
 let turn = 0; // which drawing this is: an answer to an earlier one comes too late
+const PAUSES = [2, 4, 8, 16]; // seconds after which a page that is busy is asked again, half as long or half again
+let tries = 0;
 
 function paint(stroke) {
   pen.lineWidth = PEN * canvas.width;
@@ -27,7 +29,8 @@ function show() {
   element.querySelector(".hint").hidden = strokes.length > 0;
 }
 
-function tell() {
+function tell(anew = true) {
+  if (anew) tries = 0;
   page.classList.add("busy");
   const png = strokes.length ? canvas.toDataURL("image/png").split(",")[1] : "";
   trigger("drawn", { turn: String(++turn), png });
@@ -74,12 +77,27 @@ for (const type of ["dragover", "drop"])
     if (event.dataTransfer?.types.includes("Files")) event.preventDefault();
   });
 
+// Whether it is asked again: the page was busy.
+let asking = 0; // the drawing that will be sent again
+function again() {
+  const answer = page.querySelector(".answer");
+  if (answer.dataset.busy === undefined) return false;
+  if (asking === turn) return true;
+  if (tries === PAUSES.length) {
+    answer.querySelector("i")?.remove();
+    return false;
+  }
+  const mine = (asking = turn);
+  setTimeout(() => mine === turn && tell(false), 1000 * PAUSES[tries++] * (0.5 + Math.random()));
+  return true;
+}
+
 element.querySelector(".undo").addEventListener("click", () => change(strokes.slice(0, -1)));
 element.querySelector(".clear").addEventListener("click", () => change([]));
 // The answer to the last stroke is said aloud, too.
 new MutationObserver(() => {
   const { turn: answered, said = "" } = page.querySelector(".answer")?.dataset ?? {};
-  if (answered !== String(turn)) return;
+  if (answered !== String(turn) || again()) return;
   page.classList.remove("busy");
   if (aloud.textContent !== said) aloud.textContent = said;
 }).observe(page, { subtree: true, childList: true, attributes: true, attributeFilter: ["data-turn"] });

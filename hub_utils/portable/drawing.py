@@ -13,7 +13,7 @@ import gradio as gr
 import numpy as np
 from PIL import Image
 
-from hub_utils.portable.answer_html import answer_html, problem_html
+from hub_utils.portable.answer_html import answer_html, busy_html, problem_html
 from hub_utils.portable.command import UserError
 from hub_utils.portable.served import Served
 from hub_utils.portable.uploads import asked
@@ -56,6 +56,7 @@ def drawing(served: Served) -> None:
         # Without its maps: 8 × 8 squares are too few to show places on.
         return seen(image), answer_html(served, replace(answer, maps=None), milliseconds, turn)
 
+    look.when_busy = lambda sentence, turn: ["", busy_html(sentence, turn)]
     # Every stroke in its turn: "always_last" would ask about the earlier drawing again, events' data are not kept.
     field.drawn(
         look, None, [small, panel], concurrency_limit=1, trigger_mode="multiple", show_progress="hidden",

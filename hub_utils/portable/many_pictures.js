@@ -5,7 +5,10 @@ const find = (selector) => element.querySelector(selector);
 const [stage, view, running, bar, said, aloud, file, choose, halt] =
   [".stage", ".view", ".running", "progress", ".how-far", ".aloud", 'input[type="file"]', ".choose", ".halt"].map(find);
 const AT_ONCE = 4; // uploads
+const PAUSES = [2, 4, 8, ...Array(20).fill(30)]; // seconds after which a page that is busy is asked again, about ten minutes
 let turn = 0;
+let question = null; // what was asked
+let tries = 0;
 let busy = false;
 let stopped = false;
 
@@ -30,6 +33,21 @@ function renamed(picture) {
   return new File([picture], lot + (picture.name.match(/\.\w{1,5}$/)?.[0] ?? ""), { type: picture.type });
 }
 
+// Where it lies there. A page that is busy takes nothing (503), and is asked again.
+async function sent(picture) {
+  for (const pause of PAUSES) {
+    try {
+      return (await upload(renamed(picture))).path;
+    } catch (error) {
+      if (stopped || !/\b503\b/.test(error?.message)) return;
+    }
+    await rest(pause);
+  }
+}
+
+// By lot: those who were sent away together do not come back together.
+const rest = (seconds) => new Promise((over) => setTimeout(over, 1000 * seconds * (0.5 + Math.random())));
+
 async function send(pictures) {
   const files = pictures.map(({ name }) => ({ name, stopped: true }));
   let next = 0;
@@ -41,7 +59,7 @@ async function send(pictures) {
       const limit = /\.zip$/i.test(name) ? +stage.dataset.zip : +stage.dataset.limit;
       files[at] = { name, size: picture.size };
       // What is too large is not sent; its row says so.
-      if (picture.size <= limit) files[at].path = (await upload(renamed(picture)).catch(() => ({}))).path;
+      if (picture.size <= limit) files[at].path = await sent(picture);
       say(`Sending ${++done} of ${pictures.length}`, done / pictures.length);
     }
   };
@@ -58,7 +76,9 @@ async function begin(pictures) {
   say(`Sending ${Math.min(pictures.length, most)} files`, 0);
   const files = pictures.length > most ? [] : await send(pictures);
   say("Waiting for the model");
-  trigger("pictures", { turn: mine, files, count: pictures.length });
+  question = { files, count: pictures.length };
+  tries = 0;
+  trigger("pictures", { turn: mine, ...question });
   if (stopped) trigger("halt", { turn: mine });
 }
 
@@ -68,7 +88,23 @@ function arrived() {
   const answer = page.querySelector(".many-results, .answer");
   if (!busy || answer?.dataset.turn !== String(turn)) return;
   aloud.textContent = answer.dataset.said;
-  work(false);
+  if (!again(answer)) work(false);
+}
+
+// Whether it is asked again: the page was busy.
+function again(answer) {
+  if (answer.dataset.busy === undefined) return false;
+  if (stopped || tries === PAUSES.length) {
+    answer.querySelector("i")?.remove();
+    return false;
+  }
+  const mine = ++turn;
+  rest(PAUSES[tries++]).then(() => {
+    if (mine !== turn) return;
+    trigger("pictures", { turn: String(mine), ...question });
+    if (stopped) trigger("halt", { turn: String(mine) });
+  });
+  return true;
 }
 
 new MutationObserver(arrived).observe(page, { subtree: true, childList: true, characterData: true, attributes: true, attributeFilter: ["data-turn", "data-done"] });

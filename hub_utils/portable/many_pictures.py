@@ -27,7 +27,7 @@ import numpy as np
 from gradio.utils import get_upload_folder
 from PIL import Image
 
-from hub_utils.portable.answer_html import as_sentence, percent, problem_html
+from hub_utils.portable.answer_html import as_sentence, busy_html, percent, problem_html
 from hub_utils.portable.command import UserError
 from hub_utils.portable.many_uploads import Sent, Uploads, too_many
 from hub_utils.portable.markdown import counted
@@ -46,6 +46,7 @@ from hub_utils.portable.uploads import (
     told_to_clients,
     uploaded_or_why,
 )
+from hub_utils.portable.waiting import why_stop
 
 WORKERS = min(4, os.cpu_count() or 1)
 LONGEST = 600  # seconds that one visitor's pictures may take: others wait meanwhile
@@ -87,8 +88,8 @@ class Looked:
         return {"file": self.name, **(self.said or {"error": self.problem})}
 
 
-def look_at(served: Served, uploads: Uploads, stopped: Callable[[], bool] = lambda: False) -> Iterator[Looked]:
-    """What the model says of each upload, in their order; once `stopped`, of those that follow that nobody looked.
+def look_at(served: Served, uploads: Uploads, stopped: Callable[[], str] = str) -> Iterator[Looked]:
+    """What the model says of each upload, in their order; once `stopped` says why, of those that follow just that.
 
     Raises:
         UserError: the model cannot be loaded.
@@ -98,7 +99,7 @@ def look_at(served: Served, uploads: Uploads, stopped: Callable[[], bool] = lamb
     until, why = time.monotonic() + LONGEST, ""
     with ThreadPoolExecutor(WORKERS) as pool:
         while begun < uploads.count:
-            why = STOPPED if stopped() else LATE if time.monotonic() > until else ""
+            why = stopped() or (LATE if time.monotonic() > until else "")
             if why:
                 break
             waiting.append(pool.submit(_look, served, next(sent)))
@@ -168,7 +169,7 @@ def many_endpoint(served: Served, api_name: str = "predict_many") -> None:
             familiar.
         """
         with told_to_clients(), Uploads(files) as uploads:
-            answered = look_at(served, uploads)
+            answered = look_at(served, uploads, why_stop())
             looked = list(progress.tqdm(answered, total=uploads.count, desc="Looking", unit="pictures"))
             return [each.as_json for each in looked], _kept(as_csv(served.predictor().labels, looked))
 
@@ -203,13 +204,14 @@ def many_pictures(served: Served) -> None:
         turn = str(told.get("turn", ""))[:40]
         mine = (str(request.session_hash), turn)
         files = _uploaded(told.get("files"))
+        left = why_stop()
         try:
             yield {shown: "", table: gr.DownloadButton(visible=False)}
             if isinstance(count := told.get("count"), int) and count > MOST_PICTURES:
                 raise UserError(too_many(count))  # none of them was sent
             with Uploads(files) as uploads:
                 looked, last, began = [], 0.0, time.monotonic()
-                for each in look_at(served, uploads, lambda: mine in stopped):
+                for each in look_at(served, uploads, lambda: STOPPED if mine in stopped else left()):
                     looked.append(each)
                     if time.monotonic() - last > EVERY:
                         last = time.monotonic()
@@ -228,6 +230,7 @@ def many_pictures(served: Served) -> None:
         if len(stopped) < 10_000:
             stopped.add((str(request.session_hash), str(asked(event).get("turn", ""))[:40]))
 
+    look.when_busy = lambda sentence, turn: [busy_html(sentence, turn), {"__type__": "update", "visible": False}, ""]
     private = {"api_visibility": "private", "show_progress": "hidden"}
     stage.pictures(look, None, [shown, table, how_far], concurrency_limit=1, trigger_mode="multiple", **private)
     stage.halt(halt, None, None, queue=False, trigger_mode="multiple", **private)

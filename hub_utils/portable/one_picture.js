@@ -7,9 +7,12 @@ const [file, heat, aloud] = ['input[type="file"]', ".heat", ".aloud"].map(find);
 const CELLS = 96; // of the drawn map, along each side; the browser scales it to the picture
 const PAUSE = 400; // milliseconds at least between two looks through the camera
 const PATIENCE = 30_000; // milliseconds: an answer that did not come by then is not waited for
+const PAUSES = [2, 4, 8, 16]; // seconds after which a page that is busy is asked again, half as long or half again
 let turn = 0; // which picture this is: an answer to an earlier one comes too late
 let drawn = 0; // the last one whose answer is shown
 let asked = 0; // the last one that the model was asked about
+let question = null; // what it was asked
+let tries = 0;
 let answered = () => {};
 let answering = null; // until its answer is there
 let unshown = false; // the browser cannot show the file
@@ -19,18 +22,42 @@ let stream = null;
 
 async function ask(picture, live = false) {
   const mine = ++turn;
+  tries = 0;
   if (!live) {
     page.classList.add("busy");
     show(picture);
   }
-  try {
-    if (picture.size > +stage.dataset.limit) throw Error("too large");
-    // Under its own name nobody else's picture is in the way, and no name of a file tells anything.
-    const { path } = await upload(new File([picture], name(picture), { type: picture.type }));
-    await tell(mine, { path });
-  } catch {
-    await tell(mine, { size: picture.size });
+  const path = picture.size <= +stage.dataset.limit ? await sent(picture, () => mine === turn) : undefined;
+  await tell(mine, path ? { path } : { size: picture.size });
+}
+
+// Where it lies there. A page that is busy takes nothing (503), and is asked again while the answer is still wanted.
+async function sent(picture, wanted) {
+  for (const pause of [...PAUSES, 0]) {
+    try {
+      // Under its own name nobody else's picture is in the way, and no name of a file tells anything.
+      return (await upload(new File([picture], name(picture), { type: picture.type }))).path;
+    } catch (error) {
+      if (!pause || !/\b503\b/.test(error?.message)) return;
+    }
+    await rest(pause);
+    if (!wanted()) return;
   }
+}
+
+// By lot: those who were sent away together do not come back together.
+const rest = (seconds) => new Promise((over) => setTimeout(over, 1000 * seconds * (0.5 + Math.random())));
+
+// Whether it is asked again: the page was busy.
+function again() {
+  if (answer().dataset.busy === undefined) return false;
+  if (tries === PAUSES.length) {
+    answer().querySelector("i")?.remove();
+    return false;
+  }
+  const mine = turn;
+  rest(PAUSES[tries++]).then(() => mine === turn && tell(++turn, question));
+  return true;
 }
 
 // One at a time: of two answers under way the earlier could come last, and stay.
@@ -38,6 +65,7 @@ async function tell(mine, what) {
   await answering;
   if (mine !== turn) return;
   asked = mine;
+  question = what;
   answering = new Promise((resolve) => {
     answered = resolve;
     setTimeout(resolve, PATIENCE);
@@ -98,7 +126,7 @@ function arrived() {
   if (answer()?.dataset.turn === String(asked)) answered();
   if (drawn === turn || answer()?.dataset.turn !== String(turn)) return;
   drawn = turn;
-  page.classList.remove("busy");
+  if (!again()) page.classList.remove("busy");
   const { said = "" } = answer().dataset;
   if (aloud.textContent !== said && !stream) aloud.textContent = said;
   explain();

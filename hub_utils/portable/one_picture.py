@@ -18,7 +18,7 @@ from urllib.parse import quote
 import gradio as gr
 from PIL import Image
 
-from hub_utils.portable.answer_html import answer_html, problem_html
+from hub_utils.portable.answer_html import answer_html, busy_html, problem_html
 from hub_utils.portable.command import UserError
 from hub_utils.portable.served import Served, verdict
 from hub_utils.portable.uploads import (
@@ -109,6 +109,7 @@ def one_picture(served: Served, examples: Sequence[Path]) -> None:
         except UserError as error:
             return problem_html(str(error), turn)
 
+    look.when_busy = lambda sentence, turn: [busy_html(sentence, turn)]
     stage.picture(
         look, None, shown, concurrency_limit=AT_ONCE, trigger_mode="multiple", show_progress="hidden",
         api_visibility="private",

@@ -41,6 +41,12 @@ def settle(page: gr.Blocks) -> None:
     threading.Thread(target=_sweep_for_ever, args=(Path(made.name),), name="sweeper of uploads", daemon=True).start()
 
 
+def empty() -> None:
+    """Delete all that was uploaded; to be called when nothing more will be."""
+    for made in _folders.values():
+        made.cleanup()
+
+
 def _sweep_for_ever(folder: Path) -> None:
     while True:
         time.sleep(EVERY)
