@@ -15,6 +15,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from training import preemption
 from training.command import Parser, run_command
 from training.recipe import Recipe, UserError, load_recipe, recipe_names
 
@@ -170,6 +171,7 @@ def main(tokens: list[str]) -> int:
     from training.fitting.folds import fit_folds
     from training.run_folder import FoldsFolder, RunFolder
 
+    preemption.unwind()
     options = Options(
         resume=known.resume is not False,
         resume_from=_resume_from(known),
@@ -190,6 +192,9 @@ def main(tokens: list[str]) -> int:
         else:
             fit_folds(recipe, source, FoldsFolder(run), known.folds, options, flags)
     except Exception as error:
+        number = preemption.asked()
+        if number is not None:  # a library made something else of it, or lost whom it talked to
+            raise preemption.Stopped(number) from error
         raise _explained(error, run) from error
     if int(os.environ.get("RANK", 0)) == 0:
         print(f"wrote      {run}")
@@ -285,4 +290,5 @@ def _explained(error: Exception, run: Path) -> Exception:
 
 
 if __name__ == "__main__":
-    sys.exit(run_command(main, "the same command with --resume goes on"))
+    preemption.watch()
+    sys.exit(run_command(main, preemption.GOES_ON))
