@@ -31,13 +31,16 @@ class Warm:
         self.process.stdin.close()
         self.process.wait(timeout=10)
 
-    def start(self, words: list[str], log: Path) -> int:
+    def start(self, words: list[str], log: Path, **environment: str) -> int:
         """Start `train.py` with these words, what it says in `log`; the number of its process."""
-        return self._ask({"words": words, "log": str(log)})
+        return self._ask({"words": words, "log": str(log), "environment": environment})
 
-    def wait(self, pid: int, seconds: float = 120) -> int:
-        """Its exit status, negative after a signal as `subprocess` has it; one that does not end is killed."""
-        return self._ask({"pid": pid, "seconds": seconds})
+    def wait(self, *pids: int, seconds: float = 120) -> int:
+        """The exit status of the first that ends otherwise than well, negative after a signal as `subprocess` has it.
+
+        The others are then asked to leave, as by torchrun, and killed after 30 seconds, as are all after `seconds`.
+        """
+        return self._ask({"pids": pids, "seconds": seconds})
 
     def _ask(self, question: dict[str, Any]) -> int:
         self.process.stdin.write(json.dumps(question) + "\n")
@@ -45,8 +48,9 @@ class Warm:
         return int(self.process.stdout.readline())
 
 
-def _train(words: list[str], log: str) -> None:
+def _train(words: list[str], log: str, environment: dict[str, str]) -> None:
     """What `python training/train.py` does, in the forked process."""
+    os.environ.update(environment)
     from training import preemption, train
     from training.command import run_command
 
@@ -68,15 +72,23 @@ def _train(words: list[str], log: str) -> None:
         os._exit(status)
 
 
-def _wait(pid: int, seconds: float) -> int:
-    end = time.monotonic() + seconds
-    while time.monotonic() < end:
-        ended, status = os.waitpid(pid, os.WNOHANG)
-        if ended:
-            return os.waitstatus_to_exitcode(status)
+def _wait(pids: list[int], seconds: float) -> int:
+    end, first, left = time.monotonic() + seconds, 0, set(pids)
+    while left:
+        for pid in tuple(left):
+            ended, status = os.waitpid(pid, os.WNOHANG)
+            if not ended:
+                continue
+            left.remove(pid)
+            if first == 0 and status != 0:
+                first, end = os.waitstatus_to_exitcode(status), time.monotonic() + 30
+                for other in left:
+                    os.kill(other, signal.SIGTERM)
+        if time.monotonic() > end:
+            for pid in left:
+                os.kill(pid, signal.SIGKILL)
         time.sleep(0.01)
-    os.kill(pid, signal.SIGKILL)
-    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+    return first
 
 
 def _serve() -> None:
@@ -91,7 +103,7 @@ def _serve() -> None:
     print("ready", flush=True)
     for line in sys.stdin:
         question = json.loads(line)
-        if "pid" in question:
+        if "pids" in question:
             answer = _wait(**question)
         else:
             answer = os.fork()
