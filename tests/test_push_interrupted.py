@@ -205,7 +205,7 @@ def test_ctrl_c_and_kill_leave_the_old_state_and_the_same_command_goes_through(r
             wait_for(lambda: len([each for each in hub.requests if re.match(where, " ".join(each))]) > number)  # noqa: B023
             process.send_signal(signalled)
             said = process.communicate(timeout=60)[1]
-            assert process.returncode == (1 if signalled == signal.SIGINT else -signal.SIGKILL)
+            assert process.returncode == (130 if signalled == signal.SIGINT else -signal.SIGKILL)
             assert state(hub) == OLD and ALICE not in said
             if signalled == signal.SIGINT:
                 assert said.splitlines()[-1] == "error: interrupted; nothing has changed on the Hub"

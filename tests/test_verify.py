@@ -330,7 +330,7 @@ def test_ctrl_c_leaves_nothing_of_the_download_and_no_process(whole, tmp_path):
         assert list(temporary.iterdir())
         process.send_signal(signal.SIGINT)
         said = process.communicate(timeout=30)[1]
-    assert process.returncode == 1 and "Traceback" not in said
+    assert process.returncode == 130 and "Traceback" not in said
     assert said.splitlines()[-1] == "error: interrupted; nothing is left of the download"
     assert list(temporary.iterdir()) == []
 

@@ -13,6 +13,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from training import preemption
 from training.command import Parser, run_command
 from training.recipe import Recipe, UserError, load_recipe, recipe_names
 
@@ -180,6 +181,7 @@ def main(tokens: list[str]) -> int:
     from training.fitting.folds import fit_folds
     from training.run_folder import GO_ON, FoldsFolder, RunFolder
 
+    preemption.unwind()
     options = Options(
         resume=known.resume is not False,
         resume_from=_resume_from(known),
@@ -195,11 +197,17 @@ def main(tokens: list[str]) -> int:
     )
     one = RunFolder(run) if known.folds is None else FoldsFolder(run).fold(1)
     source = _source(known, recipe, one)
-    with writing(run, *GO_ON):
-        if known.folds is None:
-            fit(recipe, source, one, options, flags)
-        else:
-            fit_folds(recipe, source, FoldsFolder(run), known.folds, options, flags)
+    try:
+        with writing(run, *GO_ON):
+            if known.folds is None:
+                fit(recipe, source, one, options, flags)
+            else:
+                fit_folds(recipe, source, FoldsFolder(run), known.folds, options, flags)
+    except Exception as error:
+        number = preemption.asked()
+        if number is None:
+            raise
+        raise preemption.Stopped(number) from error  # a library made something else of it, or lost whom it talked to
     if int(os.environ.get("RANK", 0)) == 0:
         print(f"wrote      {run}")
         if known.folds is None:
@@ -280,4 +288,5 @@ def _gigabytes(word: str) -> float:
 
 
 if __name__ == "__main__":
-    sys.exit(run_command(main, "the same command with --resume goes on"))
+    preemption.watch()
+    sys.exit(run_command(main, preemption.GOES_ON))

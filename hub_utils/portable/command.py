@@ -5,6 +5,8 @@ import os
 import sys
 from collections.abc import Callable
 
+INTERRUPTED = 128 + 2  # as shells have it after SIGINT
+
 
 class UserError(Exception):
     """Something a user can put right. Commands print it as one line, without a traceback, and exit with status 1."""
@@ -29,18 +31,22 @@ class Parser(argparse.ArgumentParser):
 def run_command(command: Callable[[list[str]], int], interrupted: str, wrong: type[Exception] = UserError) -> int:
     """Run a command's `main` on what was typed; the exit status.
 
-    What a user can put right, a `wrong`, is one line on standard error and status 1; `interrupted` says what Ctrl-C
-    leaves behind.
+    What a user can put right, a `wrong`, is one line on standard error and status 1. After Ctrl-C the status is 130 and
+    `interrupted` says what it leaves behind; an interruption with words or a `status` of its own keeps them.
     """
+    status = 1
     try:
         return command(sys.argv[1:])
     except wrong as error:
         message = str(error)
+        if isinstance(error.__cause__, KeyboardInterrupt):
+            status = INTERRUPTED
     except BrokenPipeError:  # whoever read what we print has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
-    except KeyboardInterrupt:
-        message = f"interrupted; {interrupted}"
+    except KeyboardInterrupt as error:
+        message = str(error) or f"interrupted; {interrupted}"
+        status = getattr(error, "status", INTERRUPTED)
     if int(os.environ.get("RANK", 0)) == 0:
         print(f"error: {message}", file=sys.stderr)
-    return 1
+    return status

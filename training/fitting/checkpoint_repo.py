@@ -36,6 +36,7 @@ from hub_utils.portable.hub import account, full_name, in_words, why, without_to
 from hub_utils.portable.repo import Repo, info_of
 from training.data.splits import read_splits
 from training.fitting import checkpoints
+from training.preemption import Stopped
 from training.recipe import UserError, first_line
 from training.run_folder import RunFolder, read_json, write_json
 
@@ -46,7 +47,7 @@ HUB_DATA = (DATA, SPLITS, "skipped.csv", "conflicts.csv")  # below `local/` in t
 # What a run goes on from. Trainer writes training_args.bin beside it, a pickle that nothing here reads.
 STATE = re.compile(
     r"checkpoints/(?P<stage>(?P<number>\d+)-[a-z0-9_]+)/checkpoint-(?P<step>\d+)/"
-    r"(model\.safetensors|(optimizer|scheduler|scaler)\.pt|rng_state(_\d+)?\.pth|trainer_state\.json)"
+    rf"(?:{checkpoints.PARTS}|{re.escape(checkpoints.SEAL)})"
 )
 ASIDE = ".saving-"
 
@@ -235,7 +236,8 @@ def _json(content: Any) -> bytes:
 def saving(repo: CheckpointRepo | None, run: RunFolder, say: Callable[[str], None]) -> Iterator[Saver | None]:
     """Within it checkpoints are saved to `repo`, if there is one; its end waits for the last of them.
 
-    An error waits as well: where it comes from, the disk may be the next to go. Ctrl-C does not.
+    An error waits as well: where it comes from, the disk may be the next to go. So does a signal at which all processes
+    left with a checkpoint, until a second one comes; any other does not.
     """
     if PartialState().is_main_process:
         for left in (run.path / "checkpoints").glob(f"{ASIDE}*"):  # by a run that was killed
@@ -248,6 +250,11 @@ def saving(repo: CheckpointRepo | None, run: RunFolder, say: Callable[[str], Non
         yield saver
     except Exception:
         saver.finish()
+        raise
+    except Stopped as stopped:
+        if stopped.checkpoint is not None:
+            saver.finish(put=True)
+            PartialState().wait_for_everyone()  # a launcher ends the others once the first has left
         raise
     saver.finish()
 
@@ -295,10 +302,12 @@ class Saver(TrainerCallback):
         if late is not None:
             shutil.rmtree(late, ignore_errors=True)
 
-    def finish(self) -> None:
-        """Wait for the last commit, try it once more if it failed, and say what is on the Hub."""
+    def finish(self, put: bool = False) -> None:
+        """Wait for the last commit, try it once more if it failed, and say what is on the Hub; `put` what is new."""
         if not PartialState().is_main_process:
             return
+        if put:
+            self.put()
         self._wait()
         if self.failed is not None:
             self.put()
@@ -398,9 +407,10 @@ def _link(path: Path, target: Path) -> None:
         shutil.copyfile(path, target)
 
 
-def _without_path(state: Path) -> bytes:
-    """Trainer's state without the path of the best checkpoint, which it finds again by its step."""
-    return _json({**json.loads(state.read_text(encoding="utf-8")), "best_model_checkpoint": None})
+def _without_path(state: Path) -> Path | bytes:
+    """Trainer's state without the path of the best checkpoint, which old ones have; it is found by its step."""
+    content = json.loads(state.read_text(encoding="utf-8"))
+    return state if content["best_model_checkpoint"] is None else _json({**content, "best_model_checkpoint": None})
 
 
 def _briefly(error: Exception) -> str:

@@ -181,8 +181,10 @@ def _check_checkpoints(repo: CheckpointRepo, folder: Path) -> None:
                 f"is damaged, and was not opened; who can write to this repo? {ANEW[0].upper()}{ANEW[1:]}"
             ) from error
     for state in folder.rglob(checkpoints.STATE):
-        # Trainer would read weights wherever this points; it finds the best ones by their step.
-        write_json({**json.loads(state.read_text(encoding="utf-8")), "best_model_checkpoint": None}, state)
+        # Trainer would read weights wherever this points; ours say nothing, and find the best ones by their step.
+        content = json.loads(state.read_text(encoding="utf-8"))
+        if content.get("best_model_checkpoint") is not None:
+            write_json({**content, "best_model_checkpoint": None}, state)
     for stage in folder.iterdir():
         broken = checkpoints.newest_checkpoint(stage)[1]
         for path, reason in broken.items():

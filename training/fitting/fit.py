@@ -32,7 +32,7 @@ from training.data.splits import SPLITS, Row
 from training.data.streaming import Streamed, StreamedSplit, read_skipped, views
 from training.data.suspects import suspects
 from training.data.transforms import Preprocessing
-from training.fitting import checkpoint_repo, checkpoints, features, hardware
+from training.fitting import checkpoint_repo, checkpoints, features, hardware, leaving
 from training.fitting.checkpoint_repo import CheckpointRepo, Saver
 from training.fitting.checkpoint_restore import restore
 from training.fitting.deploy import deploy
@@ -616,7 +616,7 @@ def _run_stage(
         trainer.add_callback(job.saver)
     if newest is not None:
         job.say(f"  going on after step {checkpoints.state_of(newest)['global_step']}")
-    trainer.train(resume_from_checkpoint=None if newest is None else str(newest))
+    leaving.train(trainer, newest)
     trainer.accelerator.free_memory()
     del trainer
     gc.collect()

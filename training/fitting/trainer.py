@@ -1,9 +1,14 @@
 """One stage on `transformers.Trainer`: what Trainer lacks is added at the places it has for that, and nothing else."""
 
+import signal
+import time
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate import PartialState
 from accelerate.data_loader import DataLoaderShard
 from accelerate.utils import broadcast
 from torch.nn import functional
@@ -14,7 +19,11 @@ from transformers import EarlyStoppingCallback, PrinterCallback, ProgressCallbac
 from training.data.streaming import StreamedViews
 from training.data.transforms import Views
 from training.fitting.finite import Finite
+from training.fitting import checkpoints
+from training.fitting.checkpoints import Underway
+from training.fitting.leaving import Leaving, epoch_ends
 from training.fitting.progress import Progress
+from training.preemption import SIGNALS
 from training.recipe import Stage
 from training.results.metrics import compute_metrics
 
@@ -42,7 +51,9 @@ class EpochSampler(Sampler):
 
 
 class StageTrainer(Trainer):
-    """`Trainer` with our order of images, continuous decay, and accuracy while training."""
+    """`Trainer` with our order of images, continuous decay, accuracy while training, and checkpoints that are sealed
+    and forget nothing.
+    """
 
     def __init__(self, stage: Stage, progress: Progress, class_weights: torch.Tensor | None, **kwargs: Any):
         args: TrainingArguments = kwargs["args"]
@@ -62,6 +73,13 @@ class StageTrainer(Trainer):
         self.remove_callback(ProgressCallback)
         self.remove_callback(PrinterCallback)
         self.stage = stage
+        self.add_callback(Leaving(self))
+        self.epoch_over = False
+        self._kept, args.save_total_limit = args.save_total_limit, None  # old checkpoints go when the new one is sealed
+        self._order: EpochSampler | None = None
+        self._underway: Underway | None = None  # at the checkpoint from which training goes on
+        self._evaluated = True
+        self._learning_rate: float | None = None
         self._seen = torch.zeros(2, device=args.device)  # images right, images seen, since the last log
         self._eval_stream: DataLoader | None = None
 
@@ -71,7 +89,8 @@ class StageTrainer(Trainer):
         """
         images = len(train_dataset or self.train_dataset)
         alone = images % self.args.train_batch_size == 1 and self.args.train_batch_size > 1
-        return EpochSampler(images, self.args.seed, images - alone)
+        self._order = EpochSampler(images, self.args.seed, images - alone)
+        return self._order
 
     def get_train_dataloader(self) -> DataLoader:
         """As Trainer's; of a stream, whose pieces for each process are cut already, without cutting it once more."""
@@ -92,6 +111,8 @@ class StageTrainer(Trainer):
         workers, and on when a run goes on, and Dropout must not.
         """
         loader.generator = torch.Generator().manual_seed(self.args.seed)
+        if getattr(loader.worker_init_fn, "func", None) is not _undisturbed:  # one that was kept has it already
+            loader.worker_init_fn = partial(_undisturbed, loader.worker_init_fn)
         return loader
 
     def _streaming(self, views: StreamedViews) -> DataLoader:
@@ -106,6 +127,86 @@ class StageTrainer(Trainer):
             multiprocessing_context=self.args.dataloader_multiprocessing_context,
             prefetch_factor=self.args.dataloader_prefetch_factor,
             _drop_last=True,  # for accelerate's books alone: it would cut what is gathered to one process's share
+        )
+
+    def train(self, resume_from_checkpoint: str | None = None, **kwargs: Any) -> Any:
+        """As Trainer's; from a checkpoint in the middle of an epoch too as if there had been no end."""
+        if resume_from_checkpoint is not None:
+            self._underway = checkpoints.underway_of(Path(resume_from_checkpoint))
+        return super().train(resume_from_checkpoint=resume_from_checkpoint, **kwargs)
+
+    def catch_up(self) -> None:
+        """Before the first step: take up the sums since the last log, and do what was due after the checkpoint."""
+        underway = self._underway
+        if underway is None:
+            return
+        process = PartialState()
+        if len(underway.loss) == process.num_processes:
+            loss, seen = (each[process.process_index] for each in (underway.loss, underway.seen))
+        else:  # of another number of processes: in sum the same
+            loss = sum(underway.loss) / len(underway.loss)
+            seen = [sum(column) if process.is_main_process else 0 for column in zip(*underway.seen, strict=True)]
+        self._tr_loss += loss
+        self._seen += torch.tensor(seen, device=self._seen.device)
+        self._globalstep_last_logged = underway.logged
+        self._learning_rate, self.epoch_over = underway.learning_rate, underway.epoch_over
+        self.control.should_training_stop = self.state.global_step >= self.state.max_steps
+        if not underway.evaluated:  # whether to save then stands in the checkpoint's control
+            self.control.should_log, self.control.should_evaluate = False, True
+            self._do_what_is_due()
+        if not underway.epoch_over and epoch_ends(self.state, self.control):
+            self.control = self.callback_handler.on_epoch_end(self.args, self.state, self.control)
+            self._do_what_is_due()
+
+    def _do_what_is_due(self) -> None:
+        self._maybe_log_save_evaluate(
+            self._tr_loss, None, self.model_wrapped, None, self.state.epoch, None, time.time(), self._learning_rate
+        )
+
+    def _maybe_log_save_evaluate(self, *args: Any, **kwargs: Any) -> None:
+        self._learning_rate = kwargs.get("learning_rate", self._learning_rate)
+        super()._maybe_log_save_evaluate(*args, **kwargs)
+
+    def _run_epoch(self, **kwargs: Any) -> None:
+        """As Trainer's, unless what was caught up on has ended the stage. In the middle of an epoch accelerate does not
+        tell the sampler of several processes which it is.
+        """
+        if self.control.should_training_stop:
+            return
+        if self._order is not None:
+            self._order.set_epoch(kwargs["epoch"])
+        super()._run_epoch(**kwargs)
+
+    def save(self, evaluated: bool = True) -> None:
+        """Write a checkpoint now; not `evaluated`, from the middle of an evaluation."""
+        self._evaluated = evaluated
+        self._save_checkpoint(self.model, None)
+
+    def _save_checkpoint(self, model: torch.nn.Module, trial: Any) -> None:
+        """As Trainer's, sealed when each process has written its part; only then older ones go."""
+        folder = Path(self.args.output_dir)
+        checkpoint = folder / f"{checkpoints.PREFIX}{self.state.global_step}"
+        if self.args.should_save:
+            checkpoints.begin(checkpoint)
+        self.accelerator.wait_for_everyone()
+        super()._save_checkpoint(model, trial)
+        underway = self._what_is_underway()
+        self.state.best_model_checkpoint = None  # a path of this machine; the step is enough
+        if self.args.should_save:
+            self.state.save_to_json(str(checkpoint / checkpoints.STATE))
+            checkpoints.seal(checkpoint, underway)
+            checkpoints.rotate(folder, self._kept, self.state.best_global_step)
+        self.accelerator.wait_for_everyone()
+
+    def _what_is_underway(self) -> Underway:
+        loss, seen = self.accelerator.gather((self._tr_loss.reshape(1), self._seen.reshape(1, 2)))
+        return Underway(
+            loss=tuple(loss.tolist()),
+            seen=tuple(map(tuple, seen.int().tolist())),
+            logged=self._globalstep_last_logged,
+            learning_rate=self._learning_rate,
+            evaluated=self._evaluated,
+            epoch_over=self.epoch_over,
         )
 
     def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
@@ -152,6 +253,14 @@ class StageTrainer(Trainer):
             logs["accuracy"] = right / max(seen, 1)
             self._seen.zero_()
         super().log(logs, start_time)
+
+
+def _undisturbed(then: Callable[[int], None] | None, worker: int) -> None:
+    """A loader's worker leaves when its process does: signals are for that one, also where a group of all gets them."""
+    for number in SIGNALS:
+        signal.signal(number, signal.SIG_IGN)
+    if then is not None:
+        then(worker)
 
 
 def cross_entropy(class_weights: torch.Tensor | None, smoothing: float) -> Callable[..., torch.Tensor]:
