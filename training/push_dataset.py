@@ -155,6 +155,7 @@ def _write(
     recipe: Recipe, paths: list[str] | None, known: argparse.Namespace, repo_id: str, folder: Path
 ) -> tuple[Survey, Written]:
     """Write all that will be sent into `folder`, and say what it is."""
+    from hub_utils.portable.whole import write_text
     from training.data.dataset_card import card_text
     from training.data.shards import write_shards
     from training.data.source import open_images
@@ -169,7 +170,7 @@ def _write(
     text = card_text(seen, written, folder, repo_id, known.license)
     for line in text.splitlines():
         _check_no_token("the card's line", line, f"mend recipe '{recipe.name}'")
-    (folder / "README.md").write_text(text, encoding="utf-8", newline="\n")
+    write_text(text, folder / "README.md")
     for line in _told(seen, written, folder, known):
         print(line)
     return seen, written
