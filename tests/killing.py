@@ -12,8 +12,10 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import traceback
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 
 from hub_utils.portable.whole import MACHINE
@@ -27,21 +29,21 @@ LIMIT = 120  # seconds that a child may take
 def writes(work: Callable[[], object], below: Path) -> int:
     """How many times `work`, in a fork, changes something in the folder `below`."""
     reading, writing = os.pipe()
-    status = _forked(work, below, 0, writing)
-    os.close(writing)
     with os.fdopen(reading) as said:
-        counted = said.read()
-    assert status == 0, f"it fails without a kill, too ({status})"
-    return int(counted)
+        status, log = _forked(work, below, 0, writing)
+        os.close(writing)
+        assert status == 0, f"it fails without a kill, too ({status})\n{log}"
+        return int(said.read())
 
 
 def kill_at(number: int, work: Callable[[], object], below: Path) -> bool:
-    """Run `work` in a fork that is killed right before it changes something in `below` for the `number`-th time.
+    """Run `work` in a fork that is killed when it changes something in `below` for the `number`-th time: right before,
+    or, where it opens a file, right after, when that is empty.
 
     Whether it was killed; it may have ended before.
     """
-    status = _forked(work, below, number, None)
-    assert status in (0, -signal.SIGKILL), f"it failed before it was killed ({status})"
+    status, log = _forked(work, below, number, None)
+    assert status in (0, -signal.SIGKILL), f"it failed before it was killed ({status})\n{log}"
     return status == -signal.SIGKILL
 
 
@@ -59,21 +61,30 @@ def left_by_the_dead(target: Path) -> Path:
     return target.with_name(f".{target.name}.{MACHINE}-{process.pid}-0.part")
 
 
-def _forked(work: Callable[[], object], below: Path, number: int, tell: int | None) -> int:
-    child = os.fork()
-    if child == 0:
-        try:
-            signal.alarm(LIMIT)
-            counter = _Counter(below, number)
-            sys.addaudithook(counter)
-            work()
-            if tell is not None:
-                os.write(tell, str(counter.count).encode())
-            os._exit(0)
-        except BaseException:
-            traceback.print_exc()
-            os._exit(70)
-    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+def _forked(work: Callable[[], object], below: Path, number: int, tell: int | None) -> tuple[int, str]:
+    """Exit status, and what it said."""
+    with tempfile.TemporaryFile() as log:
+        sys.stdout.flush()
+        child = os.fork()
+        if child == 0:
+            try:
+                os.dup2(log.fileno(), 1)
+                os.dup2(log.fileno(), 2)
+                sys.stdout = sys.stderr = open(2, "w", closefd=False)  # noqa: SIM115  in place of pytest's
+                signal.alarm(LIMIT)
+                counter = _Counter(below, number)
+                sys.addaudithook(counter)
+                work()
+                if tell is not None:
+                    os.write(tell, str(counter.count).encode())
+                os._exit(0)
+            except BaseException:
+                traceback.print_exc()
+                sys.stderr.flush()
+                os._exit(70)
+        status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+        log.seek(0)
+        return status, log.read().decode(errors="replace")[-3000:]
 
 
 class _Counter:
@@ -81,17 +92,20 @@ class _Counter:
 
     def __init__(self, below: Path, number: int):
         self.below, self.number, self.count = os.path.realpath(below), number, 0
+        self.busy = False
 
     def __call__(self, event: str, details: tuple) -> None:
-        if event == "open":
-            path, _, flags = details
-            if not isinstance(path, str | bytes | os.PathLike) or not flags & WRITING:
-                return
-        elif event in EVENTS:
-            path = details[0]
-        else:
+        if self.busy or (event != "open" and event not in EVENTS):
             return
-        if not isinstance(path, int) and os.path.abspath(os.fsdecode(path)).startswith(self.below):
-            self.count += 1
-            if self.count == self.number:
-                os.kill(os.getpid(), signal.SIGKILL)
+        if event == "open" and not (isinstance(details[2], int) and details[2] & WRITING):
+            return
+        path, within = details[0], event in ("os.remove", "os.rmdir") and details[1] != -1  # as rmtree removes
+        if isinstance(path, int) or not (within or os.path.abspath(os.fsdecode(path)).startswith(self.below)):
+            return
+        self.count += 1
+        if self.count == self.number:
+            self.busy = True
+            if event == "open":
+                with suppress(OSError):
+                    os.open(path, details[2], 0o666)
+            os.kill(os.getpid(), signal.SIGKILL)
