@@ -137,9 +137,11 @@ def _room() -> Iterator[Path]:
     Raises:
         UserError: it is full, or nothing can be written there.
     """
+    from hub_utils.portable.whole import passing
+
     place = Path(tempfile.gettempdir())
     try:
-        with tempfile.TemporaryDirectory(prefix="push-dataset-") as folder:
+        with passing("push-dataset") as folder:
             yield Path(folder)
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES):

@@ -1,7 +1,8 @@
 """Files and folders that are there whole or not at all: the one place in which anything is written.
 
 What is not whole yet has another name in the same folder, one that begins with a dot and ends with `.part`, and is
-moved at the end. Whoever is killed leaves it behind; the next who writes into that folder removes it.
+moved at the end. Whoever is killed leaves it behind; the next who writes into that folder removes it. So it is with
+folders of passing things, where the system keeps these.
 """
 
 from __future__ import annotations
@@ -12,14 +13,16 @@ import os
 import platform
 import re
 import shutil
+import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from itertools import count
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import IO, Any
 
-PART = re.compile(r"\..*\.(?P<machine>[0-9a-f]{8})-(?P<process>\d+)-\d+\.part", re.DOTALL)
+PART = re.compile(r".+\.(?P<machine>[0-9a-f]{8})-(?P<process>\d+)-\w+\.part", re.DOTALL)
 MACHINE = hashlib.sha256(platform.node().encode()).hexdigest()[:8]  # processes are numbered on each anew
 WEEK = 7 * 24 * 3600  # seconds after which nobody is at work on it any more, on whatever machine
 WAITS = (0.01, 0.03, 0.1, 0.3, 1.0) if os.name == "nt" else ()  # seconds that a reader on Windows may take to let go
@@ -109,6 +112,15 @@ def whole_folder(target: Path) -> Iterator[Path]:
                 os.rename(old, target)
             raise
         _remove(old)
+
+
+def passing(name: str, place: str | None = None) -> TemporaryDirectory:
+    """A folder for passing things in `place`, or where the system keeps these; whoever is killed leaves it behind, and
+    the next one goes with all that were.
+    """
+    sweep(Path(place or tempfile.gettempdir()))
+    how = {"prefix": f"{name}.{MACHINE}-{os.getpid()}-", "suffix": ".part"}
+    return TemporaryDirectory(dir=place, ignore_cleanup_errors=True, **how)  # Windows keeps files that are open
 
 
 def move(source: Path, target: Path) -> None:
