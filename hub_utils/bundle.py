@@ -8,9 +8,7 @@ from __future__ import annotations
 
 import ast
 import json
-import os
 import re
-import tempfile
 import unicodedata
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -22,6 +20,7 @@ from typing import Any
 
 from hub_utils.portable.command import UserError
 from hub_utils.portable.markdown import one_line
+from hub_utils.portable.whole import whole_folder, write_bytes
 
 ROOT = Path(__file__).resolve().parents[1]
 SPACES = ROOT / "spaces"
@@ -270,15 +269,9 @@ def write(files: Mapping[str, bytes], folder: Path) -> None:
     """
     check_replaceable(folder)
     try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=f".{folder.name}-", dir=folder.parent) as temporary:
-            new, old = Path(temporary, "new"), Path(temporary, "old")
+        with whole_folder(folder) as new:
             for path, content in files.items():
-                (new / path).parent.mkdir(parents=True, exist_ok=True)
-                (new / path).write_bytes(content)
-            if folder.exists():
-                os.replace(folder, old)
-            os.replace(new, folder)
+                write_bytes(content, new / path)
     except OSError as error:
         raise UserError(
             f"'{folder}' cannot be written ({error.strerror or error}); --output DIR names another place"

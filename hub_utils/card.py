@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import re
 from pathlib import Path
 from typing import Any
@@ -42,6 +41,7 @@ from hub_utils.portable.markdown import (
     one_line,
 )
 from hub_utils.portable.medical import NOT_A_DEVICE
+from hub_utils.portable.whole import write_text
 
 TEMPLATE = Path(__file__).with_name("card_template.md")
 # The last line, unseen where Markdown is drawn: a card that somebody has changed does not fit to it any more.
@@ -57,9 +57,7 @@ PLOTS = {
 
 def write_card(run: Path, repo_id: str | None = None) -> Path:
     """Write README.md into the run folder `run` and return its path; otherwise as `card_text`."""
-    partial = run / ".README.md"
-    partial.write_text(card_text(run, repo_id), encoding="utf-8", newline="\n")
-    os.replace(partial, run / "README.md")
+    write_text(card_text(run, repo_id), run / "README.md")
     return run / "README.md"
 
 

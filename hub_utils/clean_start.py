@@ -7,7 +7,6 @@ import os
 import socket
 import subprocess
 import sys
-import tempfile
 import time
 import urllib.request
 import venv
@@ -27,6 +26,7 @@ from hub_utils.portable.command import UserError
 from hub_utils.portable.golden import golden_images
 from hub_utils.portable.hub import without_token
 from hub_utils.portable.served import precision_of
+from hub_utils.portable.whole import passing
 from hub_utils.visit import clean_environment
 
 if TYPE_CHECKING:
@@ -66,7 +66,7 @@ def start_and_ask(
     """
     precision = precision_of(variables)
     expected = {model.name: _answers_here(model, precision) for model in models}
-    with tempfile.TemporaryDirectory(prefix="bundle-", ignore_cleanup_errors=True) as temporary:
+    with passing("bundle") as temporary:
         folder = Path(temporary, "app")
         _lay_out(files, models, folder)
         command = _own_python(Path(temporary), files, say) if clean else _this_python(Path(temporary), files)

@@ -10,13 +10,9 @@ from __future__ import annotations
 
 import json
 import math
-import os
-import shutil
 import warnings
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from types import MappingProxyType
 from typing import Any
 
@@ -27,11 +23,13 @@ from torch import nn
 
 from hub_utils.portable.activation_maps import ActivationMaps, Features
 from hub_utils.portable.classifier import load_classifier, logits_of, probabilities_of
+from hub_utils.portable.eight_bits import INT8
 from hub_utils.portable.golden import FORMULA, golden_images, weights_sha256
 from hub_utils.portable.modeling_backbone_with_head import (
     BackboneWithHeadConfig,
     BackboneWithHeadForImageClassification,
 )
+from hub_utils.portable.whole import move, temporary, to_disk, whole_path, write_json
 
 # Where the architecture's own class keeps its body.
 NATIVE_BODY = {"resnet": "resnet"}
@@ -97,9 +95,10 @@ def save_deployable(
 
     Its logits are those of `network` divided by `temperature`.
 
-    Everything is written beside and then moved, weights last, so that a run that dies here leaves no half model.
+    Everything is written beside and then moved, weights last: whoever is killed leaves the earlier model, or none.
     """
-    with _moved_when_whole(folder, folder, last=".safetensors") as partial:
+    with temporary(folder / "model") as partial:
+        partial.mkdir()
         head = fold_head(network.head, temperature)
         model_type = network.config.backbone["model_type"]
         if len(head) == 1 and model_type == "timm_wrapper":
@@ -112,30 +111,14 @@ def save_deployable(
             processor.save_pretrained(partial)
         # safetensors lets nobody but the owner read its files
         (partial / "model.safetensors").chmod((partial / "config.json").stat().st_mode)
-        # An earlier model's preprocessor_config.json would win over timm's own values on the Hub.
-        for path in (*folder.glob("modeling_*.py"), *folder.glob("preprocessor_config.json")):
-            if not (partial / path.name).exists():
-                path.unlink()
-        for name in ("onnx/model.onnx", "onnx/model_int8.onnx", "serving.json"):
-            (folder / name).unlink(missing_ok=True)  # the earlier model's
-
-
-@contextmanager
-def _moved_when_whole(folder: Path, target: Path, last: str) -> Iterator[Path]:
-    """A folder in `folder` to write into; at the end its files move into `target`, those ending in `last` as the last.
-
-    Whatever dies on the way leaves `target` as it was.
-    """
-    partial = folder / ".export"
-    shutil.rmtree(partial, ignore_errors=True)  # of a run that was killed here
-    partial.mkdir(parents=True)
-    try:
-        yield partial
-        target.mkdir(exist_ok=True)
-        for path in sorted(partial.iterdir(), key=lambda path: path.suffix == last):
-            os.replace(path, target / path.name)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
+        to_disk(partial)
+        # The earlier model goes, its weights first; its preprocessor_config.json would win over timm's own values.
+        earlier = ("model.safetensors", "serving.json", "onnx/model.onnx", "onnx/model_int8.onnx")
+        others = (*folder.glob("modeling_*.py"), *folder.glob("preprocessor_config.json"))
+        for path in (*(folder / name for name in earlier), *others):
+            path.unlink(missing_ok=True)
+        for path in sorted(partial.iterdir(), key=lambda path: path.name == "model.safetensors"):
+            move(path, folder / path.name)
 
 
 def _labels(network: nn.Module) -> dict[str, Any]:
@@ -209,7 +192,7 @@ def _save_timm(network: nn.Module, linear: nn.Linear, folder: Path) -> None:
     }
     if values.get("model_args"):
         config["model_args"] = values["model_args"]
-    (folder / "config.json").write_text(json.dumps(config, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    write_json(config, folder / "config.json")
 
 
 def save_serving(folder: Path, facts: Mapping[str, Any] = MappingProxyType({})) -> None:
@@ -260,12 +243,7 @@ def serving_facts(folder: Path) -> dict[str, Any]:
 
 def _write_serving(folder: Path, facts: Mapping[str, Any]) -> None:
     known = {name: fact for name, fact in facts.items() if fact is not None}
-    partial, facts = folder / ".serving.json", {"weights_sha256": weights_sha256(folder), **known}
-    try:
-        partial.write_text(json.dumps(facts, indent=2, ensure_ascii=False, allow_nan=False) + "\n", encoding="utf-8")
-        os.replace(partial, folder / "serving.json")
-    finally:
-        partial.unlink(missing_ok=True)
+    write_json({"weights_sha256": weights_sha256(folder), **known}, folder / "serving.json")
 
 
 class _Logits(nn.Module):
@@ -295,8 +273,7 @@ def save_onnx(folder: Path) -> float:
     classifier = load_classifier(folder)
     network, outputs = _with_outputs(classifier.model)
     shape = _input_shape(classifier.image_processor)
-    with _moved_when_whole(folder, folder / "onnx", last=".onnx") as partial:
-        path = partial / "model.onnx"
+    with whole_path(folder / "onnx" / "model.onnx") as path:
         with warnings.catch_warnings(), torch.inference_mode():
             warnings.simplefilter("ignore")
             # The exporter by tracing: there is no control flow to keep, and it takes a fifth of the other's time, which
@@ -343,12 +320,11 @@ def save_int8(folder: Path, pictures: Iterable[np.ndarray]) -> None:
             return next(({"pixel_values": pixels[None]} for pixels in self.rest), None)
 
     check_convolutions(folder)
-    with _moved_when_whole(folder, folder / "onnx", last=".onnx") as partial, TemporaryDirectory() as beside:
-        folded = Path(beside, "folded.onnx")
+    with whole_path(folder / INT8) as path, temporary(path) as folded:
         quant_pre_process(str(folder / "onnx" / "model.onnx"), str(folded), skip_symbolic_shape=True)
         quantize_static(
             str(folded),
-            str(partial / "model_int8.onnx"),
+            str(path),
             Reader(),
             per_channel=True,
             activation_type=QuantType.QUInt8,

@@ -13,7 +13,6 @@ import re
 import shlex
 import subprocess
 import sys
-import tempfile
 import zipfile
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -27,6 +26,7 @@ from tqdm import tqdm
 from hub_utils.portable.command import Parser, UserError, run_command
 from hub_utils.portable.hub import Account, account, full_name, in_words, without_token
 from hub_utils.portable.repo import Repo, changed, commit, find_repo, info_of, make_repo
+from hub_utils.portable.whole import passing
 from hub_utils.wheel import ROOT, build_wheel, check_checkout, requirement, requirements
 
 if TYPE_CHECKING:
@@ -157,7 +157,7 @@ def main(tokens: list[str]) -> int:
     _check(known, flags)
     secrets = {name: os.environ[name] for name in known.secret if name != "HF_TOKEN"}  # which goes along anyway
     check_checkout()
-    with tempfile.TemporaryDirectory() as folder:
+    with passing("jobs") as folder:
         with tqdm(total=2, desc="Preparing", unit=" steps", leave=False, disable=None) as bar:
             plan = _understood(known, flags)
             bar.update()

@@ -12,7 +12,6 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from types import SimpleNamespace
 from typing import Any
 
@@ -20,6 +19,7 @@ from hub_utils import checks
 from hub_utils.checks import Failed, Model, NotAsked
 from hub_utils.portable.command import Parser, UserError, run_command
 from hub_utils.portable.hub import in_words, without_token
+from hub_utils.portable.whole import passing
 from hub_utils.visit import ask
 
 USAGE = "python -m hub_utils.verify NS/NAME_OR_RUN [--revision COMMIT]"
@@ -169,7 +169,7 @@ def verify_folder(folder: Path, say: Callable[[str], None] = print, trust_remote
 
 @contextmanager
 def _empty_folder() -> Iterator[Path]:
-    with TemporaryDirectory(prefix="verify-", ignore_cleanup_errors=True) as folder:  # Windows keeps open files
+    with passing("verify") as folder:
         yield Path(folder)
 
 

@@ -8,10 +8,10 @@ import re
 import shutil
 import subprocess
 import sys
-import tempfile
 from pathlib import Path
 
 from hub_utils.portable.command import UserError
+from hub_utils.portable.whole import passing
 
 ROOT = Path(__file__).resolve().parent.parent
 SOURCES = ("training", "hub_utils", "pyproject.toml", "README.md", "LICENSE")
@@ -27,7 +27,7 @@ def build_wheel(folder: Path) -> Path:
         UserError: there is no checkout, or pip cannot build from it.
     """
     check_checkout()
-    with tempfile.TemporaryDirectory() as copy:
+    with passing("wheel") as copy:
         _copy_sources(Path(copy))  # setuptools would leave its work in the checkout, and take the last one's along
         command = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--wheel-dir", str(folder), copy]
         if importlib.util.find_spec("setuptools"):

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import timm
 import torch
+from killing import left_by_the_dead
 from PIL import Image
 from safetensors.torch import load_file, save_file
 from torch import nn
@@ -317,8 +318,9 @@ def test_an_interrupted_save_leaves_the_earlier_model_whole(trained, tmp_path):
 
 
 def test_what_a_killed_save_left_behind_goes_with_the_next_one(trained, tmp_path):
-    (tmp_path / ".export").mkdir()
-    (tmp_path / ".export" / "model.safetensors").write_bytes(b"half")
+    left = left_by_the_dead(tmp_path / "model")
+    left.mkdir()
+    (left / "model.safetensors").write_bytes(b"half")
     save_deployable(*trained["timm"], tmp_path)
     assert {path.name for path in tmp_path.iterdir()} == {"config.json", "model.safetensors"}
 

@@ -62,11 +62,12 @@ def main(tokens: list[str]) -> int:
     introduce(recipe)
 
     # Only now, with the command understood, the libraries that take time to import.
-    from training.data.fetch import count, fetch
+    from training.data.fetch import count, fetch, tidy
 
     there = folder.is_dir() and any(folder.iterdir())
     if there:
         print(f"'{folder}' is there already and is left as it is")
+        tidy(folder)
     else:
         fetch(recipe, folder)
     for line in count(recipe, folder):

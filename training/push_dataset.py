@@ -136,9 +136,11 @@ def _room() -> Iterator[Path]:
     Raises:
         UserError: it is full, or nothing can be written there.
     """
+    from hub_utils.portable.whole import passing
+
     place = Path(tempfile.gettempdir())
     try:
-        with tempfile.TemporaryDirectory(prefix="push-dataset-") as folder:
+        with passing("push-dataset") as folder:
             yield Path(folder)
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES):
@@ -154,6 +156,7 @@ def _write(
     recipe: Recipe, paths: list[str] | None, known: argparse.Namespace, repo_id: str, folder: Path
 ) -> tuple[Survey, Written]:
     """Write all that will be sent into `folder`, and say what it is."""
+    from hub_utils.portable.whole import write_text
     from training.data.dataset_card import card_text
     from training.data.shards import write_shards
     from training.data.source import open_images
@@ -168,7 +171,7 @@ def _write(
     text = card_text(seen, written, folder, repo_id, known.license)
     for line in text.splitlines():
         _check_no_token("the card's line", line, f"mend recipe '{recipe.name}'")
-    (folder / "README.md").write_text(text, encoding="utf-8", newline="\n")
+    write_text(text, folder / "README.md")
     for line in _told(seen, written, folder, known):
         print(line)
     return seen, written

@@ -12,12 +12,12 @@ import re
 import shutil
 import subprocess
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
+from hub_utils.portable.whole import is_part, replaced, write_json
 from training.data.intake import Skipped
 from training.disk import writing
 from training.recipe import Recipe, UserError
@@ -82,6 +82,10 @@ class RunFolder:
     @property
     def test_results(self) -> Path:
         return self.path / "test_results.json"
+
+    @property
+    def card(self) -> Path:
+        return self.path / "README.md"
 
     @property
     def plots(self) -> Path:
@@ -195,7 +199,7 @@ class RunFolder:
         if self.exists():
             # recipe.json last: it says whose folder this is.
             for path in sorted(self.path.iterdir(), key=lambda path: path == self.recipe):
-                if path.name in WRITTEN or path.match("modeling_*.py") or path.name.startswith(".export-"):
+                if path.name in WRITTEN or path.match("modeling_*.py") or is_part(path):
                     shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
 
 
@@ -272,24 +276,6 @@ class FoldsFolder:
             write_json(facts, self.summary)
 
 
-@contextmanager
-def replaced(path: Path) -> Iterator[IO[str]]:
-    """A text file to write to that becomes `path` when it is whole; if writing fails, nothing is left of it."""
-    partial = path.with_name(f".{path.name}")
-    try:
-        with partial.open("w", newline="", encoding="utf-8") as file:
-            yield file
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
-
-
-def write_json(content: Any, path: Path) -> None:
-    """Write indented JSON under a temporary name and move it, so that the file is whole or not there."""
-    with replaced(path) as file:
-        file.write(json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
-
-
 def read_json(path: Path) -> dict[str, Any]:
     """What a file of ours says.
 
@@ -311,7 +297,7 @@ def sha256(path: Path) -> str:
 
 def write_skipped(skipped: list[Skipped], path: Path) -> None:
     """Write `skipped.csv`: path and reason of each file that is not trained on."""
-    with path.open("w", newline="", encoding="utf-8") as file:
+    with replaced(path) as file:
         writer = csv.writer(file)
         writer.writerow(("path", "reason"))
         writer.writerows((each.path, each.reason) for each in skipped)

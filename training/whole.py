@@ -1,37 +1,26 @@
-"""A folder that is written whole or not at all."""
+"""A folder that is written whole or not at all, and in words what forbids it."""
 
 import contextlib
 import errno
 import os
-import secrets
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
+from hub_utils.portable import whole
 from training.recipe import UserError
 
 
 @contextlib.contextmanager
 def whole_folder(target: Path) -> Iterator[Path]:
-    """An empty folder beside `target`, which takes its place once the block has ended well; else it goes.
-
-    What `target` was before is replaced; whether it may be is for the caller to ask. If it is a link, the folder that
-    it leads to is replaced.
+    """As `hub_utils.portable.whole.whole_folder`; of folders that were made for it none stays where it fails.
 
     Raises:
         UserError: there is no space left, or no leave to write there.
     """
-    target = Path(os.path.realpath(target))
-    missing = [path for path in target.parents if not path.exists()]
+    missing = [path for path in Path(os.path.realpath(target)).parents if not path.exists()]
     try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        partial = target.with_name(f".{target.name}-{secrets.token_hex(4)}")
-        partial.mkdir()
-        try:
-            yield partial
-            _take_place(partial, target)
-        finally:
-            shutil.rmtree(partial, ignore_errors=True)
+        with whole.whole_folder(target) as folder:
+            yield folder
     except OSError as error:
         if error.errno == errno.ENOSPC:
             raise UserError(
@@ -45,17 +34,3 @@ def whole_folder(target: Path) -> Iterator[Path]:
         with contextlib.suppress(OSError):  # what has something in it stays
             for path in missing:
                 path.rmdir()
-
-
-def _take_place(partial: Path, target: Path) -> None:
-    """Rename, with what stood there out of the way first: no system replaces a folder that is not empty."""
-    old = partial.with_name(f"{partial.name}-old")
-    if target.exists():
-        os.rename(target, old)
-    try:
-        os.rename(partial, target)
-    except OSError:
-        if old.exists():
-            os.rename(old, target)
-        raise
-    shutil.rmtree(old, ignore_errors=True)

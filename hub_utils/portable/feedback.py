@@ -18,7 +18,6 @@ import time
 from collections import deque
 from html import escape
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
 
@@ -28,6 +27,7 @@ from hub_utils.portable.answer_html import as_sentence
 from hub_utils.portable.command import UserError
 from hub_utils.portable.served import Served, verdict
 from hub_utils.portable.uploads import asked, forget, opened, uploaded
+from hub_utils.portable.whole import passing
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -87,7 +87,7 @@ class Collection:
 
         self.problem: UserError | None = None
         self.kept = 0
-        self._temporary = TemporaryDirectory(prefix="feedback-")
+        self._temporary = passing("feedback")
         # A folder of its own for each process: `metadata.jsonl` of an earlier one is not to be written over.
         self.folder = Path(self._temporary.name, "data", secrets.token_hex(8))
         self.folder.mkdir(parents=True)

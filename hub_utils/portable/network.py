@@ -5,7 +5,6 @@ from __future__ import annotations
 import ctypes
 import math
 import mmap
-import tempfile
 import threading
 from collections.abc import Mapping
 from contextlib import suppress
@@ -16,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from hub_utils.portable.facts import told
+from hub_utils.portable.whole import passing
 
 if TYPE_CHECKING:
     import openvino
@@ -164,7 +164,7 @@ def _mapped(core: openvino.Core, path: Path) -> tuple[openvino.Model, mmap.mmap 
     model = core.read_model(path)
     if not hasattr(mmap, "MADV_DONTNEED"):  # Windows
         return model, None
-    with tempfile.TemporaryDirectory() as folder:
+    with passing("network") as folder:
         openvino.save_model(model, Path(folder, "model.xml"), compress_to_fp16=False)
         with Path(folder, "model.bin").open("r+b") as file:  # OpenVINO takes no memory that is for reading only
             constants = mmap.mmap(file.fileno(), 0)

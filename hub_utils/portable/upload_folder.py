@@ -15,6 +15,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 from weakref import WeakSet
 
+from hub_utils.portable.whole import passing
+
 if TYPE_CHECKING:
     import gradio as gr
 
@@ -36,7 +38,7 @@ def settle(page: gr.Blocks) -> None:
         return
     if named:
         Path(named).mkdir(parents=True, exist_ok=True)
-    made = tempfile.TemporaryDirectory(prefix="uploads-", dir=named or None, ignore_cleanup_errors=True)
+    made = passing("uploads", named or None)
     _folders[made.name], os.environ["GRADIO_TEMP_DIR"] = made, made.name
     threading.Thread(target=_sweep_for_ever, args=(Path(made.name),), name="sweeper of uploads", daemon=True).start()
 

@@ -31,6 +31,7 @@ from typing import IO
 from filelock import FileLock, Timeout
 from tqdm.auto import tqdm
 
+from hub_utils.portable.whole import move
 from training.recipe import UserError, first_line
 
 try:
@@ -187,7 +188,7 @@ def _unpack(archive: Path, folder: Path, only: Collection[str], progress: bool) 
         with open(archive, "rb") as file:
             temporary.mkdir()
             _write_members(archive, file, temporary, only, progress)
-        os.replace(temporary, folder)
+        move(temporary, folder)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
 

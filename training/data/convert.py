@@ -30,6 +30,7 @@ import numpy as np
 from PIL import Image, ImageOps
 from tqdm.auto import tqdm
 
+from hub_utils.portable.whole import replaced
 from training.data.images import DEEP_MODES, Facts, look, open_rgb
 from training.data.intake import Skipped, check_folder, image_files, relative, summary, without_masks
 from training.recipe import Data, UserError, first_line
@@ -259,11 +260,6 @@ def _header() -> str:
 
 
 def _write_log(converted: list[Converted], path: Path) -> None:
-    partial = path.with_name(f".{path.name}")
-    try:
-        with partial.open("w", newline="", encoding="utf-8") as file:
-            file.write(f"{_header()}\n")
-            csv.writer(file).writerows(astuple(each) for each in converted)
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
+    with replaced(path) as file:
+        file.write(f"{_header()}\n")
+        csv.writer(file).writerows(astuple(each) for each in converted)

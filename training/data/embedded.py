@@ -1,9 +1,8 @@
 """The data set that needs no download: scikit-learn's handwritten digits, written out as an image folder."""
 
-import os
-import shutil
-import tempfile
 from pathlib import Path
+
+from hub_utils.portable.whole import move, temporary
 
 
 def write_digits(folder: Path) -> None:
@@ -12,18 +11,15 @@ def write_digits(folder: Path) -> None:
     from sklearn.datasets import load_digits
 
     digits = load_digits()
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    partial = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
-    try:
+    with temporary(folder) as partial:
+        partial.mkdir()
         for index, (pixels, label) in enumerate(zip(digits.images, digits.target, strict=True)):
             path = partial / str(label) / f"{index:04}.png"
             path.parent.mkdir(exist_ok=True)
             # Ink is 0 to 16; written as paper and pencil are, dark on white.
             Image.fromarray((255 - pixels * 255 / 16).round().astype("uint8")).save(path)
-        os.chmod(partial, 0o755)
-        os.replace(partial, folder)
-    except OSError:
-        if not folder.is_dir():  # if it is there now, another process was quicker, and its digits are these
-            raise
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
+        try:
+            move(partial, folder)
+        except OSError:
+            if not folder.is_dir():  # if it is there now, another process was quicker, and its digits are these
+                raise

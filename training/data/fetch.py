@@ -20,6 +20,7 @@ import requests
 from filelock import FileLock, Timeout
 from tqdm.auto import tqdm
 
+from hub_utils.portable.whole import move, sweep, temporary, write_text
 from training.data.archives import NeedsProgram, NoPlace, check_writable, safe_parts, unpack
 from training.data.embedded import write_digits
 from training.data.intake import read_folder, summary
@@ -27,6 +28,7 @@ from training.data.transfer import WAITS, Connection, Remote, cannot_write, chec
 from training.recipe import Recipe, UserError, first_line
 
 OSF_API = "https://api.osf.io/v2"  # OSF_API_ENDPOINT names another
+NOTE = "source.txt"  # what is being fetched
 SEVERAL = 4  # files at a time, where a source has many small ones: more is not polite
 KINDS = "https://…, kaggle:OWNER/NAME, osf:NODE or sklearn:digits"
 
@@ -39,7 +41,7 @@ def fetch(recipe: Recipe, folder: Path, progress: bool = True, waits: tuple[floa
     Raises:
         UserError: the source does not give what it should, in whatever way, or the disk does not take it.
     """
-    data, work = recipe.data, folder.with_name(f"{folder.name}.part")
+    data, work = recipe.data, _work(folder)
     where = f"download it by hand ({data.homepage})" if data.homepage else "check the address, or get it in another way"
     by_hand = f"{where}, unpack it and say --data_dir FOLDER"
     if os.path.lexists(folder) and not folder.is_dir():
@@ -55,8 +57,8 @@ def fetch(recipe: Recipe, folder: Path, progress: bool = True, waits: tuple[floa
             if not images.is_dir():
                 _get(data.source, data.parts, work, images, by_hand, progress, waits)
             _make_room(folder)
-            os.replace(images, folder)
-            shutil.rmtree(work, ignore_errors=True)
+            move(images, folder)
+            _remove(work)
     except OSError as error:
         raise cannot_write(folder, error) from error
 
@@ -70,7 +72,7 @@ def _get(
         connection = Connection(_osf_auth(), waits)
         files = osf_files(connection, place, parts, by_hand, progress)
         _fetch_files(connection, files, work / "files", progress)
-        os.replace(work / "files", images)
+        move(work / "files", images)
         return
     connection = Connection(waits=waits)
     if kind in ("http", "https"):
@@ -116,11 +118,29 @@ def _alone(folder: Path) -> Iterator[None]:
 
 def _keep_work_on(work: Path, source: str) -> None:
     """What an earlier try fetched stays if it is of the same source; else it goes."""
-    note = work / "source.txt"
+    note = work / NOTE
     if work.exists() and (not note.exists() or note.read_text(encoding="utf-8") != source):
         shutil.rmtree(work)
-    work.mkdir(exist_ok=True)
-    note.write_text(source, encoding="utf-8")
+    write_text(source, note)
+
+
+def tidy(folder: Path) -> None:
+    """Remove what somebody who was killed left beside a folder that is whole."""
+    sweep(folder.parent)
+    work = _work(folder)
+    if (work / NOTE).is_file():
+        with _alone(folder):
+            _remove(work)
+
+
+def _work(folder: Path) -> Path:
+    return folder.with_name(f"{folder.name}.part")
+
+
+def _remove(work: Path) -> None:
+    """First it gets a name by which whoever comes later knows that it is to go."""
+    with contextlib.suppress(OSError), temporary(work) as old:
+        move(work, old)
 
 
 def _make_room(folder: Path) -> None:

@@ -7,12 +7,13 @@ in as many dimensions as pictures need.
 from __future__ import annotations
 
 import contextlib
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
 import cv2
 import numpy as np
+
+from hub_utils.portable.whole import passing
 
 TREES = 10
 LEAVES = 300  # vectors that a search looks at, at least
@@ -34,7 +35,7 @@ class Neighbours:
     @contextlib.contextmanager
     def of(cls, dimensions: int) -> Iterator[Neighbours]:
         """An empty forest in a temporary folder."""
-        with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:  # Windows keeps files that are mapped
+        with passing("neighbours") as folder:
             neighbours = cls(Path(folder), dimensions)
             try:
                 yield neighbours

@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from hub_utils.portable.image_files import SYSTEM_FILES
+from hub_utils.portable.whole import write_json, write_text
 from training.data.convert import RULES
 from training.data.duplicates import Duplicate
 from training.data.findings import ALIKE, SEVERITIES, Finding, findings
@@ -84,9 +85,8 @@ def write_report(
     facts = to_dict(survey, found)
     with whole_folder(output) as folder:
         plots = _plots(survey, folder / "plots", progress)
-        (folder / "report.md").write_text(_markdown(survey, found, facts, plots), encoding="utf-8")
-        text = json.dumps(facts, indent=1, ensure_ascii=False, allow_nan=False)
-        (folder / "report.json").write_text(f"{text}\n", encoding="utf-8")
+        write_text(_markdown(survey, found, facts, plots), folder / "report.md")
+        write_json(facts, folder / "report.json", indent=1)
         written(folder)
     return found
 

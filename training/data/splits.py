@@ -1,7 +1,6 @@
 """Train, validation and test, or folds: stratified, seeded, and never with one photograph or patient on two sides."""
 
 import csv
-import os
 import random
 import re
 import unicodedata
@@ -10,6 +9,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from hub_utils.portable.whole import replaced
 from training.data.duplicates import Duplicate
 from training.data.intake import Example, Skipped
 from training.recipe import Splits, UserError
@@ -428,21 +428,16 @@ def some(names: list[str], most: int = 5) -> str:
 
 
 def write_splits(rows: list[Row], path: Path) -> None:
-    """Write `splits.csv` under a temporary name and move it, so that the file is whole or not there."""
-    partial = path.with_name(f".{path.name}")
-    try:
-        with partial.open("w", newline="", encoding="utf-8") as file:
-            writer = csv.writer(file)
-            writer.writerow(Row.__dataclass_fields__)
-            writer.writerows((row.path, row.sha256, row.label, row.split, row.group) for row in rows)
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
+    """Write `splits.csv`."""
+    with replaced(path) as file:
+        writer = csv.writer(file)
+        writer.writerow(Row.__dataclass_fields__)
+        writer.writerows((row.path, row.sha256, row.label, row.split, row.group) for row in rows)
 
 
 def write_conflicts(torn: Sequence[Sequence[Example]], path: Path) -> None:
     """Write `conflicts.csv`: a row for each image of each cluster of `conflicts`, which its first path names."""
-    with path.open("w", newline="", encoding="utf-8") as file:
+    with replaced(path) as file:
         writer = csv.writer(file)
         writer.writerow(("cluster", "path", "label"))
         writer.writerows((cluster[0].path, each.path, each.label) for cluster in torn for each in cluster)

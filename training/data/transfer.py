@@ -25,6 +25,7 @@ import requests
 import urllib3
 from tqdm.auto import tqdm
 
+from hub_utils.portable.whole import move, to_disk, write_json
 from training.recipe import UserError, first_line
 
 WAITS = (1, 2, 4, 8, 16)  # seconds before each new try; whatever was gained meanwhile starts them anew
@@ -272,7 +273,7 @@ class _Part:
             if response.status_code != 200:
                 raise Cut(f"the server sent another part than asked for (HTTP {response.status_code})")
             refuse_page(self.remote, response)
-            self.facts.write_text(json.dumps(dataclasses.asdict(now)), encoding="utf-8")
+            write_json(dataclasses.asdict(now), self.facts)
             self.append(connection, response, now)
 
     def described(self, response: requests.Response) -> Version:
@@ -321,7 +322,8 @@ class _Part:
                     f"{self.remote.name} came with the {kind} sum {came}, and the source says {said}; it is removed, "
                     "the same command fetches it again"
                 )
-        self.path.replace(self.target)
+        to_disk(self.path)
+        move(self.path, self.target)
         self.facts.unlink(missing_ok=True)
 
     def drop(self) -> None:

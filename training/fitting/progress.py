@@ -1,13 +1,14 @@
 """What a person sees while training runs: a bar and one line an epoch; and `log_history.csv`, a row an evaluation."""
 
 import csv
-import os
 import time
 from pathlib import Path
 from typing import Any
 
 from tqdm.auto import tqdm
 from transformers import TrainerCallback
+
+from hub_utils.portable.whole import replaced
 
 COLUMNS = (
     "stage",
@@ -49,12 +50,10 @@ def history_rows(stage: str, log_history: list[dict[str, Any]]) -> list[dict[str
 
 def write_history(rows: list[dict[str, Any]], path: Path) -> None:
     """Write `log_history.csv` whole, so that a reader never sees half a row."""
-    partial = path.with_name(f".{path.name}")
-    with partial.open("w", newline="", encoding="utf-8") as file:
+    with replaced(path) as file:
         writer = csv.DictWriter(file, COLUMNS)
         writer.writeheader()
         writer.writerows(rows)
-    os.replace(partial, path)
 
 
 class Progress(TrainerCallback):

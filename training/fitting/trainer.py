@@ -18,9 +18,9 @@ from transformers import EarlyStoppingCallback, PrinterCallback, ProgressCallbac
 
 from training.data.streaming import StreamedViews
 from training.data.transforms import Views
-from training.fitting.finite import Finite
 from training.fitting import checkpoints
 from training.fitting.checkpoints import Underway
+from training.fitting.finite import Finite
 from training.fitting.leaving import Leaving, epoch_ends
 from training.fitting.progress import Progress
 from training.preemption import SIGNALS

@@ -5,8 +5,8 @@ from __future__ import annotations
 import csv
 import errno
 import json
-import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import IO, Any
@@ -16,6 +16,7 @@ from tqdm.auto import tqdm
 
 from hub_utils.portable.classifier import classes_of, load_classifier, probabilities_of
 from hub_utils.portable.prediction_table import header, row
+from hub_utils.portable.whole import move, whole_path
 from training.data.intake import Skipped, image_files, summary
 from training.fitting import hardware
 from training.hub import hub_answers, why_not_loaded
@@ -104,15 +105,14 @@ def predict(classifier: Any, images: Sequence[tuple[Path, str]], output: Path) -
             lie beside `output`.
     """
     classes = classes_of(classifier)
-    partial = output.with_name(f"{output.name}.partial")
+    rest = output.with_name(f"{output.name}.partial")
     bad = 0
     try:
         probabilities_of(classifier, np.zeros(len(classes)))
     except ValueError as error:
         raise UserError(f"{error}; MODEL is an image classifier") from error
     try:
-        output.parent.mkdir(parents=True, exist_ok=True)
-        with partial.open("w", newline="", encoding="utf-8") as file:
+        with _whole_or_kept(output, rest) as file:
             write = _json_lines(file, classes) if output.suffix == ".jsonl" else _csv(file, classes)
             found = answers(classifier, (path for path, reason in images if not reason), Path.read_bytes)
             for path, reason in tqdm(images, "Predicting", unit=" images", leave=False, disable=None):
@@ -123,13 +123,25 @@ def predict(classifier: Any, images: Sequence[tuple[Path, str]], output: Path) -
                 bad += refused
                 shown = path.as_posix().encode(errors="backslashreplace").decode()
                 write(shown, None if refused else probabilities_of(classifier, answer), answer if refused else "")
-        os.replace(partial, output)
     except KeyboardInterrupt as error:
-        raise UserError(f"interrupted; the rows so far are in '{partial}'") from error
+        raise UserError(f"interrupted; the rows so far are in '{rest}'") from error
     except OSError as error:
         why = "no space left" if error.errno == errno.ENOSPC else error.strerror
         raise UserError(f"'{output}' cannot be written ({why}); choose another --output") from error
     return bad
+
+
+@contextmanager
+def _whole_or_kept(output: Path, rest: Path) -> Iterator[IO[str]]:
+    """A file that becomes `output` when it is whole; if somebody interrupts that, `rest`."""
+    with whole_path(output) as part:
+        try:
+            with part.open("w", newline="", encoding="utf-8") as file:
+                yield file
+        except KeyboardInterrupt:
+            move(part, rest)
+            raise
+    rest.unlink(missing_ok=True)  # of an earlier attempt
 
 
 Write = Callable[[str, np.ndarray | None, str], None]

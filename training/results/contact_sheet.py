@@ -9,6 +9,8 @@ from pathlib import Path
 
 from PIL import Image, ImageDraw, ImageFont
 
+from hub_utils.portable.whole import replaced
+
 SIDE = 224  # pixels of a picture's longer side
 MARGIN = 14  # pixels around a cell
 SMALL, LARGE = 11, 13  # pixels, of letters below and above
@@ -33,8 +35,9 @@ def save_sheet(cells: Sequence[Cell], columns: int, path: Path) -> None:
     for number, row in enumerate(rows):
         for column, cell in enumerate(row):
             sheet.paste(cell, (column * cell.width, sum(heights[:number])))
-    path.parent.mkdir(parents=True, exist_ok=True)
-    sheet.save(path, quality=90, subsampling=0)  # letters stay sharp; a PNG of photographs takes ten times as long
+    with replaced(path, binary=True) as file:
+        # Letters stay sharp; a PNG of photographs takes ten times as long.
+        sheet.save(file, "JPEG", quality=90, subsampling=0)
 
 
 def _drawn(cell: Cell, height: int) -> Image.Image:

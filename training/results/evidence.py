@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import os
 import threading
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ from torchvision.transforms.v2 import functional as tv
 from tqdm.auto import tqdm
 
 from hub_utils.portable.activation_maps import ActivationMaps, Features
+from hub_utils.portable.whole import replaced
 from training.data.images import open_rgb
 from training.data.transforms import Preprocessing
 
@@ -182,10 +183,5 @@ def _load(path: Path, of: str) -> np.ndarray | None:
 
 
 def _save(features: np.ndarray, path: Path, of: str) -> None:
-    partial = path.with_name(f".{path.name}")
-    try:
-        with partial.open("wb") as file:
-            np.savez(file, features=features, of=of)
-        os.replace(partial, path)
-    except OSError:  # a folder that is only for reading: they are computed again next time
-        partial.unlink(missing_ok=True)
+    with suppress(OSError), replaced(path, binary=True) as file:  # in a folder that is only for reading, they are
+        np.savez(file, features=features, of=of)  # computed again next time

@@ -15,7 +15,6 @@ import numpy as np
 from tqdm.auto import tqdm
 from transformers.utils import logging
 
-from hub_utils.card import write_card
 from hub_utils.export import extend_serving, gives_features, save_onnx, serving_facts
 from hub_utils.portable.classifier import classes_of, load_classifier, probabilities_of
 from hub_utils.portable.strangeness import METHOD
@@ -30,11 +29,12 @@ from training.recipe import Augmentation, UserError, first_line, load_recipe, re
 from training.results import floors, runtimes
 from training.results.answers import answers
 from training.results.evaluation import SLACK, evaluate_split, operating_curve, sensitivity_threshold
+from training.results.placed import beside, clear, place
 from training.results.plots import plot_results, plot_surest_mistakes
 from training.results.predictions import Predictions, write_predictions
 from training.results.runtimes import CALIBRATED, Shown, check_int8, eight_bits, half_the_bits, make_int8
 from training.results.serving import FITTED, Strangeness, drawn, not_sure, positive_classes
-from training.run_folder import RunFolder, read_json, session, sha256, write_json
+from training.run_folder import RunFolder, read_json, session, sha256
 
 NO_INTERVAL = "[no interval: too few images]"
 MEASURED = SPLITS[1:]  # validation, by which a threshold is chosen, and test
@@ -60,7 +60,7 @@ def measure(
     temperature = read_json(run.results).get("temperature")
     source = _source(run, source)
     with _writing(run), TemporaryFile(dir=run.path):  # better now than after all the work
-        run.plots.mkdir(exist_ok=True)
+        pass
     recipe = read_json(run.recipe)["recipe"]
     say(f"{recipe['title']} ({recipe['name']})")
     classifier = load_run(run)
@@ -115,12 +115,15 @@ def measure(
         "seconds": round(time.perf_counter() - began, 1),
     }
     title = f"{recipe['title']} ({recipe['name']}), test split"
-    with _writing(run):
+    with _writing(run), beside(run) as new:
+        write_predictions(predictions, new.predictions)
+        plot_results(results, predictions.of("test"), new.plots, title)
+        if not isinstance(source, Streamed):  # whose images would have to be fetched again
+            plot_surest_mistakes(classifier, predictions.of("test"), source.reader(), new.mistakes, title)
+        clear(run)
         unknown = {"precision": None, "int8": None}  # what an earlier measurement said goes
         extend_serving(run.path, _serving(results, predictions, positive, strange) | unknown | bits)
-        _write(results, predictions, run, title)
-        if not isinstance(source, Streamed):  # whose images would have to be fetched again
-            plot_surest_mistakes(classifier, predictions.of("test"), source.reader(), run.mistakes, title)
+        place(results, new, run)
     return results
 
 
@@ -207,18 +210,6 @@ def load_run(run: RunFolder) -> Any:
     except Exception as error:  # transformers, safetensors and torch each have their own
         why = why_not_loaded("model", "RUN", str(run.path), error)
         raise UserError(f"{why}; the command that trained it writes it again with --resume") from error
-
-
-def _write(results: dict[str, Any], predictions: Predictions, run: RunFolder, title: str) -> None:
-    """All but the sheet of mistakes, which asks the model again."""
-    run.test_results.unlink(missing_ok=True)  # never an old one beside new predictions
-    write_predictions(predictions, run.predictions)
-    write_json(results, run.test_results)
-    plot_results(results, predictions.of("test"), run.plots, title)
-    try:
-        write_card(run.path)
-    except ValueError as error:
-        raise UserError(f"no model card: {error}") from error
 
 
 def _rows(run: RunFolder) -> list[Row]:

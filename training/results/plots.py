@@ -17,13 +17,12 @@ from training.results.predictions import Predictions
 from training.results.recall import plot_recall
 from training.results.reliability import plot_reliability
 
+PLOTS = ("confusion", "reliability", "discrimination", "recall")
+
 
 def plot_results(results: Mapping[str, Any], test: Predictions, folder: Path, title: str) -> None:
     """Draw what `test_results.json` says of the test images; a plot for which there is nothing is not there."""
-    names = ("confusion", "reliability", "discrimination", "recall")
-    confusion, reliability, discrimination, recall = (folder / f"{name}.png" for name in names)
-    for path in (discrimination, recall):
-        path.unlink(missing_ok=True)  # of an earlier evaluation
+    confusion, reliability, discrimination, recall = (folder / f"{name}.png" for name in PLOTS)
     error = results["metrics"]["expected_calibration_error"]["value"]
     plot_confusion(results["confusion"], test.classes, confusion, title)
     plot_reliability(results["reliability"], reliability, title, error, results["groups"] < results["images"])
@@ -47,5 +46,4 @@ def plot_surest_mistakes(
         seen, map = evidence.look(number, index)
         confidence = float(surest.probabilities[number, index])
         mistakes.append(Mistake(name, seen, map, test.classes[label], test.classes[index], confidence))
-    path.unlink(missing_ok=True)
     return plot_mistakes(mistakes, path, title)

@@ -11,8 +11,8 @@ from pathlib import Path
 import numpy as np
 
 from hub_utils.portable.prediction_table import MARK
+from hub_utils.portable.whole import replaced
 from training.recipe import UserError
-from training.run_folder import replaced
 
 FIRST, LAST = ["path", "label", "prediction"], ["group", "split"]
 

@@ -314,6 +314,7 @@ def write_similarity(run: RunFolder, layer: str, found: Mapping[str, Any]) -> Pa
     }
     path = run.path / "rocks_similarity.json"
     with writing(run.path, "the same command again", "compare a copy elsewhere"):
+        path.unlink(missing_ok=True)  # never an old one beside a new plot
         plot_similarity(found, run.path / "plots" / "rocks_similarity.png", title)
         write_json(content, path)
     return path

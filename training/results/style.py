@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import io
-import os
 import textwrap
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+from hub_utils.portable.whole import write_bytes
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -38,13 +39,7 @@ def save(figure: Figure, path: Path, dpi: int = 150, tight: bool = False) -> Non
         warnings.filterwarnings("ignore", message="Glyph ")
         edge = "tight" if tight else None
         figure.savefig(content, format="png", dpi=dpi, bbox_inches=edge, metadata={"Software": None})
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}")
-    try:
-        partial.write_bytes(content.getvalue())
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
+    write_bytes(content.getvalue(), path)
 
 
 def open_axes(axes: Axes) -> None:
