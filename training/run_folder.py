@@ -3,7 +3,6 @@
 The layout is a contract: see the README. Nothing below `local/` or `checkpoints/` is ever uploaded with the model.
 """
 
-import csv
 import dataclasses
 import errno
 import hashlib
@@ -19,6 +18,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import IO, Any
 
+from hub_utils.portable import harmless_csv
 from training.data.intake import Skipped
 from training.recipe import Recipe, UserError
 
@@ -322,7 +322,7 @@ def sha256(path: Path) -> str:
 def write_skipped(skipped: list[Skipped], path: Path) -> None:
     """Write `skipped.csv`: path and reason of each file that is not trained on."""
     with path.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file)
+        writer = harmless_csv.Writer(file)
         writer.writerow(("path", "reason"))
         writer.writerows((each.path, each.reason) for each in skipped)
 

@@ -1,28 +1,37 @@
 """Where uploads lie: in a folder of this process alone, which empties itself.
 
 gradio has one for all its programs on a machine, and deletes what it remembers: neither an upload that broke off nor an
-empty folder, and nothing any more once something cannot be deleted.
+empty folder, and nothing any more once something cannot be deleted. A process that is killed deletes nothing: the next
+one does, which finds its folder unlocked.
 """
 
 from __future__ import annotations
 
 import os
+import shutil
 import tempfile
 import threading
 import time
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 from weakref import WeakSet
+
+from filelock import BaseFileLock, FileLock, Timeout
 
 if TYPE_CHECKING:
     import gradio as gr
 
 AGE = 1800.0  # seconds that an upload may lie there: a thousand pictures take that long to come, and to be looked at
 EVERY = 60.0  # seconds between two looks
+TICK = 2.0  # seconds by which the times of files may lag behind the clock
 
-_folders: dict[str, tempfile.TemporaryDirectory] = {}  # which are deleted when the process ends
+PREFIX, LOCK = "uploads-", "lock"  # of a process's folder, and the file in it that is locked as long as it lives
+
+_folders: dict[str, tuple[tempfile.TemporaryDirectory, BaseFileLock]] = {}  # which are deleted when the process ends
 _pages: WeakSet[gr.Blocks] = WeakSet()
+_under_way: list[float] = []  # when each upload that is being received began
 
 
 def settle(page: gr.Blocks) -> None:
@@ -36,9 +45,55 @@ def settle(page: gr.Blocks) -> None:
         return
     if named:
         Path(named).mkdir(parents=True, exist_ok=True)
-    made = tempfile.TemporaryDirectory(prefix="uploads-", dir=named or None, ignore_cleanup_errors=True)
-    _folders[made.name], os.environ["GRADIO_TEMP_DIR"] = made, made.name
-    threading.Thread(target=_sweep_for_ever, args=(Path(made.name),), name="sweeper of uploads", daemon=True).start()
+    made = tempfile.TemporaryDirectory(prefix=PREFIX, dir=named or None, ignore_cleanup_errors=True)
+    lock = FileLock(Path(made.name, LOCK))
+    with suppress(OSError, NotImplementedError):  # a disk without locks: then nobody can tell, and it stays
+        lock.acquire()
+    clear_after_the_dead(Path(made.name).parent)
+    folder = Path(made.name, "files")  # apart from the lock: whatever lies in it can be named by visitors
+    folder.mkdir()
+    _folders[str(folder)], os.environ["GRADIO_TEMP_DIR"] = (made, lock), str(folder)
+    threading.Thread(target=_sweep_for_ever, args=(folder,), name="sweeper of uploads", daemon=True).start()
+
+
+def clear_after_the_dead(where: Path) -> None:
+    """Delete the folders there of processes that were killed: ours, and no longer locked."""
+    for lock in where.glob(f"{PREFIX}*/{LOCK}"):
+        folder = lock.parent
+        with suppress(OSError, NotImplementedError, Timeout):
+            about = folder.lstat()
+            if folder.is_symlink() or (hasattr(os, "getuid") and about.st_uid != os.getuid()):
+                continue
+            with FileLock(lock, timeout=0):
+                shutil.rmtree(folder / "files", ignore_errors=True)
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextmanager
+def uploading(is_one: bool = True) -> Iterator[None]:
+    """While an upload is received, if it `is_one`. What it leaves unfinished, because it broke off, is deleted.
+
+    gradio receives files at the top of its folder, and moves those that are whole below it: what is older there than
+    every upload under way is nobody's.
+    """
+    if not is_one:
+        yield
+        return
+    _under_way.append(start := time.time())
+    try:
+        yield
+    finally:
+        _under_way.remove(start)
+        if (folder := os.environ.get("GRADIO_TEMP_DIR")) in _folders:
+            _sweep_top(folder, min(_under_way, default=time.time() + EVERY) - TICK)
+
+
+def _sweep_top(folder: str, until: float) -> None:
+    with suppress(OSError), os.scandir(folder) as found:
+        for each in found:
+            with suppress(OSError):
+                if each.is_file(follow_symlinks=False) and each.stat(follow_symlinks=False).st_mtime < until:
+                    os.remove(each)
 
 
 def _sweep_for_ever(folder: Path) -> None:
