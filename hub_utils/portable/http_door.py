@@ -18,6 +18,8 @@ from collections import Counter
 from collections.abc import Callable, MutableMapping
 from typing import Any
 
+from starlette.requests import ClientDisconnect
+
 from hub_utils.portable.upload_folder import uploading
 from hub_utils.portable.uploads import MB, MOST_BYTES, MOST_UPLOAD
 
@@ -110,6 +112,8 @@ class Door:
                 await self._app(scope, _Body(receive, most, self._silence, answer), answer)
         except _Refused as refusal:
             await answer.refuse(refusal)
+        except ClientDisconnect:
+            pass  # who would be told?
         except Exception as error:
             if answer.refusal is None:
                 logger.exception("a request that cannot be answered")

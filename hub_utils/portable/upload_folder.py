@@ -14,6 +14,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from math import inf
 from pathlib import Path
 from typing import TYPE_CHECKING
 from weakref import WeakSet
@@ -85,7 +86,7 @@ def uploading(is_one: bool = True) -> Iterator[None]:
     finally:
         _under_way.remove(start)
         if (folder := os.environ.get("GRADIO_TEMP_DIR")) in _folders:
-            _sweep_top(folder, min(_under_way, default=time.time() + EVERY) - TICK)
+            _sweep_top(folder, min(_under_way, default=inf) - TICK)
 
 
 def _sweep_top(folder: str, until: float) -> None:
