@@ -18,6 +18,7 @@ from collections import Counter
 from collections.abc import Callable, MutableMapping
 from typing import Any
 
+from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
 from hub_utils.portable.upload_folder import uploading
@@ -115,7 +116,8 @@ class Door:
         except ClientDisconnect:
             pass  # who would be told?
         except Exception as error:
-            if answer.refusal is None:
+            # Of an event that there is not, gradio finds so when its answer has begun.
+            if answer.refusal is None and not isinstance(error.__cause__, HTTPException):
                 logger.exception("a request that cannot be answered")
             await answer.refuse(answer.refusal or _Refused(500, "That cannot be answered. Try again."), error)
 
@@ -240,7 +242,7 @@ class _Answer:
     """What is sent: with our headers; in place of gradio's words ours, if the request was refused on the way."""
 
     def __init__(self, scope: Scope, send: Callable) -> None:
-        self._send, self._begun, self.refusal = send, False, None
+        self._send, self._begun, self._stream, self.refusal = send, False, False, None
         self._file = _path(scope).startswith("/gradio_api/file=")
 
     def not_done(self, status: int, sentence: str) -> _Refused:
@@ -258,6 +260,7 @@ class _Answer:
 
     def _headed(self, headers: list[tuple[bytes, bytes]]) -> list[tuple[bytes, bytes]]:
         kind = next((value for name, value in headers if name.lower() == b"content-type"), b"")
+        self._stream = kind.startswith(b"text/event-stream")
         if self._file and not SHOWN.match(kind):
             replaced = {b"content-type": b"application/octet-stream"}
             headers = [(name, replaced.get(name.lower(), value)) for name, value in headers]
@@ -269,7 +272,10 @@ class _Answer:
         return [each for each in headers if each[0].lower() not in names] + ours
 
     async def refuse(self, refusal: _Refused, error: Exception | None = None) -> None:
-        """As gradio's clients read it; of an answer that has begun, the connection is all that can be broken."""
+        """As gradio's clients read it. A stream of events that has begun is ended; any other answer is broken off."""
+        if self._begun and self._stream:
+            await self._send({"type": "http.response.body", "body": b""})
+            return
         if self._begun:
             raise error or refusal
         self.refusal, content = None, json.dumps({"detail": str(refusal), "error": str(refusal)}).encode()
