@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import json
 import re
 import shlex
@@ -14,6 +13,7 @@ from typing import Any
 from huggingface_hub.errors import HFValidationError
 from huggingface_hub.utils import validate_repo_id
 
+from hub_utils.portable import harmless_csv
 from hub_utils.portable.golden import weights_sha256
 from hub_utils.portable.markdown import one_line
 
@@ -150,7 +150,7 @@ def _csv(path: Path) -> list[dict[str, str]]:
     if not path.is_file():
         return []
     with path.open(newline="", encoding="utf-8") as file:
-        return list(csv.DictReader(file))
+        return list(harmless_csv.read_dicts(file))
 
 
 def _classes(config: dict[str, Any]) -> list[str]:

@@ -8,6 +8,7 @@ from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
+from hub_utils.portable import harmless_csv
 from hub_utils.portable.command import UserError
 
 TEXTS = ("source", "homepage", "data_license", "citation")  # of a recipe's data and card
@@ -51,7 +52,7 @@ def read_rows(path: Path, columns: Collection[str]) -> list[dict[str, str]]:
     """
     try:
         with path.open(newline="", encoding="utf-8") as file:
-            rows = list(csv.DictReader(file))
+            rows = list(harmless_csv.read_dicts(file))
     except (OSError, UnicodeError, csv.Error) as error:
         raise UserError(f"'{path}' cannot be read ({error}); train the run anew") from error
     missing = [name for name in columns if any(row.get(name) is None for row in rows)]

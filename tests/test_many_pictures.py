@@ -18,10 +18,10 @@ from PIL import Image
 from test_images import REFUSED, encoded, picture
 
 from hub_utils.portable import many_pictures as module
+from hub_utils.portable.harmless_csv import exact, harmless, read
 from hub_utils.portable.image_files import open_rgb
 from hub_utils.portable.many_pictures import Looked, as_csv, look_at, many_endpoint, many_pictures, results_html
 from hub_utils.portable.many_uploads import Uploads
-from hub_utils.portable.prediction_table import harmless
 from hub_utils.portable.served import Served
 from hub_utils.portable.uploads import LONG_NAME, LOST
 from training.results.batch import load_model, predict
@@ -110,9 +110,11 @@ def test_the_table_is_that_of_predict(served, tmp_path, tiny_resnet):
 
 @pytest.mark.parametrize("name", ["=1+1", "+1", "-1", "@SUM(1)", "\t=1", "\r=1", " =1", "\n=1"])
 def test_no_name_is_a_formula(name):
-    assert harmless(name) == f"'{name}"
-    rows = list(csv.reader(io.StringIO(as_csv(["=a"], [Looked(name, "=b")]).decode(), newline="")))
-    assert rows[1] == [f"'{name}", "", "", "'=b", "", ""]
+    assert harmless(name).startswith("'") and exact(harmless(name)) == name
+    text = as_csv(["=a"], [Looked(name, "=b")]).decode()
+    rows = list(csv.reader(io.StringIO(text, newline="")))
+    assert rows[1] == [harmless(name), "", "", "'=b", "", ""]
+    assert list(read(io.StringIO(text, newline="")))[1] == [name, "", "", "=b", "", ""]
 
 
 def test_a_name_is_left_alone_that_is_none():

@@ -14,7 +14,7 @@ from test_strangers import PNG, asked, file, happened, sent
 
 from hub_utils.portable import upload_folder
 from hub_utils.portable.demo import Page, build_demo
-from hub_utils.portable.upload_folder import sweep
+from hub_utils.portable.upload_folder import sweep, uploading
 
 
 @pytest.fixture
@@ -33,7 +33,9 @@ def old(path: Path, seconds: float = 3600) -> Path:
 
 def test_a_page_has_a_folder_of_its_own_process_and_all_pages_the_same(own):
     first, second = Page("a"), Page("b")
-    assert Path(get_upload_folder()).parent == own and first.GRADIO_CACHE == second.GRADIO_CACHE == get_upload_folder()
+    assert (
+        Path(get_upload_folder()).parents[1] == own and first.GRADIO_CACHE == second.GRADIO_CACHE == get_upload_folder()
+    )
 
 
 def test_what_is_old_is_deleted_and_what_is_new_or_somebody_elses_stays(own):
@@ -82,7 +84,7 @@ def test_after_every_way_of_asking_it_is_empty_in_the_end(own, tiny_resnet, monk
         assert "data-turn" in happened(address, "picture", {"turn": "1", "path": sent(address, "c.png")})
         assert "data-turn" in happened(address, "pictures", {"files": [{"path": sent(address, "d.png")}]})
         _break_off(address)
-        assert _waited(lambda: list(folder.glob("tmp*")))
+        assert _waited(lambda: not list(folder.glob("tmp*")))  # at once, as a whole page takes none of it
         assert [each.name for each in folder.rglob("*.*") if each.suffix == ".bin"] == []
         monkeypatch.setattr(upload_folder.sweep, "__defaults__", (0.1,))
         assert _waited(lambda: not list(folder.iterdir()))
@@ -110,10 +112,64 @@ def _waited(for_what) -> bool:
     return False
 
 
+def test_what_a_killed_process_left_goes_at_the_next_start_and_nothing_else(own):
+    """Not what lives, nor what looks like ours and is somebody else's or leads elsewhere."""
+    code = "import os, sys, time; from hub_utils.portable.demo import Page; Page('x'); "
+    code += "print(os.environ['GRADIO_TEMP_DIR'], flush=True); time.sleep(60)"
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    started = [
+        subprocess.Popen([sys.executable, "-c", code], env=environment, stdout=subprocess.PIPE, text=True)
+        for _ in range(2)
+    ]
+    try:
+        dead, alive = (Path(each.stdout.readline().strip()) for each in started)
+        for folder in (dead, alive):
+            (folder / "x").mkdir()
+            (folder / "x" / "holiday.png").write_bytes(PNG)
+        (own / "uploads-unknown").mkdir()
+        if hasattr(os, "symlink"):
+            (own / "uploads-link").symlink_to(own.parent)
+        (own.parent / "lock").touch()
+        started[0].kill()
+        started[0].wait(60)
+        assert (dead / "x" / "holiday.png").exists()
+        Page("a")
+        assert not dead.parent.exists() and (alive / "x" / "holiday.png").exists()
+        assert (
+            (own / "uploads-unknown").exists() and (own / "somebody else's").exists() and (own.parent / "lock").exists()
+        )
+    finally:
+        for each in started:
+            each.kill()
+            each.wait(60)
+
+
 def test_the_folder_goes_with_the_process(own):
     code = "import os; from hub_utils.portable.demo import Page; Page('x'); print(os.environ['GRADIO_TEMP_DIR'])"
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
     done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, timeout=60)
     made = Path(done.stdout.strip())
-    assert made.parent == own and not made.exists(), done.stderr
+    assert made.parents[1] == own and not made.parent.exists(), done.stderr
     assert (own / "somebody else's").exists()
+
+
+def test_what_breaks_off_goes_at_once_and_what_others_are_sending_stays(own):
+    Page("a")
+    folder = Path(get_upload_folder())
+    (folder / "whole").mkdir()
+    with uploading():
+        (folder / "tmp-others").touch()
+        with pytest.raises(OSError, match="gone"), uploading():
+            (folder / "tmp-broken").touch()
+            (folder / "tmp-older").touch()
+            old(folder / "tmp-older")
+            raise OSError("gone")
+        assert {each.name for each in folder.iterdir()} == {"whole", "tmp-others", "tmp-broken"}
+    assert [each.name for each in folder.iterdir()] == ["whole"]
+    with uploading(False):
+        (folder / "tmp").touch()
+    assert (folder / "tmp").exists()
+    os.environ["GRADIO_TEMP_DIR"] = str(own)
+    with uploading():
+        pass
+    assert (own / "somebody else's").exists()  # and no folder but ours is touched

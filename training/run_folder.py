@@ -17,6 +17,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from hub_utils.portable import harmless_csv
 from hub_utils.portable.whole import is_part, replaced, write_json
 from training.data.intake import Skipped
 from training.disk import writing
@@ -298,7 +299,7 @@ def sha256(path: Path) -> str:
 def write_skipped(skipped: list[Skipped], path: Path) -> None:
     """Write `skipped.csv`: path and reason of each file that is not trained on."""
     with replaced(path) as file:
-        writer = csv.writer(file)
+        writer = harmless_csv.Writer(file)
         writer.writerow(("path", "reason"))
         writer.writerows((each.path, each.reason) for each in skipped)
 
@@ -307,7 +308,7 @@ def stored_skipped(path: Path) -> list[Skipped]:
     """What `skipped.csv` lists; nothing where it is gone or broken: no figure hangs on it."""
     try:
         with path.open(newline="", encoding="utf-8") as file:
-            return [Skipped(line["path"], line["reason"]) for line in csv.DictReader(file)]
+            return [Skipped(line["path"], line["reason"]) for line in harmless_csv.read_dicts(file)]
     except (OSError, ValueError, LookupError, csv.Error):
         return []
 

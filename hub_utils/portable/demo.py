@@ -31,6 +31,7 @@ from hub_utils.portable.drawing import drawing
 from hub_utils.portable.ending import wait_and_end
 from hub_utils.portable.facts import told
 from hub_utils.portable.feedback import feedback
+from hub_utils.portable.http_door import door
 from hub_utils.portable.many_pictures import many_endpoint, many_pictures
 from hub_utils.portable.one_picture import endpoint, one_picture
 from hub_utils.portable.operating import medical_notice, operating_slider
@@ -99,6 +100,7 @@ class Page(gr.Blocks):
     def __init__(self, title: str) -> None:
         settle(self)
         super().__init__(title=title, analytics_enabled=False)
+        self.queue(api_open=False)  # nobody passes by those who wait
 
     def queue(self, *args: Any, **how: Any) -> Page:
         """As gradio's, with an end; and no endpoint has a way past it."""
@@ -144,6 +146,7 @@ def looks() -> dict[str, Any]:
         "ssr_mode": False,
         "show_error": False,  # but those that are meant for visitors
         "max_file_size": MOST_UPLOAD,
+        **door(),
     }
 
 

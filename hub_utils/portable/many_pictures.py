@@ -8,7 +8,6 @@ browser sorts; what was uploaded is deleted once it is answered.
 from __future__ import annotations
 
 import base64
-import csv
 import io
 import logging
 import os
@@ -27,11 +26,12 @@ import numpy as np
 from gradio.utils import get_upload_folder
 from PIL import Image
 
+from hub_utils.portable import harmless_csv
 from hub_utils.portable.answer_html import as_sentence, busy_html, percent, problem_html
 from hub_utils.portable.command import UserError
 from hub_utils.portable.many_uploads import Sent, Uploads, too_many
 from hub_utils.portable.markdown import counted
-from hub_utils.portable.prediction_table import harmless, header, row
+from hub_utils.portable.prediction_table import header, row
 from hub_utils.portable.served import Served, verdict
 from hub_utils.portable.uploads import (
     LONG_NAME,
@@ -146,12 +146,12 @@ def as_csv(labels: Sequence[str], looked: Sequence[Looked]) -> bytes:
     Names of files are a stranger's, and are no formulas in it.
     """
     text = io.StringIO(newline="")
-    writer = csv.writer(text)
-    writer.writerow([harmless(cell) for cell in [*header(labels), *MARKS]])
+    writer = harmless_csv.Writer(text)
+    writer.writerow([*header(labels), *MARKS])
     for each in looked:
         cells = row(each.name, labels, each.probabilities, each.problem)
         marks = [WORDS.get((each.said or {}).get(mark), "") for mark in MARKS]
-        writer.writerow([harmless(cell) for cell in [*cells, *marks]])
+        writer.writerow([*cells, *marks])
     return text.getvalue().encode(errors="backslashreplace")
 
 

@@ -18,11 +18,3 @@ def row(path: str, classes: Sequence[str], probabilities: np.ndarray | None, err
     if probabilities is None:
         return [path, "", *("" for _ in classes), error]
     return [path, classes[probabilities.argmax()], *(f"{each:.9g}" for each in probabilities), ""]
-
-
-def harmless(cell: str) -> str:
-    """A cell that no spreadsheet takes for a formula: what a stranger called a file is not to be computed.
-
-    Source: OWASP, "CSV Injection".
-    """
-    return f"'{cell}" if cell.lstrip(" ").startswith(("=", "+", "-", "@", "\t", "\r", "\n")) else cell

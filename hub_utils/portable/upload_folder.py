@@ -1,7 +1,8 @@
 """Where uploads lie: in a folder of this process alone, which empties itself.
 
 gradio has one for all its programs on a machine, and deletes what it remembers: neither an upload that broke off nor an
-empty folder, and nothing any more once something cannot be deleted.
+empty folder, and nothing any more once something cannot be deleted. A process that is killed deletes nothing: the next
+one does.
 """
 
 from __future__ import annotations
@@ -10,7 +11,9 @@ import os
 import tempfile
 import threading
 import time
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from math import inf
 from pathlib import Path
 from typing import TYPE_CHECKING
 from weakref import WeakSet
@@ -22,9 +25,11 @@ if TYPE_CHECKING:
 
 AGE = 1800.0  # seconds that an upload may lie there: a thousand pictures take that long to come, and to be looked at
 EVERY = 60.0  # seconds between two looks
+TICK = 2.0  # seconds by which the times of files may lag behind the clock
 
 _folders: dict[str, tempfile.TemporaryDirectory] = {}  # which are deleted when the process ends
 _pages: WeakSet[gr.Blocks] = WeakSet()
+_under_way: list[float] = []  # when each upload that is being received began
 
 
 def settle(page: gr.Blocks) -> None:
@@ -41,6 +46,33 @@ def settle(page: gr.Blocks) -> None:
     made = passing("uploads", named or None)
     _folders[made.name], os.environ["GRADIO_TEMP_DIR"] = made, made.name
     threading.Thread(target=_sweep_for_ever, args=(Path(made.name),), name="sweeper of uploads", daemon=True).start()
+
+
+@contextmanager
+def uploading(is_one: bool = True) -> Iterator[None]:
+    """While an upload is received, if it `is_one`. What it leaves unfinished, because it broke off, is deleted.
+
+    gradio receives files at the top of its folder, and moves those that are whole below it: what is older there than
+    every upload under way is nobody's.
+    """
+    if not is_one:
+        yield
+        return
+    _under_way.append(start := time.time())
+    try:
+        yield
+    finally:
+        _under_way.remove(start)
+        if (folder := os.environ.get("GRADIO_TEMP_DIR")) in _folders:
+            _sweep_top(folder, min(_under_way, default=inf) - TICK)
+
+
+def _sweep_top(folder: str, until: float) -> None:
+    with suppress(OSError), os.scandir(folder) as found:
+        for each in found:
+            with suppress(OSError):
+                if each.is_file(follow_symlinks=False) and each.stat(follow_symlinks=False).st_mtime < until:
+                    os.remove(each)
 
 
 def empty() -> None:

@@ -17,7 +17,6 @@ images now and later: `--window LOW HIGH`.
 
 from __future__ import annotations
 
-import csv
 import io
 import os
 from collections import Counter
@@ -30,6 +29,7 @@ import numpy as np
 from PIL import Image, ImageOps
 from tqdm.auto import tqdm
 
+from hub_utils.portable import harmless_csv
 from hub_utils.portable.whole import replaced
 from training.data.images import DEEP_MODES, Facts, look, open_rgb
 from training.data.intake import Skipped, check_folder, image_files, relative, summary, without_masks
@@ -262,4 +262,4 @@ def _header() -> str:
 def _write_log(converted: list[Converted], path: Path) -> None:
     with replaced(path) as file:
         file.write(f"{_header()}\n")
-        csv.writer(file).writerows(astuple(each) for each in converted)
+        harmless_csv.Writer(file).writerows(astuple(each) for each in converted)

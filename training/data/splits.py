@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from hub_utils.portable import harmless_csv
 from hub_utils.portable.whole import replaced
 from training.data.duplicates import Duplicate
 from training.data.intake import Example, Skipped
@@ -430,7 +431,7 @@ def some(names: list[str], most: int = 5) -> str:
 def write_splits(rows: list[Row], path: Path) -> None:
     """Write `splits.csv`."""
     with replaced(path) as file:
-        writer = csv.writer(file)
+        writer = harmless_csv.Writer(file)
         writer.writerow(Row.__dataclass_fields__)
         writer.writerows((row.path, row.sha256, row.label, row.split, row.group) for row in rows)
 
@@ -438,7 +439,7 @@ def write_splits(rows: list[Row], path: Path) -> None:
 def write_conflicts(torn: Sequence[Sequence[Example]], path: Path) -> None:
     """Write `conflicts.csv`: a row for each image of each cluster of `conflicts`, which its first path names."""
     with replaced(path) as file:
-        writer = csv.writer(file)
+        writer = harmless_csv.Writer(file)
         writer.writerow(("cluster", "path", "label"))
         writer.writerows((cluster[0].path, each.path, each.label) for cluster in torn for each in cluster)
 
@@ -451,7 +452,7 @@ def read_splits(path: Path) -> list[Row]:
     """
     try:
         with path.open(newline="", encoding="utf-8") as file:
-            rows = [Row(**line) for line in csv.DictReader(file)]
+            rows = [Row(**line) for line in harmless_csv.read_dicts(file)]
         if not rows or any(row.split not in SPLITS or row.group is None for row in rows):
             raise ValueError("it has no rows, or half of a row, or one of an unknown split")
     except (OSError, TypeError, ValueError, csv.Error) as error:

@@ -18,7 +18,6 @@ rows would need the images' hashes. Rows that turn out to be unreadable while tr
 from __future__ import annotations
 
 import base64
-import csv
 import hashlib
 import io
 import random
@@ -39,6 +38,7 @@ from PIL import Image
 from torch.utils.data import IterableDataset, get_worker_info
 from tqdm.auto import tqdm
 
+from hub_utils.portable import harmless_csv
 from training.data.images import look
 from training.data.intake import Example, Skipped, check_classes, split_of, summary
 from training.data.source import HubDataset, ask_patiently, columns
@@ -382,7 +382,7 @@ class StreamedViews(IterableDataset):
             return
         self._reported.add(index)
         with FileLock(f"{self.rows.report}.lock"), self.rows.report.open("a", newline="", encoding="utf-8") as file:
-            csv.writer(file).writerow((self.path_of(index), reason))
+            harmless_csv.Writer(file).writerow((self.path_of(index), reason))
 
     def path_of(self, index: int) -> str:
         """revision/split/row of the row that is number `index` of all."""
@@ -439,7 +439,7 @@ def read_skipped(path: Path) -> list[Skipped]:
     """
     with FileLock(f"{path}.lock") as lock:
         with path.open(newline="", encoding="utf-8") as file:
-            skipped = list({line["path"]: Skipped(**line) for line in csv.DictReader(file)}.values())
+            skipped = list({line["path"]: Skipped(**line) for line in harmless_csv.read_dicts(file)}.values())
         skipped.sort(key=lambda each: (len(each.path), each.path))
         write_skipped(skipped, path)
     Path(lock.lock_file).unlink(missing_ok=True)

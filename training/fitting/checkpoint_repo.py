@@ -14,7 +14,6 @@ Each commit is whole: what is on the Hub after it is enough to go on from. Nothi
 from __future__ import annotations
 
 import contextlib
-import csv
 import io
 import json
 import os
@@ -32,6 +31,7 @@ from accelerate import PartialState
 from tqdm.auto import tqdm
 from transformers import TrainerCallback
 
+from hub_utils.portable import harmless_csv
 from hub_utils.portable.hub import account, full_name, in_words, why, without_token
 from hub_utils.portable.repo import Repo, info_of
 from training.data.splits import read_splits
@@ -222,7 +222,7 @@ def _check_not_behind(repo: CheckpointRepo, run: RunFolder) -> None:
 def _contents(run: RunFolder) -> bytes:
     """The splits of images on this machine by their content: nothing that names a file, a folder or a patient."""
     text = io.StringIO(newline="")
-    writer = csv.writer(text)
+    writer = harmless_csv.Writer(text)
     writer.writerow(("sha256", "label", "split"))
     writer.writerows((row.sha256, row.label, row.split) for row in read_splits(run.splits))
     return text.getvalue().encode()

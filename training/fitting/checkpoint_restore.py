@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from transformers.trainer_pt_utils import safe_globals
 
+from hub_utils.portable import harmless_csv
 from hub_utils.portable.hub import in_words
 from hub_utils.portable.repo import is_same
 from training.data.source import Folder, HubDataset, Source, load_source
@@ -115,7 +116,7 @@ def _rows(repo: CheckpointRepo, down: Path) -> list[Row]:
     """Content, label and split of each image that the run began with."""
     try:
         with (down / checkpoint_repo.SPLITS).open(newline="", encoding="utf-8") as file:
-            rows = [Row("", each["sha256"], each["label"], each["split"], "") for each in csv.DictReader(file)]
+            rows = [Row("", each["sha256"], each["label"], each["split"], "") for each in harmless_csv.read_dicts(file)]
         if {row.split for row in rows} != {*SPLITS}:
             raise ValueError(f"it needs rows of {', '.join(SPLITS)}, and of no other split")
         return rows

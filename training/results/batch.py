@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import errno
 import json
 from collections.abc import Callable, Iterator, Sequence
@@ -14,6 +13,7 @@ from typing import IO, Any
 import numpy as np
 from tqdm.auto import tqdm
 
+from hub_utils.portable import harmless_csv
 from hub_utils.portable.classifier import classes_of, load_classifier, probabilities_of
 from hub_utils.portable.prediction_table import header, row
 from hub_utils.portable.whole import move, whole_path
@@ -148,7 +148,7 @@ Write = Callable[[str, np.ndarray | None, str], None]
 
 
 def _csv(file: IO[str], classes: Sequence[str]) -> Write:
-    writer = csv.writer(file)
+    writer = harmless_csv.Writer(file)
     writer.writerow(header(classes))
 
     def write(path: str, probabilities: np.ndarray | None, error: str) -> None:

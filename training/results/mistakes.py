@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import csv
 import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
+from hub_utils.portable import harmless_csv
 from training.results.predictions import Predictions
 
 SURE = 0.9  # probability
@@ -78,7 +78,7 @@ def label_suspects(predictions: Predictions, neighbours: np.ndarray) -> np.ndarr
 def as_csv(predictions: Predictions, numbers: Sequence[int]) -> str:
     """A line an image, in the order of `numbers`, under `COLUMNS`."""
     file = io.StringIO()
-    writer = csv.writer(file, lineterminator="\n")
+    writer = harmless_csv.Writer(file, lineterminator="\n")
     writer.writerow(COLUMNS)
     for number in numbers:
         label, said, row = (

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -10,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
+from hub_utils.portable import harmless_csv
 from hub_utils.portable.prediction_table import MARK
 from hub_utils.portable.whole import replaced
 from training.recipe import UserError
@@ -57,7 +57,7 @@ class Predictions:
 def write_predictions(predictions: Predictions, path: Path) -> None:
     """Write it whole or not at all; probabilities with as many digits as a float32 needs."""
     with replaced(path) as file:
-        writer = csv.writer(file)
+        writer = harmless_csv.Writer(file)
         writer.writerow([*FIRST, *(f"{MARK}{name}" for name in predictions.classes), *LAST])
         names = predictions.classes
         for number, row in enumerate(predictions.probabilities):
@@ -74,7 +74,7 @@ def read_predictions(path: Path) -> Predictions:
     """
     try:
         with path.open(newline="", encoding="utf-8") as file:
-            header, *rows = csv.reader(file)
+            header, *rows = harmless_csv.read(file)
         classes = [name.removeprefix(MARK) for name in header[len(FIRST) : -len(LAST)]]
         if header != [*FIRST, *(f"{MARK}{name}" for name in classes), *LAST]:
             raise ValueError(f"its columns are {', '.join(header[:3])}, …")
