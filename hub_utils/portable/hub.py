@@ -166,8 +166,8 @@ def _refusal(error: Exception) -> str:
         case 404:
             return "not on the Hub, or not for you (HTTP 404); is the name right? A private one needs its owner's token"
         case 429:
-            return f"too many requests (HTTP 429){_come_back(error)}"
-    return f"the Hub answers HTTP {status}" + (_come_back(error) if status >= 500 else f": {said}")
+            return f"too many requests (HTTP 429){_asks_to_wait(error)}"
+    return f"the Hub answers HTTP {status}" + (_asks_to_wait(error) if status >= 500 else f": {said}")
 
 
 def _of_status(error: Exception, flag: str) -> str:
@@ -191,25 +191,26 @@ def _of_status(error: Exception, flag: str) -> str:
         case 412:
             return "somebody else changed it meanwhile (HTTP 412); the same command again"
         case 429:
-            return f"too many requests (HTTP 429){_come_back(error) or '; the same command again in some minutes'}"
+            return f"too many requests (HTTP 429); the same command again {_when(error, 'in some minutes')}"
         case _ if status >= 500:
-            return f"the Hub answers HTTP {status}{_come_back(error) or '; the same command again later'}"
+            return f"the Hub answers HTTP {status}; the same command again {_when(error, 'later')}"
     return f"the Hub answers HTTP {status}: {said}"
 
 
-def _come_back(error: Exception) -> str:
-    """When, if the Hub says so."""
+def _asks_to_wait(error: Exception) -> str:
+    when = _when(error, "")
+    return f"; the Hub asks to come back {when}" if when else ""
+
+
+def _when(error: Exception, unsaid: str) -> str:
+    """When the Hub wants to be asked again, as in "in 7 s"; `unsaid` if it does not say."""
     from hub_utils.portable.patience import seconds_asked
 
     seconds = seconds_asked(error.response)
-    return "" if seconds is None else f"; the Hub asks to wait {_duration(seconds)}"
-
-
-def _duration(seconds: float) -> str:
-    for unit, name in ((3600, "h"), (60, "min")):
-        if seconds >= 2 * unit:
-            return f"{math.ceil(seconds / unit)} {name}"
-    return f"{math.ceil(seconds)} s"
+    if seconds is None:
+        return unsaid
+    unit, name = next((each for each in ((3600, "h"), (60, "min")) if seconds >= 2 * each[0]), (1, "s"))
+    return f"in {math.ceil(seconds / unit)} {name}"
 
 
 def _said(error: Exception) -> str:

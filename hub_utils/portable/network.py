@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import math
 import mmap
+import sys
 import threading
 from collections.abc import Mapping
 from contextlib import suppress
@@ -65,6 +66,7 @@ class Network:
         Raises:
             RuntimeError: OpenVINO cannot read the file, or it does not take such pictures.
         """
+        _tell_nobody()
         import openvino
 
         self._lock = threading.Lock()
@@ -123,6 +125,11 @@ class Network:
         changed = np.abs(softmax(exact["logits"]) - softmax(outputs["logits"])).max()
         self._bound = max(self._bound, MARGIN * float(changed / _doubt(outputs)))
         return exact
+
+
+def _tell_nobody() -> None:
+    """OpenVINO reports to its maker that it is imported, unless what reports is not there."""
+    sys.modules.setdefault("openvino_telemetry", None)
 
 
 def softmax(logits: np.ndarray) -> np.ndarray:
