@@ -46,24 +46,29 @@ def writing(folder: Path, goes_on: str, elsewhere: str) -> Iterator[None]:
 def _explained(error: Exception, folder: Path, goes_on: str, elsewhere: str) -> str | None:
     number, text = getattr(error, "errno", None), str(error)
     if number in FULL or SAYS_FULL.search(text) or (number is None and _free(folder) < LITTLE):
-        place = _full_place(error, folder)
-        return f"no space left in '{place}' ({_free(place) / 1e6:,.1f} MB are free); free some, then {goes_on}"
-    name, why = getattr(error, "filename", None) or folder, getattr(error, "strerror", None) or first_line(error)
-    mine = (
-        Path(os.path.abspath(name)).is_relative_to(os.path.abspath(folder)) if isinstance(name, str | Path) else False
-    )
-    if number in REFUSED or (number is not None and mine) or SAYS_REFUSED.search(text):
-        what = f"written ({why}); {elsewhere}, or put that right" if mine else f"opened ({why}); put that right"
-        return f"'{name}' cannot be {what}, then {goes_on}"
+        return f"no space left in '{_full_place(error, folder)}'; free some, then {goes_on}"
+    name, why = _named(error), getattr(error, "strerror", None) or first_line(error)
+    mine = name is not None and Path(os.path.abspath(name)).is_relative_to(os.path.abspath(folder))
+    if number in REFUSED or mine or SAYS_REFUSED.search(text):
+        what = f"written ({why}); {elsewhere}, or put" if mine or name is None else f"opened ({why}); put"
+        return f"'{name or folder}' cannot be {what} that right, then {goes_on}"
     return None
 
 
 def _full_place(error: Exception, folder: Path) -> Path:
     """What the error names, if anything; else what is full, of the folder and the one for temporary files."""
-    if getattr(error, "filename", None):
-        return Path(error.filename).parent
+    name = _named(error)
+    if name is not None:
+        return Path(name).parent
     temporary = Path(tempfile.gettempdir())
     return temporary if _free(temporary) < LITTLE <= _free(folder) else folder
+
+
+def _named(error: Exception) -> str | None:
+    """The path in an error; one of `shutil.rmtree` is relative to nobody knows what."""
+    name = getattr(error, "filename", None)
+    name = os.fspath(name) if isinstance(name, str | os.PathLike) else None
+    return name if name and (os.path.isabs(name) or os.path.lexists(name)) else None
 
 
 def _free(folder: Path) -> float:

@@ -75,11 +75,15 @@ def _release(lock: FileLock, path: Path) -> None:
     nobody else has opened it.
     """
     if os.name == "posix":
-        path.unlink(missing_ok=True)
+        _remove(path)
     lock.release()
     if os.name != "posix":
-        with suppress(OSError):
-            path.unlink(missing_ok=True)
+        _remove(path)
+
+
+def _remove(path: Path) -> None:
+    with suppress(OSError):  # an empty file that stays does no harm
+        path.unlink()
 
 
 def _owner(path: Path) -> str:
