@@ -8,6 +8,7 @@ A fork inherits what is loaded, so that a kill takes the command's own time and 
 not use what does not outlive a fork: threads and sessions of the parent's are not there.
 """
 
+import json
 import os
 import signal
 import subprocess
@@ -16,6 +17,7 @@ import tempfile
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import suppress
+from importlib import import_module
 from pathlib import Path
 
 from hub_utils.portable.whole import MACHINE
@@ -27,13 +29,20 @@ LIMIT = 120  # seconds that a child may take
 
 
 def writes(work: Callable[[], object], below: Path) -> int:
-    """How many times `work`, in a fork, changes something in the folder `below`."""
-    reading, writing = os.pipe()
-    with os.fdopen(reading) as said:
-        status, log = _forked(work, below, 0, writing)
-        os.close(writing)
+    """How many times `work`, in a fork, changes something in the folder `below`.
+
+    What it imported is imported here as well, so that the next ones need not.
+    """
+    with tempfile.TemporaryFile("r+") as said:
+        status, log = _forked(work, below, 0, said.fileno())
         assert status == 0, f"it fails without a kill, too ({status})\n{log}"
-        return int(said.read())
+        said.seek(0)
+        count, modules = json.load(said)
+    for name in modules:
+        if name not in sys.modules:
+            with suppress(Exception):  # made by another, or at home nowhere else
+                import_module(name)
+    return count
 
 
 def kill_at(number: int, work: Callable[[], object], below: Path) -> bool:
@@ -76,7 +85,8 @@ def _forked(work: Callable[[], object], below: Path, number: int, tell: int | No
                 sys.addaudithook(counter)
                 work()
                 if tell is not None:
-                    os.write(tell, str(counter.count).encode())
+                    with open(tell, "w", closefd=False) as told:
+                        json.dump([counter.count, [*sys.modules]], told)
                 os._exit(0)
             except BaseException:
                 traceback.print_exc()
