@@ -74,7 +74,7 @@ ONCE = {
 class Command:
     """`words` of a script or module, in the folder `prepare` made; `result` is what it came to, None for nothing yet.
 
-    Of one that takes long, `training`, only what goes wrong last at each kind of request is followed by another try.
+    Of one that takes `long` only what goes wrong last at each kind of request is followed by another try.
     """
 
     script: str
@@ -84,8 +84,8 @@ class Command:
     always: tuple[str, ...] = tuple(ALWAYS)
 
     @property
-    def training(self) -> bool:
-        return self.script == "training.train"
+    def long(self) -> bool:
+        return self.script in ("training.train", "training.eval", "hub_utils.verify")
 
 
 @dataclass
@@ -201,12 +201,7 @@ def job(world: World) -> object:
 
 TRAIN = ("colours.py", "--use_cpu", "--threads", "1", "--bf16", "false", "--output_dir", "runs/colours")
 COMMANDS = {
-    "eval": Command("training.eval", ("runs/colours",), tested, ("runs/colours",), ("anything", "head", "body")),
-    "predict": Command(
-        "training.predict", ("alice/colours", "photos"), table, ("photos",), ("anything", "head", "body")
-    ),
     "page": Command("page.py", ("alice/colours",), printed, ("page.py",), ("anything", "head", "body")),
-    "verify": Command("hub_utils.verify", ("alice/colours",), printed, (), ("anything", "head", "body")),
     "push": Command(
         "hub_utils.push",
         ("runs/colours", "--without_results", "--no_verify", "--repo_id", "mine", "--tag", "v1"),
@@ -258,6 +253,11 @@ COMMANDS = {
         ("colours.py", "photos"),
         ("anything", "head", "body"),
     ),
+    "eval": Command("training.eval", ("runs/colours",), tested, ("runs/colours",), ("anything", "head", "body")),
+    "predict": Command(
+        "training.predict", ("alice/colours", "photos"), table, ("photos",), ("anything", "head", "body")
+    ),
+    "verify": Command("hub_utils.verify", ("alice/colours",), printed, (), ("anything", "head", "body")),
 }
 
 
@@ -391,7 +391,7 @@ def try_all(world: World, command: Command, always: dict = ALWAYS, once: dict = 
             plan(world.hub, pattern, how, math.inf)
             done = world.run(command)
             look(f"{kind}, always {how}", done, must_go_well=how == "slow")
-            if done["code"] == 0 or (command.training and how != hows[-1]):
+            if done["code"] == 0 or (command.long and how != hows[-1]):
                 continue
             world.hub.recover()
             again = world.run(command)
