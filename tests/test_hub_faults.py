@@ -17,6 +17,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -74,7 +75,7 @@ ONCE = {
 class Command:
     """`words` of a script or module, in the folder `prepare` made; `result` is what it came to, None for nothing yet.
 
-    Of one that takes long, `training`, only what goes wrong last at each kind of request is followed by another try.
+    Of one that takes `long` only what goes wrong last at each kind of request is followed by another try.
     """
 
     script: str
@@ -84,8 +85,8 @@ class Command:
     always: tuple[str, ...] = tuple(ALWAYS)
 
     @property
-    def training(self) -> bool:
-        return self.script == "training.train"
+    def long(self) -> bool:
+        return self.script in ("training.train", "training.eval", "hub_utils.verify")
 
 
 @dataclass
@@ -181,7 +182,7 @@ def table(world: World) -> object:
     return list(csv.reader(path.open())) if path.exists() else None
 
 
-def tested(world: World) -> object:
+def measured(world: World) -> object:
     path = world.here / "runs" / "colours" / "test_results.json"
     found = json.loads(path.read_text()) if path.exists() else {}
     return found.get("accuracy") or found.get("test_accuracy") or (sorted(found) or None)
@@ -201,12 +202,7 @@ def job(world: World) -> object:
 
 TRAIN = ("colours.py", "--use_cpu", "--threads", "1", "--bf16", "false", "--output_dir", "runs/colours")
 COMMANDS = {
-    "eval": Command("training.eval", ("runs/colours",), tested, ("runs/colours",), ("anything", "head", "body")),
-    "predict": Command(
-        "training.predict", ("alice/colours", "photos"), table, ("photos",), ("anything", "head", "body")
-    ),
     "page": Command("page.py", ("alice/colours",), printed, ("page.py",), ("anything", "head", "body")),
-    "verify": Command("hub_utils.verify", ("alice/colours",), printed, (), ("anything", "head", "body")),
     "push": Command(
         "hub_utils.push",
         ("runs/colours", "--without_results", "--no_verify", "--repo_id", "mine", "--tag", "v1"),
@@ -258,17 +254,28 @@ COMMANDS = {
         ("colours.py", "photos"),
         ("anything", "head", "body"),
     ),
+    "eval": Command("training.eval", ("runs/colours",), measured, ("runs/colours",), ("anything", "head", "body")),
+    "predict": Command(
+        "training.predict", ("alice/colours", "photos"), table, ("photos",), ("anything", "head", "body")
+    ),
+    "verify": Command("hub_utils.verify", ("alice/colours",), printed, (), ("anything", "head", "body")),
 }
 
 
 @pytest.fixture(scope="module")
 def world(tmp_path_factory, tiny_resnet) -> Iterator[World]:
+    with a_world(tmp_path_factory.mktemp("world"), tiny_resnet) as world:
+        yield _begun(world, tiny_resnet)
+
+
+@contextmanager
+def a_world(root: Path, base: Path, *modules: str) -> Iterator[World]:
+    """One with nothing on its Hub; `modules` are imported, or else all that any command needs."""
     if not hasattr(os, "fork"):
         pytest.skip("commands are forks here, which this system does not know")
-    root = tmp_path_factory.mktemp("world")
     photos = write_photos(root / "kept" / "photos", {"red": 16, "green": 16, "blue": 16})
     recipe, page = root / "kept" / "colours.py", root / "kept" / "page.py"
-    recipe.write_text(RECIPE.replace("{base!r}", repr(str(tiny_resnet))).replace("{{", "{").replace("}}", "}"))
+    recipe.write_text(RECIPE.replace("{base!r}", repr(str(base))).replace("{{", "{").replace("}}", "}"))
     page.write_text(PAGE)
     kept = {"colours.py": recipe, "photos": photos, "page.py": page, "runs/colours": root / "kept" / "run"}
     with LoopbackHub(tokens={TOKEN: "alice"}) as hub:
@@ -279,7 +286,7 @@ def world(tmp_path_factory, tiny_resnet) -> Iterator[World]:
             "PYTHONPATH": str(ROOT),
             "OMP_NUM_THREADS": "1",
         }
-        command = [sys.executable, str(ROOT / "tests" / "warm.py"), str(SILENCE)]
+        command = [sys.executable, str(ROOT / "tests" / "warm.py"), str(SILENCE), *modules]
         (root / "home").mkdir()
         with (root / "log").open("wb") as log:
             process = subprocess.Popen(
@@ -287,7 +294,7 @@ def world(tmp_path_factory, tiny_resnet) -> Iterator[World]:
             )
         try:
             assert json.loads(process.stdout.readline() or "null") == "warm", (root / "log").read_text()[-3000:]
-            yield _begun(World(hub, root, kept, process), tiny_resnet)
+            yield World(hub, root, kept, process)
         finally:
             process.kill()
             process.wait()
@@ -391,7 +398,7 @@ def try_all(world: World, command: Command, always: dict = ALWAYS, once: dict = 
             plan(world.hub, pattern, how, math.inf)
             done = world.run(command)
             look(f"{kind}, always {how}", done, must_go_well=how == "slow")
-            if done["code"] == 0 or (command.training and how != hows[-1]):
+            if done["code"] == 0 or (command.long and how != hows[-1]):
                 continue
             world.hub.recover()
             again = world.run(command)
@@ -401,6 +408,17 @@ def try_all(world: World, command: Command, always: dict = ALWAYS, once: dict = 
             plan(world.hub, pattern, how, 1)
             look(f"{kind}, once {how}", world.run(command), must_go_well=True)
     return tally
+
+
+def test_a_page_meets_the_worst_of_it(tmp_path, tiny_resnet):
+    modules = ("torch", "transformers.models.resnet.modeling_resnet", "hub_utils.portable.predictor")
+    with a_world(tmp_path, tiny_resnet, *modules) as world:
+        world.hub.add("alice/colours", tiny_resnet)
+        world.repos = dict(world.hub.repos)
+        always = {"anything": (".", [429, "refuse"]), "body": (ALWAYS["body"][0], [503, "cut", "corrupt"])}
+        tally = try_all(world, COMMANDS["page"], always, {"body": ["corrupt", 503]})
+    assert not tally.wrong, "\n".join(tally.wrong)
+    assert tally.tried > 8 and tally.ended_clearly > 2
 
 
 @pytest.mark.slow

@@ -1,8 +1,9 @@
 """Runs commands as forks of one process that has imported everything: a second each instead of ten.
 
-    python tests/warm.py [SECONDS]      on standard input a command a line, as JSON; its answer on standard output
+    python tests/warm.py SECONDS [MODULE ...]
 
-What would be waited is not, but counted; the Hub may be silent for SECONDS.
+Takes on standard input a command a line, as JSON, and answers on standard output. What would be waited is not, but
+counted; the Hub may be silent for SECONDS.
 """
 
 import contextlib
@@ -13,12 +14,14 @@ import runpy
 import signal
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from types import SimpleNamespace
 
 ROOT = Path(__file__).parent.parent
-LIBRARIES = ("torch", "transformers", "datasets", "timm", "onnxruntime", "openvino", "matplotlib.pyplot")
+LIBRARIES = ("torch", "datasets", "timm", "onnxruntime", "openvino", "matplotlib.pyplot")
 MODULES = ("training.fitting.fit", "training.results.measure", "training.results.batch", "training.data.streaming")
+EVERYTHING = (*LIBRARIES, *MODULES, "transformers.models.resnet.modeling_resnet", "hub_utils.portable.predictor")
 LIMIT = 120.0  # seconds a command
 
 really_sleep = time.sleep
@@ -32,12 +35,10 @@ def hardly_sleep(seconds: float) -> None:
     really_sleep(min(seconds, 0.01))
 
 
-def warm_up(silence: float) -> None:
+def warm_up(silence: float, modules: Sequence[str]) -> None:
     time.sleep = hardly_sleep  # before anything takes it by its name
-    for name in (*LIBRARIES, *MODULES, "transformers.models.resnet", "hub_utils.portable.predictor"):
-        with contextlib.suppress(ImportError):
-            importlib.import_module(name)
-    from transformers import AutoImageProcessor, ResNetForImageClassification, Trainer, pipeline  # noqa: F401
+    for name in modules:
+        importlib.import_module(name)
 
     from hub_utils import visit
     from hub_utils.portable import patience
@@ -150,7 +151,7 @@ def run(script: str, words: list[str], folder: str) -> dict:
 def main() -> None:
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
-    warm_up(float(sys.argv[1]) if len(sys.argv) > 1 else 3.0)
+    warm_up(float(sys.argv[1]), sys.argv[2:] or EVERYTHING)
     print(json.dumps("warm"), file=answers, flush=True)
     for line in sys.stdin:
         print(json.dumps(run(**json.loads(line))), file=answers, flush=True)

@@ -307,7 +307,8 @@ def _download(repo_id: str, revision: str | None, patterns: Sequence[str]) -> Pa
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, HTTPError
 
-    from hub_utils.portable.patience import PAGES, be_patient
+    from hub_utils.portable.patience import PAGES, AwayError, be_patient
+    from hub_utils.portable.whole_download import DamagedError
 
     be_patient(PAGES)
     how = {"revision": revision, "allow_patterns": list(patterns)}
@@ -316,7 +317,8 @@ def _download(repo_id: str, revision: str | None, patterns: Sequence[str]) -> Pa
             return Path(snapshot_download(repo_id, **how))
         except HfHubHTTPError:
             raise
-        except HTTPError:  # of a connection that breaks the client looks into the cache only if it was never there
+        except (HTTPError, AwayError, DamagedError):
+            # The client looks into the cache if the Hub was never there, not if it breaks off.
             with suppress(OSError, ValueError):
                 return Path(snapshot_download(repo_id, **how, local_files_only=True))
             raise
