@@ -147,6 +147,16 @@ def colours(tmp_path_factory, tiny_resnet):
     return run
 
 
+@pytest.fixture(scope="session")
+def digits_model(tmp_path_factory) -> Path:
+    """A model's folder, with an ONNX file, that has seen digits once: it tells pictures apart, and is there soon."""
+    from digits_network import save_digits_network
+
+    folder = tmp_path_factory.mktemp("model") / "digits"
+    save_digits_network(folder, epochs=1)
+    return folder
+
+
 @pytest.fixture
 def hub():
     """A loopback Hub of two people; some tests have one of their own."""

@@ -5,8 +5,8 @@ from pathlib import Path
 import numpy as np
 
 
-def save_digits_network(folder: Path) -> None:
-    """Train a ResNet of 76,000 weights on scikit-learn's digits for eight epochs, and save it as a run is saved."""
+def save_digits_network(folder: Path, epochs: int = 8) -> None:
+    """Train a ResNet of 76,000 weights on scikit-learn's digits, and save it as a run is saved."""
     import torch
     from sklearn.datasets import load_digits
     from torch.nn import functional
@@ -23,7 +23,7 @@ def save_digits_network(folder: Path) -> None:
     labels = torch.tensor(data.target)
     torch.manual_seed(0)
     network = ResNetForImageClassification(config).train()
-    epochs, size = 8, 64
+    size = 64
     optimizer = torch.optim.AdamW(network.parameters())
     steps = epochs * (len(images) // size)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 5e-3, total_steps=steps)

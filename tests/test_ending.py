@@ -33,10 +33,10 @@ print("after the page", flush=True)
 
 
 @pytest.fixture
-def slow(colours, monkeypatch):
+def slow(digits_model, monkeypatch):
     """A page that takes a second and a half for an answer, as `load.started`."""
     monkeypatch.setenv("SECONDS_AN_ANSWER", "1.5")
-    with load.started(colours.path, SLOW) as server:
+    with load.started(digits_model, SLOW) as server:
         yield server
 
 
@@ -52,8 +52,8 @@ async def under_way(server, http: httpx.AsyncClient, picture: bytes) -> str:
     return f"/gradio_api/call/predict/{asked.json()['event_id']}"
 
 
-def test_what_is_under_way_is_answered_and_what_comes_is_refused(slow, colours):
-    picture = load.pictures_of(colours.path, 1)[0][0]
+def test_what_is_under_way_is_answered_and_what_comes_is_refused(slow, digits_model):
+    picture = load.pictures_of(digits_model, 1)[0][0]
 
     async def visit() -> tuple[list[str], httpx.Response, httpx.Response]:
         async with httpx.AsyncClient(base_url=slow.url, timeout=30) as http:
@@ -78,8 +78,8 @@ def test_what_is_under_way_is_answered_and_what_comes_is_refused(slow, colours):
 
 
 @pytest.mark.parametrize("name", ["SIGTERM", "SIGINT"])
-def test_a_second_signal_ends_at_once(slow, colours, name):
-    picture = load.pictures_of(colours.path, 1)[0][0]
+def test_a_second_signal_ends_at_once(slow, digits_model, name):
+    picture = load.pictures_of(digits_model, 1)[0][0]
 
     async def visit() -> None:
         async with httpx.AsyncClient(base_url=slow.url, timeout=30) as http:
@@ -97,10 +97,10 @@ def test_a_second_signal_ends_at_once(slow, colours, name):
 
 
 @pytest.mark.slow
-def test_what_takes_longer_than_containers_wait_is_left(colours, monkeypatch):
+def test_what_takes_longer_than_containers_wait_is_left(digits_model, monkeypatch):
     monkeypatch.setenv("SECONDS_AN_ANSWER", "60")
-    picture = load.pictures_of(colours.path, 1)[0][0]
-    with load.started(colours.path, SLOW) as server:
+    picture = load.pictures_of(digits_model, 1)[0][0]
+    with load.started(digits_model, SLOW) as server:
 
         async def visit() -> list[str]:
             async with httpx.AsyncClient(base_url=server.url, timeout=30) as http:

@@ -68,6 +68,7 @@ class Served:
         self._asking: threading.Thread | None = None
         self._loading: threading.Thread | None = None
         self._failures, self._again = 0, 0.0
+        self._unanswered, self._ask_again = 0, 0.0
         self.problem: UserError | None = None  # why it could not be loaded, last time
 
     @property
@@ -204,8 +205,12 @@ class Served:
         return self._found is not None
 
     def ask_for_facts(self) -> threading.Thread:
-        """The thread in which `folder` is asked for, and which shows nothing if that fails: `start` tries again."""
-        if self._asking is None or not self._asking.is_alive():
+        """The thread in which `folder` is asked for, and which shows nothing if that fails: `start` tries again.
+
+        After a failure it is the same for a while, however many ask: a Hub that is away is not asked by each of them.
+        """
+        waits = self._asking and (self._asking.is_alive() or time.monotonic() < self._ask_again)
+        if not waits:
             self._asking = threading.Thread(target=self._ask, name=f"facts of {self.name}", daemon=True)
             self._asking.start()
         return self._asking
@@ -213,10 +218,13 @@ class Served:
     def _ask(self) -> None:
         try:
             _ = self.folder
+            return
         except UserError:  # which `start` meets as well
             pass
         except Exception:
             logger.warning("what is known of %s cannot be read", self.name, exc_info=True)
+        self._ask_again = time.monotonic() + min(2.0 ** min(self._unanswered, 10), LONGEST_WAIT)
+        self._unanswered += 1
 
     @property
     def title(self) -> str:

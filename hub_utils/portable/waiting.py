@@ -28,6 +28,7 @@ LONGEST = 7.0  # seconds that anybody waits for the turn
 MOST = 200  # that wait for one kind of answer, while nobody knows yet how long it takes
 EVERY = 0.25  # seconds between two looks at who has waited for too long
 OF_LATE = 15  # answers by which the time that one takes is known
+FORGOTTEN = 10.0  # seconds after which nobody fetches anything any more
 AGAIN = 2  # seconds after which programs may ask again
 ENDING = "This page is being restarted. Try again in a minute."
 
@@ -44,6 +45,7 @@ class Line(Queue):
         super().__init__(*how, default_concurrency_limit=like.default_concurrency_limit)
         self.ending, self.patience = False, LONGEST
         self.crowd = Crowd(lambda: self.under_way)
+        self._over: dict[str, float] = {}  # sessions that nothing is expected of, and since when
         self._took: dict[str, deque[float]] = defaultdict(lambda: deque(maxlen=OF_LATE))
 
     def start(self) -> None:
@@ -134,14 +136,21 @@ class Line(Queue):
         self.send_message(event, ProcessCompletedMessage(output=output, success=in_place is not None))
 
     def _forget(self) -> None:
-        """gradio remembers for ever who was answered once."""
-        of_session = self.pending_event_ids_session
-        for session in [each for each, events in of_session.items() if not events]:
-            del of_session[session]
-        for session in [each for each in of_session if each not in self.pending_messages_per_session]:
-            del of_session[session]  # whose answers nobody can fetch any more
+        """gradio remembers for ever who was answered once, and who left before."""
+        now, ids = time.monotonic(), self.pending_event_ids_session
+        over = [session for session in ids if not self._is_expected(session)]
+        self._over = {session: self._over.get(session, now) for session in over}
+        for session in [each for each, since in self._over.items() if now - since > FORGOTTEN]:
+            del ids[session]
         while len(self.event_analytics) > OF_LATE:
             del self.event_analytics[next(iter(self.event_analytics))]
+
+    def _is_expected(self, session: str) -> bool:
+        """Whether there is, or will be, an answer that it can fetch."""
+        messages = self.pending_messages_per_session.get(session)
+        if messages is None or not (events := self.pending_event_ids_session[session]):
+            return False
+        return not messages.empty() or any(event in self.event_ids_to_events for event in events)
 
 
 WhenBusy = Callable[[str, str], list[Any]]

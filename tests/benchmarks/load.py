@@ -113,12 +113,13 @@ def labels_of(model: Path) -> list[str]:
 
 
 @contextmanager
-def started(model: Path, code: str = APP, patience: float = 120) -> Iterator[Server]:
+def started(model: Path, code: str = APP, patience: float = 120, **variables: str) -> Iterator[Server]:
     """A page in a process of its own; it is there when it answers."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "GRADIO_ANALYTICS_ENABLED": "False", "HF_HUB_OFFLINE": "1"}
+    environment |= variables
     with tempfile.TemporaryDirectory() as uploads, tempfile.TemporaryFile() as log:
         process = subprocess.Popen(
             [sys.executable, "-c", code, str(port), str(model.absolute())],
