@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 import gradio as gr
+from starlette.middleware import Middleware
 
 from hub_utils.portable.about import about
 from hub_utils.portable.drawing import drawing
@@ -32,6 +33,7 @@ from hub_utils.portable.many_pictures import many_endpoint, many_pictures
 from hub_utils.portable.one_picture import endpoint, one_picture
 from hub_utils.portable.operating import medical_notice, operating_slider
 from hub_utils.portable.parts import drawn
+from hub_utils.portable.questions import Questions
 from hub_utils.portable.served import Served
 from hub_utils.portable.state_html import door_html, head_html
 from hub_utils.portable.upload_folder import settle
@@ -126,6 +128,7 @@ def looks() -> dict[str, Any]:
         "ssr_mode": False,
         "show_error": False,  # but those that are meant for visitors
         "max_file_size": MOST_UPLOAD,
+        "app_kwargs": {"middleware": [Middleware(Questions)]},
     }
 
 
