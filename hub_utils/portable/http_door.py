@@ -21,6 +21,7 @@ from typing import Any
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
+from hub_utils.portable.questions import Questions
 from hub_utils.portable.upload_folder import uploading
 from hub_utils.portable.uploads import MB, MOST_BYTES, MOST_UPLOAD
 
@@ -82,7 +83,7 @@ def door() -> dict[str, Any]:
     """The arguments that put it before gradio's app: of `launch`, and of `gr.mount_gradio_app`."""
     from starlette.middleware import Middleware
 
-    return {"app_kwargs": {"middleware": [Middleware(Door)]}}
+    return {"app_kwargs": {"middleware": [Middleware(Door), Middleware(Questions)]}}
 
 
 class _Refused(Exception):

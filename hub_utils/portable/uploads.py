@@ -10,6 +10,7 @@ from __future__ import annotations
 import base64
 import contextlib
 import io
+import json
 import re
 import stat
 import threading
@@ -166,7 +167,7 @@ class Files(_Unmoved, gr.File, metaclass=_WithoutStub):
 
     def preprocess(self, payload: ListFiles | None) -> list[tuple[str, Path | str]]:
         return [
-            ((each.orig_name or Path(each.path).name)[-LONG_NAME:], uploaded_or_why(each.path))
+            (whole_letters(each.orig_name or Path(each.path).name)[-LONG_NAME:], uploaded_or_why(each.path))
             for each in payload or ()
         ]
 
@@ -184,8 +185,18 @@ def told_to_clients() -> Iterator[None]:
 
 
 def asked(event: gr.EventData) -> dict[str, Any]:
-    """What the browser says of an event; anybody may say anything."""
-    return event._data if isinstance(event._data, dict) else {}
+    """What the browser says of an event; anybody may say anything, even halves of letters, which break an answer."""
+    if not isinstance(event._data, dict):
+        return {}
+    try:
+        return json.loads(whole_letters(json.dumps(event._data, ensure_ascii=False)))
+    except (ValueError, RecursionError):
+        return {}
+
+
+def whole_letters(text: str) -> str:
+    """With a question mark for each half of a letter, as JSON and the names of old files may have them."""
+    return text.encode(errors="replace").decode()
 
 
 def uploaded(path: Any) -> Path:
