@@ -19,8 +19,9 @@ from typing import Any
 from hub_utils import checks
 from hub_utils.checks import Failed, Model, NotAsked
 from hub_utils.portable.command import Parser, UserError, run_command
-from hub_utils.portable.hub import in_words, without_token
+from hub_utils.portable.hub import in_words
 from hub_utils.portable.repo import PATIENCE, set_patience
+from hub_utils.portable.tokens import without_token
 from hub_utils.visit import ask
 
 USAGE = "python -m hub_utils.verify NS/NAME_OR_RUN [--revision COMMIT]"

@@ -5,6 +5,8 @@ import os
 import sys
 from collections.abc import Callable
 
+from hub_utils.portable.tokens import keep_tokens_quiet, without_token
+
 
 class UserError(Exception):
     """Something a user can put right. Commands print it as one line, without a traceback, and exit with status 1."""
@@ -32,6 +34,7 @@ def run_command(command: Callable[[list[str]], int], interrupted: str, wrong: ty
     What a user can put right, a `wrong`, is one line on standard error and status 1; `interrupted` says what Ctrl-C
     leaves behind.
     """
+    keep_tokens_quiet()
     try:
         return command(sys.argv[1:])
     except wrong as error:
@@ -42,5 +45,5 @@ def run_command(command: Callable[[list[str]], int], interrupted: str, wrong: ty
     except KeyboardInterrupt:
         message = f"interrupted; {interrupted}"
     if int(os.environ.get("RANK", 0)) == 0:
-        print(f"error: {message}", file=sys.stderr)
+        print(f"error: {without_token(message)}", file=sys.stderr)
     return 1
