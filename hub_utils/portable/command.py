@@ -35,6 +35,7 @@ def run_command(command: Callable[[list[str]], int], interrupted: str, wrong: ty
     leaves behind.
     """
     keep_tokens_quiet()
+    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
     try:
         return command(sys.argv[1:])
     except wrong as error:
