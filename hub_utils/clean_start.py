@@ -24,8 +24,8 @@ from tqdm.auto import tqdm
 from hub_utils.bundle import ONNX, ROOT, Model
 from hub_utils.portable.command import UserError
 from hub_utils.portable.golden import golden_images
-from hub_utils.portable.hub import without_token
 from hub_utils.portable.served import precision_of
+from hub_utils.portable.tokens import without_token
 from hub_utils.portable.whole import passing
 from hub_utils.visit import clean_environment
 

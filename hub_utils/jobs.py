@@ -24,8 +24,9 @@ from typing import TYPE_CHECKING
 from tqdm import tqdm
 
 from hub_utils.portable.command import Parser, UserError, run_command
-from hub_utils.portable.hub import Account, account, full_name, in_words, without_token
+from hub_utils.portable.hub import Account, account, full_name, in_words
 from hub_utils.portable.repo import Repo, changed, commit, find_repo, info_of, make_repo
+from hub_utils.portable.tokens import without_token
 from hub_utils.portable.whole import passing
 from hub_utils.wheel import ROOT, build_wheel, check_checkout, requirement, requirements
 

@@ -10,8 +10,9 @@ from typing import Any
 from tqdm.auto import tqdm
 
 from hub_utils.portable.command import UserError
-from hub_utils.portable.hub import in_words, without_token
+from hub_utils.portable.hub import in_words
 from hub_utils.portable.repo import Repo, make_repo
+from hub_utils.portable.tokens import without_token
 
 PATIENCE = 1800.0  # seconds in which a Space must have come up; torch alone takes minutes to install
 EVERY = 2.0  # seconds between two questions

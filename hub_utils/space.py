@@ -17,8 +17,9 @@ from types import MappingProxyType
 
 from hub_utils.bundle import SPACES, SUITE, Model, check_replaceable, contents, is_ours, may_go, write
 from hub_utils.portable.command import Parser, UserError, run_command
-from hub_utils.portable.hub import account, full_name, without_token
+from hub_utils.portable.hub import account, full_name
 from hub_utils.portable.repo import Repo, changed, commit, find_repo
+from hub_utils.portable.tokens import without_token
 from hub_utils.replaced import MESSAGE, UNCHANGED, check_there
 from hub_utils.wanted import Wanted, find, models_of, pushed
 

@@ -18,7 +18,8 @@ from typing import Any
 from hub_utils import checks
 from hub_utils.checks import Failed, Model, NotAsked
 from hub_utils.portable.command import Parser, UserError, run_command
-from hub_utils.portable.hub import in_words, without_token
+from hub_utils.portable.hub import in_words
+from hub_utils.portable.tokens import without_token
 from hub_utils.portable.whole import passing
 from hub_utils.visit import ask
 

@@ -10,6 +10,7 @@ import shlex
 import sys
 from pathlib import Path
 
+from hub_utils.portable.tokens import without_token
 from training.command import Parser, run_command
 from training.recipe import Recipe, UserError, load_recipe, recipe_names
 
@@ -82,7 +83,7 @@ def introduce(recipe: Recipe) -> None:
     """Whose images these are, and what may be done with them, before any of them comes."""
     home = f" ({recipe.data.homepage})" if recipe.data.homepage else ""
     print(f"title      {recipe.title}")
-    print(f"source     {recipe.data.source}{home}")
+    print(without_token(f"source     {recipe.data.source}{home}"))
     print(f"licence    {recipe.card.data_license}")
     print(f"citation   {recipe.card.citation or 'none given'}", flush=True)
 

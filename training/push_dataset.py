@@ -179,7 +179,7 @@ def _write(
 
 def _check_no_token(what: str, text: str, hint: str) -> None:
     """Raise `UserError`, which does not repeat it, if anything that is to be published looks like a token."""
-    from hub_utils.portable.hub import without_token
+    from hub_utils.portable.tokens import without_token
 
     if without_token(text) != text:
         raise UserError(

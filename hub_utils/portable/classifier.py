@@ -21,6 +21,7 @@ LARGE_BATCH = 32
 
 def load_classifier(model: str | Path, revision: str | None = None, device: Any = "cpu", **how: Any) -> Any:
     """An image-classification `pipeline` in fp32. Code that comes with a model is not run; our own class needs none.
+    Nor are weights read that are no safetensors: others can run code.
 
     `how` goes to transformers as it is. Raises what transformers raises.
 
@@ -42,7 +43,7 @@ def load_classifier(model: str | Path, revision: str | None = None, device: Any 
     )
     with quiet():
         network, loaded = AutoModelForImageClassification.from_pretrained(
-            str(model), revision=revision, dtype=torch.float32, output_loading_info=True, **how
+            str(model), revision=revision, dtype=torch.float32, output_loading_info=True, use_safetensors=True, **how
         )
     if loaded["missing_keys"]:
         raise ValueError(f"there are no weights for {', '.join(sorted(loaded['missing_keys'])[:3])}")

@@ -5,6 +5,8 @@ import os
 import sys
 from collections.abc import Callable
 
+from hub_utils.portable.tokens import keep_tokens_quiet, without_token
+
 INTERRUPTED = 128 + 2  # as shells have it after SIGINT
 
 
@@ -35,6 +37,8 @@ def run_command(command: Callable[[list[str]], int], interrupted: str, wrong: ty
     `interrupted` says what it leaves behind; an interruption with words or a `status` of its own keeps them.
     """
     status = 1
+    keep_tokens_quiet()
+    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
     try:
         return command(sys.argv[1:])
     except wrong as error:
@@ -48,5 +52,5 @@ def run_command(command: Callable[[list[str]], int], interrupted: str, wrong: ty
         message = str(error) or f"interrupted; {interrupted}"
         status = getattr(error, "status", INTERRUPTED)
     if int(os.environ.get("RANK", 0)) == 0:
-        print(f"error: {message}", file=sys.stderr)
+        print(f"error: {without_token(message)}", file=sys.stderr)
     return status

@@ -38,6 +38,7 @@ from hub_utils.portable.operating import medical_notice, operating_slider
 from hub_utils.portable.parts import drawn
 from hub_utils.portable.served import Served
 from hub_utils.portable.state_html import door_html, head_html
+from hub_utils.portable.tokens import keep_tokens_quiet
 from hub_utils.portable.upload_folder import settle
 from hub_utils.portable.uploads import MOST_UPLOAD
 from hub_utils.portable.waiting import Line
@@ -99,6 +100,7 @@ class Page(gr.Blocks):
 
     def __init__(self, title: str) -> None:
         settle(self)
+        keep_tokens_quiet()
         super().__init__(title=title, analytics_enabled=False)
         self.queue(api_open=False)  # nobody passes by those who wait
 

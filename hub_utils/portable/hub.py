@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import json
 import math
-import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
 from hub_utils.portable.command import UserError
+from hub_utils.portable.tokens import without_token
 
 TOKENS = "https://huggingface.co/settings/tokens"
 READ = f"`hf auth login`, or HF_TOKEN=… ({TOKENS})"
@@ -216,11 +216,6 @@ def _when(error: Exception, unsaid: str) -> str:
 def _said(error: Exception) -> str:
     """What the Hub itself says, in one line."""
     return " ".join((error.server_message or _first_line(error)).split())[:300]
-
-
-def without_token(text: str) -> str:
-    """`text` without anything that looks like a token."""
-    return re.sub(r"\b(hf|api_org|hf_oauth)_[A-Za-z0-9_\-]{8,}", "hf_…", text)
 
 
 def _first_line(error: BaseException) -> str:

@@ -18,10 +18,11 @@ from hub_utils.portable.classifier import told_apart
 from hub_utils.portable.command import UserError
 from hub_utils.portable.eight_bits import INT8, why_not_measured
 from hub_utils.portable.facts import read_facts, told
-from hub_utils.portable.hub import in_words, without_token
+from hub_utils.portable.hub import in_words
 from hub_utils.portable.medical import is_medical
 from hub_utils.portable.network import Network, Precision, softmax
 from hub_utils.portable.preprocessing import preprocessing_of
+from hub_utils.portable.tokens import without_token
 
 if TYPE_CHECKING:
     from PIL import Image

@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from hub_utils.portable.command import UserError
-from hub_utils.portable.hub import Account, in_words, why, without_token
+from hub_utils.portable.hub import Account, in_words, why
+from hub_utils.portable.tokens import without_token
 
 UNCHANGED = "nothing has changed on the Hub"
 

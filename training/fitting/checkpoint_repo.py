@@ -32,8 +32,9 @@ from tqdm.auto import tqdm
 from transformers import TrainerCallback
 
 from hub_utils.portable import harmless_csv
-from hub_utils.portable.hub import account, full_name, in_words, why, without_token
+from hub_utils.portable.hub import account, full_name, in_words, why
 from hub_utils.portable.repo import Repo, info_of
+from hub_utils.portable.tokens import without_token
 from training.data.splits import read_splits
 from training.fitting import checkpoints
 from training.preemption import Stopped

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -136,10 +137,12 @@ def _load(recipe: Recipe) -> tuple[Any, Any]:
         raise UserError(
             f"base model folder '{name}' does not exist; give a folder in Hub layout or a Hub id with --base_model"
         )
+    os.environ["DISABLE_SAFETENSORS_CONVERSION"] = "1"  # of pickles: transformers would ask a Space for it
     try:
         where = {"local_files_only": not (Path(name).is_dir() or hub_answers(name)), "trust_remote_code": False}
+        how = {"dtype": torch.float32, "output_loading_info": True, "use_safetensors": True}  # others can run code
         with quiet():
-            body, found = AutoModel.from_pretrained(name, dtype=torch.float32, output_loading_info=True, **where)
+            body, found = AutoModel.from_pretrained(name, **how, **where)
             processor = AutoImageProcessor.from_pretrained(name, **where)
     except Exception as error:  # transformers raises OSError, ValueError, ImportError, SafetensorError, KeyError here
         instead = ", or try the recipe `digits`, which downloads nothing"
