@@ -9,7 +9,7 @@ from conftest import write_photo
 from test_train import ONE_STAGE
 
 from training.data import intake
-from training.data.changed import go_on_with, look_again
+from training.data.changed import as_given, go_on_with, look_again
 from training.data.duplicates import find_duplicates
 from training.data.intake import Skipped
 from training.data.source import Folder, HubDataset, open_local
@@ -37,8 +37,9 @@ def source(photos):
     return Folder(photos)
 
 
-def look(source, rows, skipped=()):
-    return look_again(source, source.given(), rows, skipped, ONE_STAGE)
+def look(source, rows, skipped=(), given=None):
+    looked, whole = as_given(source, source.given() if given is None else given)
+    return look_again(looked, whole, rows, skipped, ONE_STAGE)
 
 
 def test_nothing_has_changed_and_no_file_is_read_again(source, monkeypatch):
@@ -122,15 +123,15 @@ def test_of_a_table_and_of_several_folders_all_that_was_given_is_looked_at(photo
     rows = begun(source)
     table.write_text(table.read_text().replace("red/000.png,red", "red/000.png,green"))
     for looked in (open_local([table]), Folder(source.data_dir)):  # with and without --data_dir
-        _, changes = look_again(looked, source.given(), rows, [], ONE_STAGE)
+        _, changes = look(looked, rows, given=source.given())
         assert changes.of_the_run() == "1 is of another class (red/000.png)"
     roots = open_local([photos / "red", photos / "green"])
     rows = begun(roots)
-    _, changes = look_again(Folder(roots.data_dir), roots.given(), rows, [], ONE_STAGE)
+    _, changes = look(Folder(roots.data_dir), rows, given=roots.given())
     assert changes.of_the_run() == changes.of_others() == ""  # blue is none of the run's
     write_photo(photos / "red" / "000.png", 0.0, 77_777)
     table.unlink()
-    _, changes = look_again(Folder(photos), [str(table)], rows, [], ONE_STAGE)  # as far as one can see without it
+    _, changes = look(Folder(photos), rows, given=[str(table)])  # as far as one can see without it
     assert changes.of_the_run() == "1 has another content (red/000.png)"
 
 

@@ -126,7 +126,7 @@ from training.data.images import open_rgb
 from training.data.source import Folder, HubDataset
 from training.data.splits import conflicts, make_folds, make_splits
 from training.data.streaming import Streamed
-from training.fitting.fit import find
+from training.fitting.reading import find
 from training.recipe import load_recipe
 
 def seen(source):

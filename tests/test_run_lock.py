@@ -127,3 +127,16 @@ def test_every_command_that_writes_into_a_run_takes_it(photos, tiny_resnet, tmp_
         with pytest.raises(UserError, match=r"process \d+ trains into '.*run' already"):
             start()
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.slow
+def test_of_two_processes_both_end_when_the_lock_is_held(photos, tiny_resnet, tmp_path, holder):
+    first = holder(tmp_path / "run")
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+    command += ["training/train.py", "folder", "--data_dir", photos, "--base_model", tiny_resnet, "--use_cpu"]
+    command += ["--output_dir", tmp_path / "run"]
+    finished = subprocess.run(list(map(str, command)), cwd=ROOT, capture_output=True, text=True, timeout=400)
+    assert finished.returncode == 1
+    said = f"error: process {first.pid} trains into '{tmp_path / 'run'}' already"
+    assert finished.stderr.count(said) == 1, finished.stderr  # besides what torchrun itself says of its children
+    assert not (tmp_path / "run").exists()

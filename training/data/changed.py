@@ -46,20 +46,36 @@ class Changes:
         return _count(self.new, "is new", "are new") if self.new else ""
 
 
+def as_given(source: Folder, given: Sequence[str]) -> tuple[Folder, bool]:
+    """The source with the roots or the table that the run began with, and whether that is all that belongs to it.
+
+    `given` are the paths that the run began with, as `Folder.given` had them; none if that is not known.
+
+    Raises:
+        UserError: they are there, and cannot be understood any more.
+    """
+    plain = len(given) == 1 and not is_table(Path(given[0]))
+    if plain or source.table is not None or source.roots:
+        return source, True
+    if not given or not all(os.path.exists(path) for path in given):
+        return source, False
+    before = open_local([Path(path) for path in given])
+    return (before, True) if before.data_dir.resolve() == source.data_dir.resolve() else (source, False)
+
+
 def look_again(
-    source: Folder, given: Sequence[str], rows: Sequence[Row], skipped: Collection[Skipped], recipe: Recipe
+    source: Folder, whole: bool, rows: Sequence[Row], skipped: Collection[Skipped], recipe: Recipe
 ) -> tuple[list[Example | None], Changes]:
     """For each row what its image is now, or None, and how that differs from the row.
 
-    `given` are the paths that the run began with, as `Folder.given` had them; where they are not known, new images and
-    other classes are not looked for. `skipped` is what the run has left out.
+    Where the source is not `whole`, new images and other classes are not looked for. `skipped` is what the run has left
+    out.
 
     Raises:
         UserError: all images are gone.
     """
     if not any((source.data_dir / row.path).is_file() for row in rows):
         source.check_there(rows)
-    source, whole = _as_given(source, given)
     if whole:
         try:
             found = source.read(recipe.data)[0]
@@ -98,17 +114,6 @@ def go_on_with(
     found, left_out = make_splits(there, recipe.splits, find_duplicates(there, source.reader(), thorough))
     _check_whole(before, found)
     return found, lost + left_out
-
-
-def _as_given(source: Folder, given: Sequence[str]) -> tuple[Folder, bool]:
-    """The source with the roots or the table that the run began with, and whether it has all that belongs to it."""
-    plain = len(given) == 1 and not is_table(Path(given[0]))
-    if plain or source.table is not None or source.roots:
-        return source, True
-    if not given or not all(os.path.exists(path) for path in given):
-        return source, False
-    before = open_local([Path(path) for path in given])
-    return (before, True) if before.data_dir.resolve() == source.data_dir.resolve() else (source, False)
 
 
 def _compare(

@@ -20,17 +20,12 @@ from accelerate.utils import broadcast_object_list
 from transformers.utils import logging as transformers_logging
 
 from hub_utils.portable.modeling_backbone_with_head import BackboneWithHeadForImageClassification
-from training.data import changed
-from training.data import splits as splitting
-from training.data.duplicates import Duplicate, find_duplicates
-from training.data.duplicates import summary as duplicates_summary
-from training.data.intake import Example, Skipped, summary
+from training.data.intake import summary
 from training.data.pixels import Kept, keep
 from training.data.records import records_folder
-from training.data.source import Folder, HubDataset, Source, load_source
-from training.data.splits import SPLITS, Row
+from training.data.source import Folder, Source
+from training.data.splits import SPLITS
 from training.data.streaming import Streamed, StreamedSplit, read_skipped, views
-from training.data.suspects import suspects
 from training.data.transforms import Preprocessing
 from training.fitting import checkpoint_repo, checkpoints, features, hardware, leaving
 from training.fitting.checkpoint_repo import CheckpointRepo, Saver
@@ -39,25 +34,16 @@ from training.fitting.deploy import deploy
 from training.fitting.flags import make_arguments, parse_flags, with_flags
 from training.fitting.network import base_model_facts, build_network, describe, set_trainable
 from training.fitting.progress import Progress, history_rows, write_history
+from training.fitting.reading import Reading, data_lines, read_again, read_data, write_reading
 from training.fitting.trainer import StageTrainer, balanced_weights
 from training.recipe import BatchNorm, Recipe, Stage, UserError
 from training.results.curves import plot_curves
 from training.results.serving import positive_classes
-from training.run_folder import (
-    RunFolder,
-    check_same,
-    read_json,
-    recipe_facts,
-    stored_skipped,
-    write_json,
-    write_skipped,
-)
+from training.run_folder import RunFolder, check_same, read_json, recipe_facts, write_json
 from training.run_lock import locked
 
 if TYPE_CHECKING:
     from datasets import Dataset, DatasetDict
-
-ACCEPT = "--accept_changed_data goes on with what is there, "
 
 
 @dataclass(frozen=True)
@@ -88,29 +74,6 @@ class Plan:
     machine: hardware.Hardware
     process: PartialState
     say: Callable[[str], None]
-
-
-@dataclass(frozen=True)
-class Found:
-    """What there is to learn from."""
-
-    source: Source
-    examples: list[Example]
-    duplicates: Sequence[Duplicate]
-    skipped: list[Skipped]
-
-
-@dataclass(frozen=True)
-class Reading:
-    """What a run learns from: where the images lie, the split of each, and what is to be told of the others."""
-
-    source: Source
-    rows: list[Row]
-    skipped: list[Skipped] = field(default_factory=list)
-    conflicts: list[list[Example]] = field(default_factory=list)
-    duplicates: Sequence[Duplicate] = ()
-    suspects: dict[str, str] = field(default_factory=dict)
-    accepted: bool = False  # whether it is of other images than the run that goes on began with
 
 
 @dataclass(frozen=True)
@@ -153,9 +116,9 @@ def _fit(plan: Plan, source: Source, run: RunFolder, options: Options) -> dict:
     check_apart(source, run.path)
     goes_on, repo = on_main(process, lambda: _place(plan, source, run, options))
     say(f"{recipe.title} ({recipe.name})")
-    reading = on_main(process, lambda: _read_data(plan, source, run if goes_on else None, options))
+    reading = on_main(process, lambda: read_data(recipe, source, run if goes_on else None, options, say))
     source = reading.source
-    for line in _data_lines(recipe, reading):
+    for line in data_lines(recipe, reading):
         say(line)
     streamed = isinstance(source, Streamed)
     labels = source.survey.classes if streamed else sorted({row.label for row in reading.rows})
@@ -256,18 +219,7 @@ def begin(run: RunFolder, plan: Plan, reading: Reading) -> None:
     """Write what a run begins with, and from which it can go on."""
     asked = plan.facts["feature_views"]
     run.begin({**plan.facts, "feature_views": features.VIEWS if asked is None else asked})
-    _write_reading(run, reading)
-
-
-def _write_reading(run: RunFolder, reading: Reading) -> None:
-    """Write which images the run learns from."""
-    if reading.rows:  # a stream has none: what it has seen is not kept
-        splitting.write_splits(reading.rows, run.splits)
-    write_skipped(reading.skipped, run.skipped)
-    if reading.conflicts:
-        splitting.write_conflicts(reading.conflicts, run.conflicts)
-    given = {"given": reading.source.given()} if isinstance(reading.source, Folder) else {}
-    write_json(reading.source.to_dict() | given, run.data)
+    write_reading(run, reading)
 
 
 def _place(plan: Plan, source: Source, run: RunFolder, options: Options) -> tuple[bool, CheckpointRepo | None]:
@@ -284,8 +236,8 @@ def _place(plan: Plan, source: Source, run: RunFolder, options: Options) -> tupl
             return True, repo
         plan.say(f"resuming   from {repo.url}")
         stages = [Path(args.output_dir).name for args in plan.stage_arguments]
-        read_again = partial(_read_again, plan.recipe, source, options.thorough)
-        restore(repo, run, plan.facts, stages, source, read_again)
+        look = partial(read_again, plan.recipe, source, options.thorough)
+        restore(repo, run, plan.facts, stages, source, look)
         return True, repo
     if options.resume and not goes_on:
         plan.say(f"nothing to resume in {run.path}: starting afresh")
@@ -303,14 +255,6 @@ def _place(plan: Plan, source: Source, run: RunFolder, options: Options) -> tupl
     return goes_on, repo
 
 
-def _read_again(recipe: Recipe, source: Source, thorough: bool, copy: RunFolder, before: Sequence[Row]) -> None:
-    """Find the images that a run began with, and write which they are, as `begin` did."""
-    found = find(recipe, source, thorough)
-    rows, left_out = splitting.as_before(found.examples, found.duplicates, before)
-    torn = splitting.conflicts(found.examples, found.duplicates)
-    _write_reading(copy, Reading(found.source, rows, [*found.skipped, *left_out], torn))
-
-
 def _begin(run: RunFolder, plan: Plan, reading: Reading, repo: CheckpointRepo | None, goes_on: bool) -> None:
     """As `begin`, unless the run goes on; on the Hub first, which may still refuse."""
     with TemporaryDirectory() as folder:
@@ -321,8 +265,8 @@ def _begin(run: RunFolder, plan: Plan, reading: Reading, repo: CheckpointRepo | 
             repo.begin(first)
     if not goes_on:
         begin(run, plan, reading)
-    elif reading.accepted:
-        _write_reading(run, reading)
+    elif reading.accepted is not None:
+        write_reading(run, reading)
     if repo is not None:
         repo.claim(run)
 
@@ -410,114 +354,6 @@ def on_main(process: PartialState, work: Callable[[], Any]) -> Any:
     if outcome[1] is not None:
         raise UserError(outcome[1])
     return outcome[0]
-
-
-def _read_data(plan: Plan, source: Source, run: RunFolder | None, options: Options) -> Reading:
-    """What the run that goes on has read, or what is found by looking at the images."""
-    if run is not None:
-        return read_before(plan, source, run, options)
-    recipe = plan.recipe
-    if isinstance(source, Streamed):
-        source, skipped = source.pinned().surveyed(recipe.data, recipe.splits)
-        return Reading(source, [], skipped)
-    found = find(recipe, source, options.thorough)
-    rows, leaks = splitting.make_splits(found.examples, recipe.splits, found.duplicates)
-    torn = splitting.conflicts(found.examples, found.duplicates)
-    return Reading(found.source, rows, [*found.skipped, *leaks], torn, found.duplicates, suspects(found.examples))
-
-
-def read_before(plan: Plan, source: Source, run: RunFolder, options: Options, accept: str = ACCEPT) -> Reading:
-    """What the run that goes on has read: a data set of the Hub at the commit it was at, a folder if it is the same.
-
-    Raises:
-        UserError: it is not, and nobody has said that it may be another, as `accept` says how to.
-    """
-    stored = load_source(run.data)
-    if type(stored) is not type(source) or (
-        isinstance(stored, HubDataset) and (source.repo_id, source.config) != (stored.repo_id, stored.config)
-    ):
-        raise UserError(f"the run in '{run.path}' began with {stored}; --resume wants the same, or neither flag")
-    if isinstance(stored, HubDataset):
-        return Reading(stored, [] if isinstance(stored, Streamed) else splitting.read_splits(run.splits))
-    rows, skipped = splitting.read_splits(run.splits), stored_skipped(run.skipped)
-    if not options.look_again:
-        return Reading(source, rows)
-    given = read_json(run.data).get("given", [])
-    now, changes = changed.look_again(source, given, rows, skipped, plan.recipe)
-    if changes.new:
-        plan.say(f"warning    of the images {changes.of_others()}; this run does not learn from new ones")
-    told = changes.of_the_run()
-    if not told:
-        return Reading(source, rows)
-    if not options.accept_changed_data:
-        raise UserError(
-            f"of the {len(rows):,} images that the run in '{run.path}' began with, {told}; put back what was there, or "
-            f"{accept}--overwrite starts anew"
-        )
-    plan.say(f"warning    of the {len(rows):,} images that the run began with, {told}; it goes on with what is there")
-    rows, left_out = changed.go_on_with(rows, now, source, plan.recipe, options.thorough)
-    return Reading(source, rows, [*skipped, *left_out], accepted=True)
-
-
-def find(recipe: Recipe, source: Source, thorough: bool = False) -> Found:
-    """Look at every image, and for duplicates; see `find_duplicates`."""
-    if isinstance(source, HubDataset):
-        source = source.pinned()
-    examples, skipped = source.read(recipe.data)
-    return Found(source, examples, find_duplicates(examples, source.reader(), thorough), skipped)
-
-
-def _data_lines(recipe: Recipe, reading: Reading) -> list[str]:
-    """What is in the data, for a person to read before the long part begins."""
-    if isinstance(reading.source, Streamed):
-        return _streamed_lines(recipe, reading)
-    rows = reading.rows
-    counts = {split: Counter(row.label for row in rows if row.split == split) for split in SPLITS}
-    lines = _count_lines(recipe, counts) + left_out_lines(reading)
-    return lines + [f"warning    {warning}" for warning in splitting.warnings(rows)]
-
-
-def _streamed_lines(recipe: Recipe, reading: Reading) -> list[str]:
-    """As `_data_lines`, of a stream; and which splits are not the Hub's own."""
-    survey = reading.source.survey
-    named = {split: Counter(dict(zip(survey.classes, counts, strict=True))) for split, counts in survey.counts.items()}
-    lines = _count_lines(recipe, named)
-    lines[0] += " · streamed"
-    for name in survey.held_out:
-        share = getattr(recipe.splits, name)
-        lines.append(f"           the Hub has no {name} split: {share:.0%} of its train split, chosen by content")
-    lines.append("           a stream is not searched for copies: what the Hub's splits share, they share")
-    lines += left_out_lines(reading)
-    return lines + [f"warning    {warning}" for warning in splitting.warnings(reading.source.sample())]
-
-
-def _count_lines(recipe: Recipe, counts: dict[str, Counter]) -> list[str]:
-    """How many images there are of each split and class."""
-    by_class = sum(counts.values(), Counter())
-    split = " · ".join(f"{name} {counts[name].total():,}" for name in SPLITS)
-    lines = [f"data       {by_class.total():,} images, {len(by_class)} classes · {split}"]
-    if len(by_class) <= 12:
-        lines.append("           " + ", ".join(f"{label} {by_class[label]:,}" for label in sorted(by_class)))
-    if recipe.data.classes not in (None, len(by_class)):
-        lines.append(f"warning    {recipe.name} is made for {recipe.data.classes} classes, found {len(by_class)}")
-    return lines
-
-
-def left_out_lines(reading: Reading) -> list[str]:
-    """What the table said, what is not learned from, what only stands together, and what is learned from only."""
-    lines = []
-    if isinstance(reading.source, Folder) and reading.source.table is not None:
-        lines.append(f"table      {reading.source.table.told}")
-    if reading.skipped:
-        lines.append(f"skipped    {len(reading.skipped)} files (all in local/skipped.csv): {summary(reading.skipped)}")
-    if reading.duplicates:
-        lines.append(f"duplicates {duplicates_summary(reading.duplicates)}")
-    if reading.suspects:
-        path, why = next(iter(reading.suspects.items()))
-        told = f"{len(reading.suspects)} files look like no images of this set ('{path}': {why})"
-        lines.append(f"warning    {told}; training/data_report.py shows them all")
-    torn = splitting.conflict_warnings(reading.conflicts)
-    return lines + [f"warning    {warning}; all in local/conflicts.csv" for warning in torn]
 
 
 def check_space(network: torch.nn.Module, recipe: Recipe, folder: Path, runs: int = 1, aside: int = 0) -> None:

@@ -16,22 +16,9 @@ from accelerate.utils.memory import clear_device_cache
 from training.data.source import Source
 from training.data.splits import FOLDS_LEAVE, conflicts, make_folds
 from training.data.suspects import suspects
-from training.fitting.fit import (
-    Options,
-    Plan,
-    Reading,
-    alone,
-    begin,
-    check_apart,
-    check_space,
-    find,
-    fit,
-    left_out_lines,
-    on_main,
-    prepare,
-    read_before,
-)
+from training.fitting.fit import Options, Plan, alone, begin, check_apart, check_space, fit, on_main, prepare
 from training.fitting.network import build_network
+from training.fitting.reading import Reading, find, left_out_lines, read_before
 from training.recipe import Recipe, UserError
 from training.results.folds import plot_folds
 from training.results.metrics import mean_interval, wilson_interval
@@ -104,7 +91,7 @@ def _make_ready(plan: Plan, source: Source, run: FoldsFolder, folds: int, option
         for fold in run.begun():
             check_same(fold.recipe, plan.facts)
         # Others cannot be accepted: the folds divide those that they began with.
-        read_before(plan, source, run.fold(1), options, accept="")
+        read_before(plan.recipe, source, run.fold(1), options, plan.say, accept="")
         return {number for number, fold in enumerate(run.begun(), 1) if fold.results.is_file()}
     if options.resume:
         plan.say(f"nothing to resume in {run.path}: starting afresh")

@@ -241,10 +241,10 @@ class StageTrainer(Trainer):
             self._seen += torch.stack([right, (labels >= 0).sum()])  # in a stream -100 fills a gap
         return (loss, outputs) if return_outputs else loss
 
-    def _save_checkpoint(self, model, trial) -> None:
-        """As Trainer's, of weights that are numbers."""
-        self.finite.check_weights(self.accelerator.unwrap_model(model), self.args, self.state)
-        super()._save_checkpoint(model, trial)
+    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
+        """As Trainer's, of weights that are numbers; the first thing that is written of a checkpoint."""
+        self.finite.check_weights(self.accelerator.unwrap_model(self.model), self.args, self.state)
+        super().save_model(output_dir, _internal_call)
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """As Trainer's, with the accuracy on the (augmented) training images since the last log, over all processes."""
