@@ -190,7 +190,14 @@ def test_a_run_whose_disk_is_lost_ends_as_an_unbroken_one(moments, hub, recipe, 
     }  # fmt: skip
     folders = {name.rpartition("/")[0] for name in names if name.startswith("checkpoints/")}
     assert {"checkpoints/1-head/checkpoint-18", "checkpoints/2-all/checkpoint-24"} <= folders
-    kept = {"model.safetensors", "optimizer.pt", "scheduler.pt", "rng_state.pth", "trainer_state.json"}
+    kept = {
+        "model.safetensors",
+        "optimizer.pt",
+        "scheduler.pt",
+        "rng_state.pth",
+        "trainer_state.json",
+        "checkpoint.json",
+    }
     assert {name for name in names if "checkpoint-" in name} == {
         f"{folder}/{name}" for folder in folders for name in kept
     }

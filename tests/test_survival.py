@@ -154,6 +154,7 @@ def sweep(warm: Warm, words: list[str], folder: Path, rounds: int, processes: in
         assert command.wait() == 0, command.said()
         assert outcome(run) == whole, (number, how.name, moment, command.said())
         counts["the same in the end"] += 1
+        print(number, dict(counts), flush=True)
         shutil.rmtree(run)
     return counts
 

@@ -199,8 +199,8 @@ class StageTrainer(Trainer):
     def _what_is_underway(self) -> Underway:
         loss, seen = self.accelerator.gather((self._tr_loss.reshape(1), self._seen.reshape(1, 2)))
         return Underway(
-            loss=tuple(loss.tolist()),
-            seen=tuple(map(tuple, seen.int().tolist())),
+            loss=loss.tolist(),
+            seen=seen.int().tolist(),
             logged=self._globalstep_last_logged,
             learning_rate=self._learning_rate,
             evaluated=self._evaluated,
