@@ -84,7 +84,7 @@ class Command:
 
     def said(self) -> str:
         """What the first of them said."""
-        return self.logs[0].read_text(errors="replace")
+        return self.logs[0].read_text(errors="replace") if self.logs[0].exists() else ""
 
 
 def free_port() -> int:
@@ -157,6 +157,26 @@ def sweep(warm: Warm, words: list[str], folder: Path, rounds: int, processes: in
         print(number, dict(counts), flush=True)
         shutil.rmtree(run)
     return counts
+
+
+def test_killed_twice_a_run_ends_as_an_unbroken_one(warm, words, tmp_path):
+    assert sweep(warm, words, tmp_path, 2, 1, seed=0)["the same in the end"] == 2
+
+
+@pytest.mark.slow
+def test_a_signal_to_the_whole_group_spares_the_workers_that_load_images(warm, words, tmp_path):
+    """As `timeout` and many schedulers send it; a worker that dies would take the step with it."""
+    words = [*words, "--dataloader_num_workers", "1"]
+    command = Command(warm, words, tmp_path / "unbroken")
+    assert command.wait() == 0, command.said()
+    command = Command(warm, words, tmp_path / "run")
+    while "  all 1/" not in command.said():
+        time.sleep(0.01)
+    os.killpg(command.pids[0], signal.SIGTERM)
+    check_words(signal.SIGTERM, command.wait(), command.said())
+    assert "a checkpoint of step " in command.said()
+    assert Command(warm, words, tmp_path / "run", resume=True).wait() == 0
+    assert outcome(tmp_path / "run") == outcome(tmp_path / "unbroken")
 
 
 @pytest.mark.slow
