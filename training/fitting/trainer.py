@@ -149,8 +149,9 @@ class StageTrainer(Trainer):
         self._globalstep_last_logged = underway.logged
         self._learning_rate, self.epoch_over = underway.learning_rate, underway.epoch_over
         self.control.should_training_stop = self.state.global_step >= self.state.max_steps
-        if not underway.evaluated:  # whether to save then stands in the checkpoint's control
-            self.control.should_log, self.control.should_evaluate = False, True
+        if underway.evaluated:
+            self.control.should_save = False  # that was this checkpoint
+        else:  # what is due stands in the checkpoint's control
             self._do_what_is_due()
         if not underway.epoch_over and epoch_ends(self.state, self.control):
             self.control = self.callback_handler.on_epoch_end(self.args, self.state, self.control)
