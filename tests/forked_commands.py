@@ -51,6 +51,7 @@ class Warm:
 def _train(words: list[str], log: str, environment: dict[str, str]) -> None:
     """What `python training/train.py` does, in the forked process."""
     os.environ.update(environment)
+    os.setpgid(0, 0)  # a group of its own, with what it starts
     from training import preemption, train
     from training.command import run_command
 

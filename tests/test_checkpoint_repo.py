@@ -22,6 +22,7 @@ from loopback_hub import LoopbackHub
 from safetensors.torch import load_file, save_file
 
 from training.fitting.checkpoint_repo import Saver, find_repo, open_repo
+from training.preemption import Stopped
 from training.recipe import UserError
 from training.run_folder import RunFolder
 from training.train import main, parser
@@ -190,7 +191,14 @@ def test_a_run_whose_disk_is_lost_ends_as_an_unbroken_one(moments, hub, recipe, 
     }  # fmt: skip
     folders = {name.rpartition("/")[0] for name in names if name.startswith("checkpoints/")}
     assert {"checkpoints/1-head/checkpoint-18", "checkpoints/2-all/checkpoint-24"} <= folders
-    kept = {"model.safetensors", "optimizer.pt", "scheduler.pt", "rng_state.pth", "trainer_state.json"}
+    kept = {
+        "model.safetensors",
+        "optimizer.pt",
+        "scheduler.pt",
+        "rng_state.pth",
+        "trainer_state.json",
+        "checkpoint.json",
+    }
     assert {name for name in names if "checkpoint-" in name} == {
         f"{folder}/{name}" for folder in folders for name in kept
     }
@@ -215,6 +223,24 @@ def test_a_hub_that_goes_down_stops_no_training_and_is_caught_up_with(here, reci
     assert "2-all/checkpoint-12" not in saved(here)
     assert main([*words, "--resume"]) == 0
     assert {"1-head/checkpoint-12", "2-all/checkpoint-12"} <= set(saved(here))
+
+
+def test_a_machine_that_is_taken_away_saves_its_last_step_first(here, recipe, patients, tmp_path, capsys, monkeypatch):
+    words = [recipe, "--data_dir", patients, "--output_dir", tmp_path / "flowers", "--use_cpu", "--bf16", "false"]
+    asked = iter([None, signal.SIGTERM])  # after the first step, and the second
+    monkeypatch.setattr("training.preemption.asked", lambda: next(asked))
+    with pytest.raises(Stopped, match="a checkpoint of step 2 is in") as stopped:
+        main([*map(str, words), "--checkpoint_repo"])
+    assert stopped.value.status == 143
+    assert saved(here) == ["1-head/checkpoint-2"]
+    assert f"on any machine --resume {REPO} goes on" in capsys.readouterr().out
+    assert "checkpoints/1-head/checkpoint-2/checkpoint.json" in here.files(REPO)
+    shutil.rmtree(tmp_path / "flowers")
+    asked = iter([None, signal.SIGTERM])
+    with pytest.raises(Stopped, match="a checkpoint of step 4 is in"):
+        main([*map(str, words), "--resume", REPO])
+    assert "going on after step 2" in capsys.readouterr().out
+    assert saved(here) == ["1-head/checkpoint-2", "1-head/checkpoint-4"]
 
 
 def data_set(folder: Path) -> dict[str, Path]:

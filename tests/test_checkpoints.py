@@ -8,7 +8,8 @@ import pytest
 import torch
 from transformers import EarlyStoppingCallback, Trainer, TrainingArguments
 
-from training.fitting.checkpoints import is_finished, newest_checkpoint, result_of, state_of
+from training.fitting import checkpoints
+from training.fitting.checkpoints import SEAL, Underway, is_finished, newest_checkpoint, result_of, state_of
 
 # Validation losses of the epochs: the second is the best, and with a patience of 2 the fourth is the last.
 LOSSES = [3.0, 1.0, 2.0, 4.0, 0.5]
@@ -158,3 +159,89 @@ def test_the_last_weights_are_handed_on_where_none_were_best(run):
     state["best_global_step"] = None
     (run / "checkpoint-3" / "trainer_state.json").write_text(json.dumps(state))
     assert result_of(run / "checkpoint-3", restore_best=True) == run / "checkpoint-3"
+
+
+# Sealed ones
+
+UNDERWAY = Underway(loss=[0.1], seen=[[1, 2]], logged=3, learning_rate=0.5, evaluated=True, epoch_over=True)
+
+
+@pytest.fixture
+def sealed(run) -> Path:
+    for step in (1, 2, 3):
+        checkpoints.seal(run / f"checkpoint-{step}", UNDERWAY)
+    return run
+
+
+def flip_a_bit(path: Path) -> None:
+    content = bytearray(path.read_bytes())
+    content[-10] ^= 1
+    path.write_bytes(content)
+
+
+@pytest.mark.parametrize(
+    "name", ["model.safetensors", "optimizer.pt", "scheduler.pt", "rng_state.pth", checkpoints.STATE]
+)
+def test_one_bit_is_noticed_in_whatever_is_sealed(sealed, name):
+    assert newest_checkpoint(sealed) == (sealed / "checkpoint-3", {})
+    if name == checkpoints.STATE:  # still JSON
+        path = sealed / "checkpoint-3" / name
+        path.write_text(path.read_text().replace('"total_flos": 0', '"total_flos": 1'))
+    else:
+        flip_a_bit(sealed / "checkpoint-3" / name)
+    newest, broken = newest_checkpoint(sealed)
+    assert newest == sealed / "checkpoint-2" and "changed since" in broken[sealed / "checkpoint-3"]
+    what = "weights" if name == "model.safetensors" else name
+    assert what in broken[sealed / "checkpoint-3"]
+
+
+@pytest.mark.parametrize(
+    ("damage", "told"),
+    [
+        (lambda path: truncate(path / "model.safetensors"), "has weights that are cut off"),
+        (lambda path: (path / "rng_state.pth").unlink(), "has a rng_state.pth that cannot be read (No such file"),
+        (lambda path: truncate(path / SEAL), "was not written to its end"),
+        (lambda path: (path / SEAL).write_text("{}"), "was not written to its end"),
+        (lambda path: (path / SEAL).write_text('{"parts": [], "underway": {}}'), "was not written to its end"),
+    ],
+)
+def test_what_is_sealed_is_whole_or_gives_way_to_the_one_before(sealed, damage, told):
+    damage(sealed / "checkpoint-3")
+    newest, broken = newest_checkpoint(sealed)
+    assert newest == sealed / "checkpoint-2" and told in broken[sealed / "checkpoint-3"]
+
+
+def test_a_checkpoint_that_is_begun_counts_for_nothing_until_it_is_sealed(sealed):
+    new = sealed / "checkpoint-4"
+    checkpoints.begin(new)
+    shutil.copytree(sealed / "checkpoint-3", new, dirs_exist_ok=True, ignore=shutil.ignore_patterns(SEAL))
+    assert newest_checkpoint(sealed)[0] == sealed / "checkpoint-3"  # all is there, but for what another process writes
+    checkpoints.seal(new, UNDERWAY)
+    assert newest_checkpoint(sealed) == (new, {})
+    assert checkpoints.underway_of(new) == UNDERWAY
+    linked = sealed / "linked"
+    linked.hardlink_to(new / "optimizer.pt")  # as where it waits to be uploaded
+    before = linked.read_bytes()
+    checkpoints.begin(new)
+    assert [path.name for path in new.iterdir()] == [SEAL] and linked.read_bytes() == before
+
+
+def test_what_was_left_in_an_evaluation_is_not_finished(sealed):
+    last = sealed / "checkpoint-3"
+    assert is_finished(last)
+    checkpoints.seal(last, Underway(**{**vars(UNDERWAY), "evaluated": False}))
+    assert not is_finished(last)
+
+
+@pytest.mark.parametrize(
+    ("limit", "best", "left"), [(2, None, [2, 3]), (2, 1, [1, 3]), (1, 1, [1, 3]), (1, 3, [3]), (None, 1, [1, 2, 3])]
+)
+def test_old_ones_go_and_neither_the_newest_nor_the_best(sealed, limit, best, left):
+    checkpoints.rotate(sealed, limit, best)
+    assert sorted(path.name for path in sealed.iterdir()) == [f"checkpoint-{step}" for step in left]
+
+
+def test_what_is_left_of_one_that_was_being_deleted_is_none(sealed, monkeypatch):
+    monkeypatch.setattr(shutil, "rmtree", lambda *_, **__: None)  # killed
+    checkpoints.remove(sealed / "checkpoint-3")
+    assert newest_checkpoint(sealed)[0] == sealed / "checkpoint-2"

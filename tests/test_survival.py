@@ -10,18 +10,24 @@ import csv
 import json
 import os
 import random
+import re
 import shutil
 import signal
 import socket
+import subprocess
+import sys
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import write_photos
+from conftest import ROOT, write_photos
 from forked_commands import Warm
+
+from training.fitting.checkpoints import newest_checkpoint
+from training.preemption import GOES_ON
 
 if not hasattr(os, "fork"):
     pytest.skip("this system cannot fork", allow_module_level=True)
@@ -84,7 +90,7 @@ class Command:
 
     def said(self) -> str:
         """What the first of them said."""
-        return self.logs[0].read_text(errors="replace")
+        return self.logs[0].read_text(errors="replace") if self.logs[0].exists() else ""
 
 
 def free_port() -> int:
@@ -108,7 +114,7 @@ def check_words(number: int, status: int, said: str) -> None:
     assert status == STATUS[number], said
     if number != signal.SIGKILL:
         (error,) = [line for line in said.splitlines() if "error:" in line or "Traceback" in line]
-        assert error.endswith("the same command with --resume goes on"), said
+        assert error.endswith(GOES_ON), said
 
 
 def phase(said: str) -> str:
@@ -154,8 +160,62 @@ def sweep(warm: Warm, words: list[str], folder: Path, rounds: int, processes: in
         assert command.wait() == 0, command.said()
         assert outcome(run) == whole, (number, how.name, moment, command.said())
         counts["the same in the end"] += 1
+        print(number, dict(counts), flush=True)
         shutil.rmtree(run)
     return counts
+
+
+def test_killed_twice_a_run_ends_as_an_unbroken_one(warm, words, tmp_path):
+    assert sweep(warm, words, tmp_path, 2, 1, seed=0)["the same in the end"] == 2
+
+
+@pytest.mark.slow
+def test_a_signal_to_the_whole_group_spares_the_workers_that_load_images(warm, words, tmp_path):
+    """As `timeout` and many schedulers send it; a worker that dies would take the step with it."""
+    words = [*words, "--dataloader_num_workers", "1"]
+    command = Command(warm, words, tmp_path / "unbroken")
+    assert command.wait() == 0, command.said()
+    command = Command(warm, words, tmp_path / "run")
+    while "  all 1/" not in command.said():
+        time.sleep(0.01)
+    os.killpg(command.pids[0], signal.SIGTERM)
+    check_words(signal.SIGTERM, command.wait(), command.said())
+    assert "a checkpoint of step " in command.said()
+    assert Command(warm, words, tmp_path / "run", resume=True).wait() == 0
+    assert outcome(tmp_path / "run") == outcome(tmp_path / "unbroken")
+
+
+LAUNCHERS = {
+    "accelerate": ["-m", "accelerate.commands.launch", "-q"],
+    "torchrun": ["-m", "torch.distributed.run", "--nproc_per_node", "2"],
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("launcher", LAUNCHERS)
+def test_what_a_launcher_started_leaves_when_the_launcher_is_ended(launcher, words, tmp_path):
+    """torchrun hands the signal on and waits; accelerate is gone at once, which is noticed after the step."""
+    log = tmp_path / "log"
+    command = [*LAUNCHERS[launcher], str(ROOT / "training" / "train.py"), *words, "--output_dir", str(tmp_path / "run")]
+    with log.open("w") as file:
+        process = subprocess.Popen(
+            [sys.executable, *command, "--num_train_epochs", "5000"], cwd=ROOT, stdout=file, stderr=subprocess.STDOUT
+        )
+    wait_for(lambda: "  head 3/" in log.read_text(), 200, log)
+    process.terminate()
+    assert process.wait(timeout=60) != 0
+    wait_for(lambda: GOES_ON in log.read_text(), 60, log)
+    (error,) = [line for line in log.read_text().splitlines() if line.startswith("error:")]
+    assert re.fullmatch(rf"error: stopped by SIGTERM; a checkpoint of step \d+ is in \S+/1-head/\S+; {GOES_ON}", error)
+    newest, broken = newest_checkpoint(tmp_path / "run" / "checkpoints" / "1-head")
+    assert broken == {} and newest.name in error
+
+
+def wait_for(condition: Callable[[], bool], seconds: float, log: Path) -> None:
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, log.read_text()
+        time.sleep(0.05)
 
 
 @pytest.mark.slow

@@ -11,10 +11,9 @@ from __future__ import annotations
 
 import os
 import signal
-import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 # As Slurm sends SIGUSR1, before a time limit; not every system has it.
 SIGNALS = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGUSR1") if hasattr(signal, name))
@@ -97,5 +96,6 @@ def _handle(number: int, frame: object) -> None:
 def _end(stopped: Stopped) -> None:
     """Without a word to anybody else: libraries may be in any state."""
     if int(os.environ.get("RANK", 0)) == 0:
-        os.write(sys.__stderr__.fileno(), f"error: {stopped}\n".encode())
+        with suppress(OSError):
+            os.write(2, f"error: {stopped}\n".encode())
     os._exit(stopped.status)

@@ -31,8 +31,8 @@ class Underway:
     of an epoch may follow, or that of the epoch.
     """
 
-    loss: tuple[float, ...]
-    seen: tuple[tuple[int, int], ...]
+    loss: list[float]
+    seen: list[list[int]]
     logged: int
     learning_rate: float | None
     evaluated: bool

@@ -151,8 +151,9 @@ class StageTrainer(Trainer):
         self._globalstep_last_logged = underway.logged
         self._learning_rate, self.epoch_over = underway.learning_rate, underway.epoch_over
         self.control.should_training_stop = self.state.global_step >= self.state.max_steps
-        if not underway.evaluated:  # whether to save then stands in the checkpoint's control
-            self.control.should_log, self.control.should_evaluate = False, True
+        if underway.evaluated:
+            self.control.should_save = False  # that was this checkpoint
+        else:  # what is due stands in the checkpoint's control
             self._do_what_is_due()
         if not underway.epoch_over and epoch_ends(self.state, self.control):
             self.control = self.callback_handler.on_epoch_end(self.args, self.state, self.control)
@@ -201,8 +202,8 @@ class StageTrainer(Trainer):
     def _what_is_underway(self) -> Underway:
         loss, seen = self.accelerator.gather((self._tr_loss.reshape(1), self._seen.reshape(1, 2)))
         return Underway(
-            loss=tuple(loss.tolist()),
-            seen=tuple(map(tuple, seen.int().tolist())),
+            loss=loss.tolist(),
+            seen=seen.int().tolist(),
             logged=self._globalstep_last_logged,
             learning_rate=self._learning_rate,
             evaluated=self._evaluated,
