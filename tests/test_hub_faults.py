@@ -151,10 +151,9 @@ def trained(world: World) -> object:
     run = world.here / "runs" / "colours"
     if not (run / "config.json").exists():
         return None
-    measured = json.loads((run / "all_results.json").read_text())
-    return sha256(run / "model.safetensors"), {
-        k: v for k, v in measured.items() if "second" not in k and "time" not in k
-    }
+    results = json.loads((run / "all_results.json").read_text())
+    timed = [name for name in results if "second" in name or "time" in name]
+    return sha256(run / "model.safetensors"), {name: results[name] for name in results.keys() - timed}
 
 
 def saved(world: World) -> object:

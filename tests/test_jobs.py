@@ -295,7 +295,7 @@ def test_an_account_without_credits_is_told_where_they_come_from(hub, as_alice, 
     ],
 )
 def test_a_hub_that_fails_leaves_no_doubt_where_there_need_be_none(hub, as_alice, built, pattern, how, words):
-    hub.fail(pattern, how)
+    hub.fail(pattern, how, times=float("inf"))
     with pytest.raises(UserError, match=words) as refused:
         jobs.submit(plan(), built, {})
     assert "\n" not in str(refused.value) and ALICE not in str(refused.value)

@@ -40,7 +40,7 @@ def warm_up(silence: float, modules: Sequence[str]) -> None:
     for name in modules:
         importlib.import_module(name)
 
-    from hub_utils import visit
+    from hub_utils import running, visit
     from hub_utils.portable import patience
 
     patience.COMMANDS = patience.Patience(silence=silence, writing=silence)
@@ -48,6 +48,7 @@ def warm_up(silence: float, modules: Sequence[str]) -> None:
     patience._now = patience.COMMANDS
     visit.subprocess = SimpleNamespace(Popen=Visitor, TimeoutExpired=visit.subprocess.TimeoutExpired, DEVNULL=-3)
     visit.LIMIT = 4 * silence
+    running.GRACE = 0.2  # or it would ask all the time, with no waiting in between
 
 
 class Visitor:

@@ -78,7 +78,7 @@ class PatientClient(httpx2.Client):
 
     def __init__(self) -> None:
         super().__init__(event_hooks={"request": [hf_request_event_hook]}, follow_redirects=True)
-        self._reached: set[str] = set()  # hosts
+        self._reached = False  # anybody at all, since this process began or a connection failed
         self._away_until = 0.0  # who has waited in vain for one file does not wait for each of the others
         self._downloads = Downloads()
 
@@ -100,11 +100,11 @@ class PatientClient(httpx2.Client):
                 wait = next(waits, None) if time.monotonic() - begun < _now.silence else None
                 if not repeatable and not isinstance(error, httpx2.TimeoutException):
                     raise  # the client may know how to repeat it
-                if wait is None or not repeatable or self._was_never_there(request, error):
+                if wait is None or not repeatable or self._has_no_network(error):
                     self._give_up()
                     raise AwayError(str(error) or type(error).__name__) from error
             else:
-                self._reached.add(request.url.host)
+                self._reached = True
                 if response.status_code not in BUSY:
                     self._away_until = 0.0
                     return self._downloads.watch(request, response)
@@ -123,10 +123,9 @@ class PatientClient(httpx2.Client):
                 logger.warning("the Hub asks to wait %.0f s", wait)
             time.sleep(wait)
 
-    def _was_never_there(self, request: httpx2.Request, error: Exception) -> bool:
-        """Whether there is no network, as far as we know: a few seconds would not change that."""
-        never = isinstance(error, httpx2.ConnectError | httpx2.ConnectTimeout)
-        return never and request.url.host not in self._reached
+    def _has_no_network(self, error: Exception) -> bool:
+        """As far as we know; a few seconds would not change that."""
+        return not self._reached and isinstance(error, httpx2.ConnectError | httpx2.ConnectTimeout)
 
     def _give_up(self) -> None:
         self._away_until = time.monotonic() + _now.silence
