@@ -187,6 +187,13 @@ def test_a_byte_now_and_then_does_not_keep_a_connection_and_waiting_for_an_answe
             connection.recv(1)
 
 
+def test_who_may_not_upload_hears_why_whatever_the_size(page, monkeypatch):
+    monkeypatch.setattr(Line, "why_no_upload", lambda self: "This page is busy.")
+    for size in (10, 5_000_000):
+        told = httpx.post(f"{page.local_url}gradio_api/upload", files={"files": ("a.png", bytes(size))}, timeout=20)
+        assert (told.status_code, told.json()) == (503, {"detail": "This page is busy."})
+
+
 # How many are too many
 
 

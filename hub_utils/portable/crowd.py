@@ -1,7 +1,7 @@
 """How many may be on a page at once: uploads that it could not answer in time, connections that say nothing.
 
 A question begins with its upload. Under a crowd's load it is there that time is lost, long before the line for answers,
-so it is there that the page says it is busy, and costs neither the network nor itself another byte.
+so it is there that the page says it is busy.
 """
 
 from __future__ import annotations
@@ -14,9 +14,10 @@ from typing import Any
 
 FEW = 16  # at once: the page is not busy, however long each takes
 MOST = 100  # of a crowd that came this second, when nobody knows yet how fast it is answered
-LONGEST = 3.0  # seconds that an upload may have to wait, for the answer is waited for as well
+LONGEST = 2.0  # seconds that an upload may have to wait, for the answer is waited for as well
 WINDOW = 5.0  # seconds of which the speed is measured, while there is a crowd
 HEAD = 20.0  # seconds in which a connection must have asked something
+MOST_UNREAD = 20_000_000  # bytes of an upload that are passed by, so that whoever sends it hears the answer
 SPARE = 100  # open files that are kept for everything but connections
 
 
@@ -62,6 +63,7 @@ class AtTheDoor:
         if scope["type"] != "http" or scope["method"] != "POST" or not scope["path"].endswith("/upload"):
             return await self.app(scope, receive, send)
         if sentence := self.why_not():
+            await _pass_by(receive)
             return await refuse(send, sentence)
         self.crowd._uploads += 1
         try:
@@ -69,6 +71,16 @@ class AtTheDoor:
         finally:
             self.crowd._uploads -= 1
             self.crowd.left()
+
+
+async def _pass_by(receive: Any) -> None:
+    """Read what is sent: a connection that is closed before loses the answer on the way, too."""
+    size = 0
+    while size < MOST_UNREAD:
+        message = await receive()
+        size += len(message.get("body", b""))
+        if not message.get("more_body"):
+            return
 
 
 async def refuse(send: Any, sentence: str, again: int = 2) -> None:
@@ -116,5 +128,6 @@ class Silent:
 
 
 def _says_nothing(connection: Any) -> bool:
-    cycle = getattr(connection, "cycle", None)
-    return cycle is None or cycle.response_complete
+    if not hasattr(connection, "cycle"):  # it is no HTTP any more
+        return False
+    return connection.cycle is None or connection.cycle.response_complete
