@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from typing import Any
 
 FEW = 16  # at once: the page is not busy, however long each takes
@@ -31,6 +31,15 @@ class Crowd:
 
     def __len__(self) -> int:
         return self._uploads + self._under_way()
+
+    @contextmanager
+    def uploading(self) -> Iterator[None]:
+        self._uploads += 1
+        try:
+            yield
+        finally:
+            self._uploads -= 1
+            self.left()
 
     def left(self) -> None:
         """Somebody was answered, or has uploaded a file."""
@@ -54,23 +63,19 @@ class Crowd:
 
 
 class AtTheDoor:
-    """ASGI: lets uploads in while they can be answered in time, and while the page does not end."""
+    """ASGI: lets uploads in while the page's `line`, waiting.py's, says nothing against it."""
 
-    def __init__(self, app: Any, crowd: Crowd, why_not: Callable[[], str]) -> None:
-        self.app, self.crowd, self.why_not = app, crowd, why_not
+    def __init__(self, app: Any, line: Callable[[], Any]) -> None:
+        self.app, self.line = app, line
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         if scope["type"] != "http" or scope["method"] != "POST" or not scope["path"].endswith("/upload"):
             return await self.app(scope, receive, send)
-        if sentence := self.why_not():
+        if sentence := self.line().why_no_upload():
             await _pass_by(receive)
             return await refuse(send, sentence)
-        self.crowd._uploads += 1
-        try:
+        with self.line().crowd.uploading():
             await self.app(scope, receive, send)
-        finally:
-            self.crowd._uploads -= 1
-            self.crowd.left()
 
 
 async def _pass_by(receive: Any) -> None:
