@@ -33,7 +33,6 @@ def played(model, **how) -> tuple[load.Server, list[load.Asked]]:
 def check(found: list[load.Asked]) -> Counter:
     counts = Counter(each.outcome for each in found)
     assert set(counts) <= {"own", "busy"}, [each for each in found if each.outcome not in ("own", "busy")][:3]
-    assert not load.late(found)
     return counts
 
 
@@ -53,7 +52,7 @@ def test_an_answer_of_another_is_seen_as_that():
 def test_two_hundred_at_once(digits_model):
     server, found = played(digits_model, clients=200, seconds=20)
     counts = check(found)
-    assert counts["own"] > 100
+    assert counts["own"] > 100 and not load.late(found)
     assert server.samples[-1]["files"] <= server.samples[0]["files"] + 20
 
 

@@ -21,7 +21,6 @@ from strokes import DIGITS, placed
 
 from hub_utils.portable import one_picture
 from hub_utils.portable.demo import build_demo, build_suite
-from hub_utils.portable.waiting import Line
 
 PHONE = {"width": 360, "height": 740, "has_touch": True, "is_mobile": True}
 NAMES = ("red", "green", "blue")
@@ -99,9 +98,9 @@ def visit(browser, address):
     """Open a page; in the end nothing may have been complained of, nor asked of other machines."""
     visits = []
 
-    def visited(name: str, path: str = "", complains: bool = False, **how):
+    def visited(name: str, path: str = "", **how):
         page, complaints = opened(browser, **how)
-        visits.append((page, [] if complains else complaints))
+        visits.append((page, complaints))
         page.goto(address(name) + path)
         page.get_by_role("heading", level=1).wait_for()
         return page
@@ -214,28 +213,6 @@ def test_a_picture_that_is_given_while_another_is_looked_at_is_answered_last(vis
     says(page, "green")
     page.locator(".one-picture:not(.busy)").wait_for()
     says(page, "green")
-
-
-def test_a_page_that_is_busy_says_so_in_the_answer_s_place_and_is_asked_again(visit, tmp_path, monkeypatch):
-    why_not, why_no_upload = Line.why_not, Line.why_no_upload
-    sentences = {"upload": ["This page is busy."], "answer": ["This page is busy: 7 others are being answered."] * 3}
-    monkeypatch.setattr(
-        Line, "why_no_upload", lambda self: sentences["upload"].pop() if sentences["upload"] else why_no_upload(self)
-    )
-    monkeypatch.setattr(
-        Line, "why_not", lambda self, fn: sentences["answer"].pop() if sentences["answer"] else why_not(self, fn)
-    )
-    page = visit("colours", complains=True)
-    give(page, photo(tmp_path, "red"))
-    says(page, "This page is busy: 7 others are being answered. This page tries again by itself.")
-    assert not sentences["upload"]
-    sentences["answer"].clear()
-    says(page, "red")
-    tab(page, "Many pictures")
-    sentences["answer"].append("This page is busy: another is being answered.")
-    page.locator('.many-pictures input[type="file"]').set_input_files(photo(tmp_path, "green"))
-    says(page, "another is being answered. This page tries again by itself.")
-    page.locator(".many-results tbody tr").wait_for()
 
 
 def test_a_file_is_never_opened_by_the_browser_in_place_of_the_page(visit, tmp_path):

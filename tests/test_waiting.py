@@ -9,6 +9,7 @@ import uuid
 
 import httpx
 import pytest
+from chromium import chromium, opened
 
 from hub_utils.portable import crowd as crowds
 from hub_utils.portable import waiting
@@ -185,6 +186,35 @@ def test_a_byte_now_and_then_does_not_keep_a_connection_and_waiting_for_an_answe
         connection.settimeout(0.2)
         with pytest.raises(TimeoutError):  # it is open still
             connection.recv(1)
+
+
+def test_who_may_not_upload_hears_why_whatever_the_size(page, monkeypatch):
+    monkeypatch.setattr(Line, "why_no_upload", lambda self: "This page is busy.")
+    for size in (10, 5_000_000):
+        told = httpx.post(f"{page.local_url}gradio_api/upload", files={"files": ("a.png", bytes(size))}, timeout=20)
+        assert (told.status_code, told.json()) == (503, {"detail": "This page is busy."})
+
+
+def test_a_browser_shows_it_and_asks_again_by_itself(page, png, monkeypatch, tmp_path):
+    why_not, why_no_upload = Line.why_not, Line.why_no_upload
+    upload, answer = ["This page is busy."], ["This page is busy: 7 others are being answered."]
+    monkeypatch.setattr(Line, "why_no_upload", lambda self: upload.pop() if upload else why_no_upload(self))
+    monkeypatch.setattr(Line, "why_not", lambda self, fn: answer[0] if answer else why_not(self, fn))
+    (tmp_path / "a.png").write_bytes(png)
+    with chromium() as browser:
+        shown, _ = opened(browser)
+        shown.goto(page.local_url)
+        for name, result in (("One picture", ".answer h2 b"), ("Many pictures", ".many-results tbody tr")):
+            shown.get_by_role("tab", name=name).click()
+            shown.locator('input[type="file"]:visible, .stage:visible input[type="file"]').first.set_input_files(
+                tmp_path / "a.png"
+            )
+            shown.locator(".answer.problem:visible").filter(has_text=f"{answer[0]} This page tries again").wait_for()
+            assert not upload
+            answer.clear()
+            shown.locator(f"{result}:visible").wait_for()
+            answer.append("This page is busy: another is being answered.")
+        shown.context.close()
 
 
 # How many are too many

@@ -1,22 +1,23 @@
 """How many may be on a page at once: uploads that it could not answer in time, connections that say nothing.
 
 A question begins with its upload. Under a crowd's load it is there that time is lost, long before the line for answers,
-so it is there that the page says it is busy, and costs neither the network nor itself another byte.
+so it is there that the page says it is busy.
 """
 
 from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from typing import Any
 
 FEW = 16  # at once: the page is not busy, however long each takes
 MOST = 100  # of a crowd that came this second, when nobody knows yet how fast it is answered
-LONGEST = 3.0  # seconds that an upload may have to wait, for the answer is waited for as well
+LONGEST = 2.0  # seconds that an upload may have to wait, for the answer is waited for as well
 WINDOW = 5.0  # seconds of which the speed is measured, while there is a crowd
 HEAD = 20.0  # seconds in which a connection must have asked something
+MOST_UNREAD = 20_000_000  # bytes of an upload that are passed by, so that whoever sends it hears the answer
 SPARE = 100  # open files that are kept for everything but connections
 
 
@@ -30,6 +31,15 @@ class Crowd:
 
     def __len__(self) -> int:
         return self._uploads + self._under_way()
+
+    @contextmanager
+    def uploading(self) -> Iterator[None]:
+        self._uploads += 1
+        try:
+            yield
+        finally:
+            self._uploads -= 1
+            self.left()
 
     def left(self) -> None:
         """Somebody was answered, or has uploaded a file."""
@@ -53,22 +63,29 @@ class Crowd:
 
 
 class AtTheDoor:
-    """ASGI: lets uploads in while they can be answered in time, and while the page does not end."""
+    """ASGI: lets uploads in while the page's `line`, waiting.py's, says nothing against it."""
 
-    def __init__(self, app: Any, crowd: Crowd, why_not: Callable[[], str]) -> None:
-        self.app, self.crowd, self.why_not = app, crowd, why_not
+    def __init__(self, app: Any, line: Callable[[], Any]) -> None:
+        self.app, self.line = app, line
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         if scope["type"] != "http" or scope["method"] != "POST" or not scope["path"].endswith("/upload"):
             return await self.app(scope, receive, send)
-        if sentence := self.why_not():
+        if sentence := self.line().why_no_upload():
+            await _pass_by(receive)
             return await refuse(send, sentence)
-        self.crowd._uploads += 1
-        try:
+        with self.line().crowd.uploading():
             await self.app(scope, receive, send)
-        finally:
-            self.crowd._uploads -= 1
-            self.crowd.left()
+
+
+async def _pass_by(receive: Any) -> None:
+    """Read what is sent: a connection that is closed before loses the answer on the way, too."""
+    size = 0
+    while size < MOST_UNREAD:
+        message = await receive()
+        size += len(message.get("body", b""))
+        if not message.get("more_body"):
+            return
 
 
 async def refuse(send: Any, sentence: str, again: int = 2) -> None:
@@ -116,5 +133,6 @@ class Silent:
 
 
 def _says_nothing(connection: Any) -> bool:
-    cycle = getattr(connection, "cycle", None)
-    return cycle is None or cycle.response_complete
+    if not hasattr(connection, "cycle"):  # it is no HTTP any more
+        return False
+    return connection.cycle is None or connection.cycle.response_complete

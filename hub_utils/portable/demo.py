@@ -130,7 +130,7 @@ class Page(gr.Blocks):
         if wanted and importlib.util.find_spec("mcp") is None:
             sys.exit("error: the MCP server is switched on, and not installed: pip install 'gradio[mcp]'")
         how = {"state_session_capacity": SESSIONS} | looks() | how
-        door = Middleware(AtTheDoor, crowd=self._queue.crowd, why_not=self._queue.why_no_upload)
+        door = Middleware(AtTheDoor, line=lambda: self._queue)
         how["app_kwargs"] = {**(how.get("app_kwargs") or {})}
         how["app_kwargs"]["middleware"] = [door, *how["app_kwargs"].get("middleware", ())]
         return super().launch(*args, **how)

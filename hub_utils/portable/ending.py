@@ -20,7 +20,7 @@ from hub_utils.portable.upload_folder import empty
 if TYPE_CHECKING:
     from hub_utils.portable.waiting import Line
 
-GRACE = 7.0  # seconds for those who are being answered; containers are killed ten after they were told
+GRACE = 6.0  # seconds for those who are being answered; containers are killed ten after they were told
 FETCHING = 1.0  # seconds for the answers on their way
 HANGING = 3.0  # seconds for threads that do not end
 SIGNALS = [getattr(signal, name) for name in ("SIGTERM", "SIGINT", "SIGBREAK") if hasattr(signal, name)]
@@ -28,7 +28,7 @@ SIGNALS = [getattr(signal, name) for name in ("SIGTERM", "SIGINT", "SIGBREAK") i
 
 @contextmanager
 def told_to_end() -> Iterator[threading.Event]:
-    """An event that the first signal sets, whose second ends the process as if nobody listened.
+    """An event that the first signal sets; the second ends the process.
 
     Only the main thread hears of signals: elsewhere it is never set.
     """
@@ -36,8 +36,11 @@ def told_to_end() -> Iterator[threading.Event]:
 
     def first(number: int, frame: Any) -> None:
         for each in SIGNALS:
-            signal.signal(each, signal.SIG_DFL)
+            signal.signal(each, second)
         told.set()
+
+    def second(number: int, frame: Any) -> None:  # the system's own would not end the first process of a container
+        os._exit(128 + number)
 
     if threading.current_thread() is threading.main_thread():
         before = {each: signal.signal(each, first) for each in SIGNALS}
@@ -65,8 +68,8 @@ def wait_and_end(line: Line, is_running: Callable[[], bool], close: Callable[[],
         _while(lambda: line.under_way, until=began + GRACE)
         line.patience = 0  # who still waits hears that the page restarts
         _while(lambda: line.under_way or line.has_answers_to_fetch, until=time.monotonic() + FETCHING)
-        close()
         empty()
+        close()
         last = threading.Timer(HANGING, os._exit, [0])
         last.daemon = True
         last.start()

@@ -212,7 +212,8 @@ class Client:
         except TimeoutError:
             outcome, said = "lost", f"no answer in {LATEST:.0f} s"
         except httpx.HTTPError as error:
-            outcome, said = "lost", f"{type(error).__name__}: {error}"[:200]
+            where = error.request.url.path.split("/")[2:4]
+            outcome, said = "lost", f"{'/'.join(where)}: {type(error).__name__} {error}"[:200]
         return Asked(kind, outcome, start - began, time.perf_counter() - start, said)
 
     def _judged(self, told: Sequence[np.ndarray | str], whose: Sequence[int]) -> str:
@@ -260,14 +261,16 @@ async def asked_at_once(
 ) -> list[Asked]:
     """Let so many clients ask without a pause, until the time is over or so many questions were asked.
 
-    Whoever hears that the page is busy comes again after a second or two.
+    Whoever hears that the page is busy comes again as the page's own script does: ever later, by lot.
     """
     pictures, labels = pictures_of(model, clients), labels_of(model)
     known = np.stack([share for _, share in pictures])
     found: list[Asked] = []
 
     def connected() -> httpx.AsyncClient:  # one for each: a pool of hundreds takes its time to find a free one
-        return httpx.AsyncClient(base_url=server.url, timeout=LATEST, verify=False, trust_env=False)
+        # What the page is about to close is not used again: uvicorn closes after five seconds.
+        limits = httpx.Limits(keepalive_expiry=2)
+        return httpx.AsyncClient(base_url=server.url, timeout=LATEST, limits=limits, verify=False, trust_env=False)
 
     async with connected() as http:
         event = event_of((await http.get("/config")).json())
@@ -278,7 +281,7 @@ async def asked_at_once(
 
         async def visit(number: int) -> None:
             nonlocal begun
-            lot = random.Random(number)
+            lot, again = random.Random(number), 0
             async with connected() as http:
                 client = Client(http, number, labels, known, event)
                 while begun < requests and time.perf_counter() - began < seconds:
@@ -287,8 +290,9 @@ async def asked_at_once(
                     whose = [number] if kind != "predict_many" else [number, *lot.choices(range(clients), k=2)]
                     asked = await client.ask(kind, [pictures[each][0] for each in whose], whose, began)
                     found.append(asked)
-                    if asked.outcome != "own":
-                        await asyncio.sleep(lot.uniform(1, 2))
+                    again = 0 if asked.outcome == "own" else min(again + 1, 4)
+                    if again:
+                        await asyncio.sleep(2**again * lot.uniform(0.5, 1.5))
 
         async def watch() -> None:
             while True:
