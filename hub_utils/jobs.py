@@ -164,11 +164,24 @@ def main(tokens: list[str]) -> int:
             bar.update()
             wheel = build_wheel(Path(folder))
             bar.update()
+        _check_secrets(plan.files(wheel))
         if known.dry_run:
             rehearse(plan, wheel, secrets)
         else:
             submit(plan, wheel, secrets)
     return 0
+
+
+def _check_secrets(files: Mapping[str, bytes | Path]) -> None:
+    from huggingface_hub import get_token
+
+    from hub_utils.scan import secrets_in
+
+    if found := secrets_in(files, get_token()):
+        raise UserError(
+            f"nothing was sent, for what must stay here was found in {'; '.join(map(str, found[:3]))}. Take it out; "
+            "--secret NAME gives the job an environment variable"
+        )
 
 
 def rehearse(plan: Plan, wheel: Path, secrets: Mapping[str, str], say: Callable[[str], None] = print) -> None:

@@ -6,10 +6,12 @@ A finding says where and of which kind, never what: it is shown on screens and i
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 import re
 import struct
 import unicodedata
+import zipfile
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -37,6 +39,9 @@ SECRETS = {
     "a private key": r"-----BEGIN [A-Z ]*PRIVATE KEY",
     "a password in an address": r"[a-z][a-z0-9+]{1,9}://[^\s/:@\"']{1,99}:[^\s/@\"']{3,99}@",
     "a signature in an address": r"(?i:X-Amz-Signature|X-Goog-Signature)=[0-9a-f]{32,}",
+    "a login of .netrc": r"machine\s{1,9}\S{1,99}\s{1,9}login\s{1,9}\S{1,99}\s{1,9}password\s",
+    "a token of Jupyter": r"[?&]token=[0-9a-f]{32,}",
+    "a variable with a token": r"(?:TOKEN|SECRET|PASSWORD|API_KEY)=[\"']?[A-Za-z0-9/+_.-]{12,}",
     "a password": r"(?i:api_?key|secret_?key|access_?token|password|passwd)[\"']?\s?[:=]\s?[\"']?[A-Za-z0-9/+_.-]{12,}",
 }
 # Wherever a home folder is on Linux, macOS and Windows, whoever's; JSON doubles backslashes.
@@ -90,6 +95,22 @@ def scan(files: Mapping[str, bytes | Path], run: Path, token: str | None = None)
             data = content if isinstance(content, bytes) else content.read_bytes()
             found += _scan_file(path, data, kinds, data_set)
             bar.update(len(data))
+    return found
+
+
+def secrets_in(files: Mapping[str, bytes | Path], token: str | None = None) -> list[Finding]:
+    """Tokens and passwords alone, where there is no run; of a wheel, in what it holds."""
+    kinds = [(kind, re.compile(pattern)) for kind, pattern in SECRETS.items()]
+    kinds += [("your token for the Hub", re.compile(re.escape(token)))] if token else []
+    found = []
+    for path, content in files.items():
+        data = content if isinstance(content, bytes) else content.read_bytes()
+        if path.endswith(".whl"):
+            with zipfile.ZipFile(io.BytesIO(data)) as wheel:
+                found += secrets_in({f"{path}/{name}": wheel.read(name) for name in wheel.namelist()}, token)
+            continue
+        text, place = _as_text(data)
+        found += [Finding(path, place(match.start()), kind) for kind, regex in kinds for match in _first(regex, text)]
     return found
 
 

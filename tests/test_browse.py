@@ -448,6 +448,28 @@ def test_a_cell_is_clicked_its_images_seen_and_the_ticked_one_exported(browser_p
     assert complaints == []
 
 
+def test_no_name_runs_a_script_in_the_browser(browser_page, gallery):
+    page, complaints = browser_page
+    evil = [
+        '<img src="/nowhere" onerror="window.owned=1">',
+        '"><script>window.owned=2</script>\u202egnp.exe\n# x',
+        "'-window.owned-' [a](javascript:window.owned=3) {{7*7}} ${window.owned=4} {@html x}</style></textarea>",
+    ]
+    paths = [f"{evil[number % 3]}/{number}.png" for number in range(len(gallery.predictions.paths))]
+    spoilt = replace(gallery.predictions, classes=evil, paths=paths)
+    hostile = Gallery(" ".join(evil), spoilt, gallery.evidence, [evil[0]] * len(gallery.labels))
+    with served(hostile) as address:
+        page.goto(address)
+        page.locator(".confusion td").first.click()
+        page.locator(".card").first.wait_for()
+        page.locator(".card input").first.check()
+        page.get_by_role("button", name="Export list (1 ticked)").wait_for()
+        assert page.evaluate("window.owned") is None and page.locator("a[href^=javascript]").count() == 0
+        with pytest.raises(urllib.error.HTTPError, match="404"):
+            get(f"{address}/monitoring")
+    assert complaints == []
+
+
 # The command
 
 

@@ -10,7 +10,7 @@ import pytest
 from conftest import ROOT, write_photos
 from loopback_hub import LoopbackHub
 
-from hub_utils.portable.tokens import keep_tokens_quiet, without_token
+from hub_utils.portable.tokens import keep_tokens_quiet, with_token, without_token
 
 TOKEN = "hf_CanaryCanaryCanaryCanaryCanary01"
 OTHER = "an-odd-token-of-no-known-form"
@@ -36,6 +36,12 @@ def test_so_is_what_the_environment_calls_one(monkeypatch):
     monkeypatch.setenv("OSF_TOKEN", OTHER)
     monkeypatch.setenv("MY_SECRET", "short")
     assert without_token(f"{OTHER} is short") == "… is short"
+
+
+def test_files_with_one_are_named(tmp_path):
+    (tmp_path / "x").write_text(f"classes: {TOKEN}")
+    files = {"README.md": tmp_path / "x", "a.json": b"{}", "b.json": b"with hf_transfer", "c.bin": TOKEN.encode()}
+    assert with_token(files) == ["README.md"]
 
 
 def test_logs_and_tracebacks_have_none(monkeypatch):

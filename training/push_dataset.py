@@ -218,9 +218,12 @@ def _eyes(public: bool) -> str:
 def _push(repo: Repo, survey: Survey, written: Written, folder: Path, tag: str | None) -> None:
     """Send what has changed, in one commit, and say what is there now."""
     from hub_utils.portable.repo import changed, check_tag_free, commit, make_repo, set_tag
+    from hub_utils.portable.tokens import with_token
     from training.data.dataset_card import draws_splits
 
     names = ["README.md", *(name for names in written.files.values() for name in names)]
+    if found := with_token({name: folder / name for name in names}):
+        raise UserError(f"nothing was sent, {found[0]} holds what looks like a token: in a class's name?")
     new = changed({name: folder / name for name in names}, repo)
     has_tag = check_tag_free(repo, tag, new, UserError)
     repo = make_repo(repo, UserError)

@@ -13,20 +13,26 @@ import re
 from collections.abc import Iterable, Iterator
 from typing import IO, Any
 
-# In what a spreadsheet may take for a cell: what makes it a formula, wide forms of East Asia included.
-FORMULA = r"(?=[ '\"]*[=+\-@＝＋－＠])"
-PIECE = rf"(?:\A|(?<=[,;\t\r\n|])){{}}{FORMULA}"
-BLANK = r"\A{}(?=[ ']*[\t\r\n])"  # at the start: what comes behind moves up, in some
+FORMULA = r"(?=[ '\"]*[=+\-@＝＋－＠])"  # the wide forms are those of East Asia
+PIECE = r"(?:\A|(?<=[,;\t\r\n|]))"  # where a cell may begin for a spreadsheet
+MOVES_UP = r"(?=[ ']*[\t\r\n])"  # blanks at the start, which some leave out
+TO_WRITE = [re.compile(PIECE + FORMULA), re.compile(r"\A" + MOVES_UP)]
+TO_READ = [re.compile(rf"\A'{MOVES_UP}"), re.compile(f"{PIECE}'{FORMULA}")]
 
 
 def harmless(cell: str) -> str:
     """A cell that no spreadsheet takes for a formula, or for several cells; `exact` is the opposite."""
-    return re.sub(BLANK.format(""), "'", re.sub(PIECE.format(""), "'", cell))
+    for place in TO_WRITE:
+        cell = place.sub("'", cell)
+    return cell
 
 
 def exact(cell: str) -> str:
     """What `harmless` was given; a cell that it did not write stays, unless an apostrophe is before a formula in it."""
-    return re.sub(PIECE.format("'"), "", re.sub(BLANK.format("'"), "", cell))
+    if "'" in cell:
+        for place in TO_READ:
+            cell = place.sub("", cell)
+    return cell
 
 
 class Writer:
@@ -51,7 +57,4 @@ def read(file: Iterable[str]) -> Iterator[list[str]]:
 def read_dicts(file: Iterable[str]) -> Iterator[dict[str, Any]]:
     """As `csv.DictReader`, of what a `Writer` wrote: under None what is too much, and None where cells are missing."""
     for row in csv.DictReader(file):
-        yield {
-            exact(name) if isinstance(name, str) else name: exact(cell) if isinstance(cell, str) else cell
-            for name, cell in row.items()
-        }
+        yield {name and exact(name): exact(cell) if isinstance(cell, str) else cell for name, cell in row.items()}

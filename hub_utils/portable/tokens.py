@@ -11,6 +11,8 @@ import re
 import sys
 import threading
 import traceback
+from collections.abc import Mapping
+from pathlib import Path
 from types import TracebackType
 from typing import Any
 
@@ -24,6 +26,7 @@ FORMS = re.compile(
     r"|(?<=[Bb]earer )[\w.~+/=-]{8,}|(?<=://)[^\s/:@\"']{1,99}:[^\s/@\"']{1,99}(?=@)"
     r"|(?i:(?<=signature=)[0-9a-z%+/_-]{16,})"
 )
+TEXTS = (".md", ".json", ".csv", ".txt")
 OURS = re.compile(r"hf_(transfer|xet|hub|api|file_system|raise_for_status|folder|argparser)\b")  # names in libraries
 
 
@@ -33,6 +36,17 @@ def without_token(text: str) -> str:
         if len(value.strip()) >= SHORTEST and SECRET.search(name):
             text = text.replace(value.strip(), "…")
     return FORMS.sub(_hidden, text)
+
+
+def with_token(files: Mapping[str, bytes | Path]) -> list[str]:
+    """Those of `files`, by their names, that are text and hold what looks like a token."""
+    found = []
+    for name, content in files.items():
+        if name.endswith(TEXTS):
+            data = content if isinstance(content, bytes) else content.read_bytes()
+            if any(not OURS.match(each[0]) for each in FORMS.finditer(data.decode(errors="replace"))):
+                found.append(name)
+    return found
 
 
 def _hidden(found: re.Match) -> str:

@@ -34,7 +34,7 @@ from transformers import TrainerCallback
 from hub_utils.portable import harmless_csv
 from hub_utils.portable.hub import account, full_name, in_words, why
 from hub_utils.portable.repo import Repo, info_of
-from hub_utils.portable.tokens import without_token
+from hub_utils.portable.tokens import with_token, without_token
 from training.data.splits import read_splits
 from training.fitting import checkpoints
 from training.preemption import Stopped
@@ -105,6 +105,8 @@ class CheckpointRepo:
         """One commit."""
         from huggingface_hub import CommitOperationAdd, HfApi
 
+        if found := with_token(files):
+            raise UserError(f"'{self.repo_id}': {found[0]} holds what looks like a token, and was not sent")
         added = [
             CommitOperationAdd(name, content if isinstance(content, bytes) else str(content))
             for name, content in files.items()

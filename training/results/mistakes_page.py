@@ -17,6 +17,7 @@ from fastapi import FastAPI, Form, Response
 from PIL import Image
 from starlette.middleware.trustedhost import TrustedHostMiddleware
 
+from hub_utils.portable.http_door import door
 from training.results.mistakes import Question, as_csv
 from training.results.mistakes_html import Gallery
 
@@ -61,7 +62,8 @@ def build_app(gallery: Gallery) -> FastAPI:
     css = Path(__file__).with_suffix(".css").read_text(encoding="utf-8")
     return gr.mount_gradio_app(
         app, build_page(gallery), "/", server_name="127.0.0.1", footer_links=[], run_history=False, ssr_mode=False,
-        theme=theme, head=f"<style>{css}</style>",  # what is given as `css` is rewritten, and :is(a, b) broken by it
+        **door(), theme=theme,
+        head=f"<style>{css}</style>",  # what is given as `css` is rewritten, and :is(a, b) broken by it
     )  # fmt: skip
 
 
