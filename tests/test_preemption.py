@@ -160,8 +160,9 @@ def train(photos, tiny_resnet, tmp_path, monkeypatch):
 
         monkeypatch.setattr(preemption, "asked", asked)
         folder, flags = RunFolder(tmp_path / name), ["--use_cpu", "--bf16", "false", *flags]
+        recipe, options = replace(RECIPE, base_model=str(tiny_resnet)), Options(resume=resume, threads=1)
         try:
-            fit(replace(RECIPE, base_model=str(tiny_resnet)), Folder(photos), folder, Options(resume=resume), flags)
+            fit(recipe, Folder(photos), folder, options, flags)
         except Stopped as stopped:
             return stopped
         history = [{**row, "seconds": None} for row in fitting_history(folder)]

@@ -147,7 +147,11 @@ def sweep(warm: Warm, words: list[str], folder: Path, rounds: int, processes: in
             status = command.wait()
             if status == 0:
                 counts["had ended before"] += 1
-                break
+                if resume:
+                    break
+                shutil.rmtree(run)  # it was faster than the first
+                moment *= draw.random()
+                continue
             counts[f"{how.name} at {phase(command.said())}"] += 1
             counts["kills"] += 1
             if processes == 1:
