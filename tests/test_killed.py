@@ -31,6 +31,7 @@ SKIPPED = re.compile(r"tmp/.*|(.*/)?\.[^/]*\.lock")  # what is the system's to r
 # Times, and what somebody may change meanwhile: they differ from one run of a command to the next.
 TIMES = re.compile(
     rb'"(seconds|date|git_commit|int8|float32|bfloat16|float16)": [^,}\n]*|[\d.,]+ ms\b|\b20\d\d-\d\d-\d\d\b'
+    rb"|the SHA-256 of all above is \w+"
 )
 
 
