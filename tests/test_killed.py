@@ -40,7 +40,8 @@ class Case:
     """A command that writes into `folder`.
 
     `finished`: files that say that all others are whole, in the order in which they come; of `alone` they do not
-    speak. `atomic`: a folder in it that is there as a whole, or not at all. `elsewhere` gives what else there is, on a Hub, in one state or the other.
+    speak. `atomic`: a folder in it that is there as a whole, or not at all. `elsewhere` gives what else there is, on a
+    Hub, in one state or the other.
     """
 
     folder: Path
