@@ -67,6 +67,7 @@ class AtTheDoor:
 
     def __init__(self, app: Any, line: Callable[[], Any]) -> None:
         self.app, self.line = app, line
+        most_files()  # may be open from the first visitor on
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         if scope["type"] != "http" or scope["method"] != "POST" or not scope["path"].endswith("/upload"):
