@@ -13,7 +13,7 @@ from contextlib import contextmanager, suppress
 from typing import Any
 
 FEW = 16  # at once: the page is not busy, however long each takes
-MOST = 100  # of a crowd that came this second, when nobody knows yet how fast it is answered
+MOST = 60  # of a crowd that came this second, when nobody knows yet how fast it is answered
 LONGEST = 2.0  # seconds that an upload may have to wait, for the answer is waited for as well
 WINDOW = 5.0  # seconds of which the speed is measured, while there is a crowd
 HEAD = 20.0  # seconds in which a connection must have asked something
@@ -67,6 +67,7 @@ class AtTheDoor:
 
     def __init__(self, app: Any, line: Callable[[], Any]) -> None:
         self.app, self.line = app, line
+        most_files()  # may be open from the first visitor on
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         if scope["type"] != "http" or scope["method"] != "POST" or not scope["path"].endswith("/upload"):

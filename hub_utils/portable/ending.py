@@ -22,7 +22,8 @@ if TYPE_CHECKING:
 
 GRACE = 6.0  # seconds for those who are being answered; containers are killed ten after they were told
 FETCHING = 1.0  # seconds for the answers on their way
-HANGING = 3.0  # seconds for threads that do not end
+ON_THE_WIRE = 0.3  # seconds for what was fetched this moment
+HANGING = 20.0  # seconds for what else is to be done, as sending feedback on, and for threads that do not end
 SIGNALS = [getattr(signal, name) for name in ("SIGTERM", "SIGINT", "SIGBREAK") if hasattr(signal, name)]
 
 
@@ -68,6 +69,7 @@ def wait_and_end(line: Line, is_running: Callable[[], bool], close: Callable[[],
         _while(lambda: line.under_way, until=began + GRACE)
         line.patience = 0  # who still waits hears that the page restarts
         _while(lambda: line.under_way or line.has_answers_to_fetch, until=time.monotonic() + FETCHING)
+        time.sleep(ON_THE_WIRE)
         empty()
         close()
         last = threading.Timer(HANGING, os._exit, [0])

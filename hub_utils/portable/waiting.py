@@ -24,7 +24,7 @@ from gradio.utils import run_coro_in_background
 from hub_utils.portable.crowd import LONGEST as WAIT
 from hub_utils.portable.crowd import Crowd, Silent
 
-LONGEST = 5.0  # seconds that anybody waits for the turn
+LONGEST = 4.0  # seconds that anybody waits for the turn
 MOST = 200  # that wait for one kind of answer, while nobody knows yet how long it takes
 EVERY = 0.25  # seconds between two looks at who has waited for too long
 OF_LATE = 15  # answers by which the time that one takes is known
