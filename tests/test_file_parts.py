@@ -1,6 +1,7 @@
 """Files that are small, and built to take all of the memory or time: refused at once; what cameras write is not."""
 
 import io
+import subprocess
 import time
 import tracemalloc
 
@@ -67,7 +68,7 @@ SOUND = {
     "two frames": encoded(picture(), "GIF", save_all=True, append_images=[picture("L")] * 200),
     "a comment": encoded(picture(), "GIF", comment=b"x" * 5_000),
     "small chunks": after_header(PNG, chunk(b"teXt", b"made by hand") * 500),
-    "a strip a row": encoded(picture(size=(20, 9_000)), "TIFF", strip_size=20),
+    "a strip a row": encoded(picture(size=(100, 4_000)), "TIFF", strip_size=300),
     "pages": encoded(picture(), "TIFF", save_all=True, append_images=[picture()] * 50),
 }  # fmt: skip
 
@@ -78,3 +79,14 @@ def test_what_cameras_and_programs_write_is_opened(name):
     with opened(SOUND[name]) as image, Image.open(io.BytesIO(SOUND[name])) as plain:
         assert np.array_equal(np.asarray(image), np.asarray(plain.convert("RGB")))
     assert look(SOUND[name]).reason is None
+
+
+def test_no_program_is_run_for_a_postscript_drawing_that_calls_itself_a_photo(monkeypatch):
+    monkeypatch.setattr(subprocess, "Popen", lambda *_, **__: pytest.fail("a program was started"))
+    drawing = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 99 99\n%%EndComments\nshowpage\n%%EOF\n"
+    assert "cannot be read" in look(drawing).reason
+
+
+def test_nothing_is_trained_on_that_would_fill_the_memory_once_it_is_resized():
+    assert look(encoded(Image.new("RGB", (50_000, 2)), "PNG")).reason == "too narrow: 50000 × 2 pixels"
+    assert look(encoded(Image.new("RGB", (1_000, 10)), "PNG")).reason is None

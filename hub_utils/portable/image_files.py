@@ -6,7 +6,7 @@ import io
 import warnings
 from pathlib import Path
 
-from PIL import Image, ImageOps
+from PIL import EpsImagePlugin, Image, ImageOps
 
 # What PIL may open, by name. A file of another name is not taken for an image; one of these that is no image is listed.
 EXTENSIONS = frozenset(
@@ -20,11 +20,13 @@ FOREIGN = frozenset(
 )
 SYSTEM_FILES = frozenset({".ds_store", "thumbs.db", "desktop.ini", "__macosx", "@eadir", "$recycle.bin"})
 DEEP_MODES = frozenset({"I;16", "I;16L", "I;16B", "I;16N", "I", "F"})
+NARROWEST = 100  # times as long as wide; once its shorter side has a network's size, a longer one fills the memory
 SMALLEST_SIDE = 2  # pixels; a 1 × 1 picture is a placeholder, and no network sees anything in it
 
 # PIL warns of broken EXIF data, of palettes with transparency, and of pictures from 89 megapixels on (it refuses them
 # from 179 on); `pipeline` opens them all, and so do we. Said once for all threads: they share one list of filters.
 warnings.filterwarnings("ignore", module=r"PIL\.")
+EpsImagePlugin.gs_binary = False  # PostScript is a program, and Ghostscript runs it: not one from a folder of images
 
 
 def is_of_system(name: str) -> bool:

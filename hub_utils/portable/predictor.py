@@ -19,6 +19,7 @@ from hub_utils.portable.command import UserError
 from hub_utils.portable.eight_bits import INT8, why_not_measured
 from hub_utils.portable.facts import read_facts, told
 from hub_utils.portable.hub import in_words
+from hub_utils.portable.image_files import NARROWEST
 from hub_utils.portable.medical import is_medical
 from hub_utils.portable.network import Network, Precision, softmax
 from hub_utils.portable.preprocessing import preprocessing_of
@@ -30,7 +31,6 @@ if TYPE_CHECKING:
 ONNX = "onnx/model.onnx"
 FACTS = ("config.json", "preprocessor_config.json", "serving.json", "recipe.json", "test_results.json", "README.md")
 FACTS += ("plots/*.png",)
-NARROWEST = 100  # times as long as wide; of a longer one, an unknown image processor might make a very large one
 WEIGHTS = ("model.safetensors", "model-*-of-*.safetensors", "model.safetensors.index.json")  # where it has no ONNX
 
 _LOADING = threading.Lock()  # of all models: what transformers imports when first asked, two threads get in halves

@@ -17,7 +17,7 @@ from pathlib import Path
 
 from training.data.images import Facts
 
-VERSION = 3  # of what is stored: a change in what `look`, `keypoints` or `agreement` find needs a new number
+VERSION = 4  # of what is stored: a change in what `look`, `keypoints` or `agreement` find needs a new number
 PATIENCE = 30  # seconds to wait for another process that writes
 values = attrgetter(*(field.name for field in fields(Facts)))  # `astuple` copies each of them, deeply
 COLUMNS = ", ".join(field.name for field in fields(Facts))

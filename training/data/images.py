@@ -9,7 +9,7 @@ import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from hub_utils.portable.file_parts import Overbuilt, check_opened, check_parts
-from hub_utils.portable.image_files import DEEP_MODES, EXTENSIONS, FOREIGN, SMALLEST_SIDE, open_rgb
+from hub_utils.portable.image_files import DEEP_MODES, EXTENSIONS, FOREIGN, NARROWEST, SMALLEST_SIDE, open_rgb
 
 __all__ = ["DEEP_MODES", "EXTENSIONS", "FOREIGN", "Facts", "grey", "look", "open_rgb", "thumbnail"]
 
@@ -88,6 +88,8 @@ def _look(content: bytes, facts: dict) -> str | None:
             )
         if min(image.size) < SMALLEST_SIDE:
             return f"too small: {image.width} × {image.height} pixels"
+        if max(image.size) > NARROWEST * min(image.size):
+            return f"too narrow: {image.width} × {image.height} pixels"
         scale = max(1 / 8, GLANCE / min(image.size))
         image.draft("RGB", (max(1, int(image.width * scale)), max(1, int(image.height * scale))))
         turned = ImageOps.exif_transpose(image)
