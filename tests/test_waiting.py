@@ -224,11 +224,11 @@ def test_a_few_are_never_too_many_and_of_a_crowd_the_speed_counts():
     there = [5]
     crowd = Crowd(lambda: there[0])
     assert crowd.wait(0.0) == 0
-    there[0] = 60
+    there[0] = 50
     assert crowd.wait(10.0) == 0  # nobody knows yet
     for _ in range(20):
         crowd.left()
-    assert crowd.wait(12.0) == pytest.approx(60 * 2 / 20)  # ten leave in a second
+    assert crowd.wait(12.0) == pytest.approx(50 * 2 / 20)  # ten leave in a second
     there[0] = 200
     assert crowd.wait(12.0) == pytest.approx(20)
     there[0] = crowds.FEW
