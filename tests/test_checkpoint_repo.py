@@ -582,3 +582,14 @@ def test_a_run_comes_back_only_as_itself_and_only_harmless(here, on_the_hub, rec
     assert "is further than" in refusal(*words, "--resume", "--checkpoint_repo")
     (run / "local" / "checkpoint_repo.json").unlink()
     assert "holds another run than" in refusal(*words, "--resume", "flowers")
+
+
+@pytest.mark.parametrize("how", ["lose", "refuse", 503])
+def test_a_run_begins_though_the_hub_fails_once(how, here, recipe, patients, tmp_path):
+    run = RunFolder(tmp_path / "flowers")
+    run.data.parent.mkdir(parents=True)
+    run.data.write_text('{"dataset": "alice/photos"}')
+    run.recipe.write_text("{}")
+    here.fail("POST .*/commit/", how)
+    open_repo("flowers", run, goes_on=False).begin(run)
+    assert "run.json" in here.files(REPO)

@@ -76,7 +76,8 @@ ONCE = {
 class Command:
     """`words` of a script or module, in the folder `prepare` made; `result` is what it came to, None for nothing yet.
 
-    `unseen` is what it cannot notice. Of one that takes `long` only what goes wrong last at each kind of request is followed by another try.
+    `unseen` is what it cannot notice. Of one that takes `long` only what goes wrong last at each kind of request is
+    followed by another try.
     """
 
     script: str

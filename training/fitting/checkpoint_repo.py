@@ -21,6 +21,7 @@ import re
 import shutil
 import tempfile
 import threading
+import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
@@ -33,7 +34,7 @@ from transformers import TrainerCallback
 
 from hub_utils.portable import harmless_csv
 from hub_utils.portable.hub import account, full_name, in_words, why
-from hub_utils.portable.repo import Repo, info_of
+from hub_utils.portable.repo import Repo, changed, info_of
 from hub_utils.portable.tokens import with_token, without_token
 from training.data.splits import read_splits
 from training.fitting import checkpoints
@@ -95,7 +96,7 @@ class CheckpointRepo:
         # The names as well: of a run that never saved a checkpoint other files may lie there.
         files = {RUN: _json({"run": self.run, "images": [*images]}), RECIPE: run.recipe, **images}
         with in_words(self.repo_id, UserError, "no checkpoint could be saved there", FLAG):
-            self.add(files, "The run begins")
+            self._add_surely(files, "The run begins")
 
     def claim(self, run: RunFolder) -> None:
         """Let the run folder remember which repo is its own."""
@@ -112,6 +113,22 @@ class CheckpointRepo:
             for name, content in files.items()
         ]
         HfApi().create_commit(self.repo_id, added, commit_message=message)
+
+    def _add_surely(self, files: Mapping[str, Path | bytes], message: str) -> None:
+        """One commit, which nobody tries again later: here, then, if it is not there and the trouble may pass."""
+        from huggingface_hub.errors import HTTPError
+
+        from hub_utils.portable.patience import COMMANDS, may_pass
+
+        for wait in (*COMMANDS.waits, None):
+            try:
+                return self.add(files, message)
+            except (HTTPError, OSError) as error:
+                if not changed(files, Repo(self.repo_id, info=info_of(self.repo_id))):
+                    return  # only the answer was lost
+                if wait is None or not may_pass(error):
+                    raise
+            time.sleep(wait)
 
 
 def open_repo(asked: str, run: RunFolder, goes_on: bool) -> CheckpointRepo:

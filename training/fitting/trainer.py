@@ -184,7 +184,10 @@ class StageTrainer(Trainer):
         self._save_checkpoint(self.model, None)
 
     def _save_checkpoint(self, model: torch.nn.Module, trial: Any) -> None:
-        """As Trainer's, sealed when each process has written its part; only then older ones go."""
+        """As Trainer's, of weights that are numbers; sealed when each process has written its part; only then older
+        ones go.
+        """
+        self.finite.check_weights(self.accelerator.unwrap_model(self.model), self.args, self.state)
         folder = Path(self.args.output_dir)
         checkpoint = folder / f"{checkpoints.PREFIX}{self.state.global_step}"
         if self.args.should_save:
@@ -241,11 +244,6 @@ class StageTrainer(Trainer):
             right = (outputs.logits.detach().argmax(dim=1) == labels).sum()
             self._seen += torch.stack([right, (labels >= 0).sum()])  # in a stream -100 fills a gap
         return (loss, outputs) if return_outputs else loss
-
-    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
-        """As Trainer's, of weights that are numbers; the first thing that is written of a checkpoint."""
-        self.finite.check_weights(self.accelerator.unwrap_model(self.model), self.args, self.state)
-        super().save_model(output_dir, _internal_call)
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """As Trainer's, with the accuracy on the (augmented) training images since the last log, over all processes."""
