@@ -439,3 +439,17 @@ def test_a_moved_runs_next_command_names_the_folder_too(colours, tmp_path, capsy
     assert main([str(run.path), "--data_dir", source]) == 0
     words = shlex.split(capsys.readouterr().out.splitlines()[-1])
     assert words == ["next", "python", "training/browse.py", str(run.path), "--data_dir", source]
+
+
+def test_an_evaluation_for_which_the_disk_has_no_room_leaves_the_earlier_one_as_it_was(colours, tmp_path, monkeypatch):
+    run = copy(colours, tmp_path)
+    tell(run)
+    before = {path: path.read_bytes() for path in run.path.rglob("*") if path.is_file()}
+
+    def full(*_) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("training.results.measure.plot_surest_mistakes", full)
+    with pytest.raises(UserError, match="No space left on device"):
+        tell(run)
+    assert {path: path.read_bytes() for path in run.path.rglob("*") if path.is_file()} == before

@@ -2,6 +2,9 @@
 
 The sweep, `pytest -m slow tests/test_killed.py`, kills every command at some 25 of the things that it does to the file
 system. Training has tests of its own.
+
+Last measured, one command after the other with 5 to 25 kills each: 144 kills (predict 12, eval 26, data_report 31, an
+archive 10, download 20, space 12, deploy 12, push 10, push_dataset 11), nothing lost, no litter.
 """
 
 import json
