@@ -323,17 +323,19 @@ def _begun(world: World, base: Path) -> World:
     done = world.run(begin)
     assert done["code"] == 0, done
     shutil.copytree(world.here / "runs" / "colours", world.kept["runs/colours"])
-    from hub_utils.allowlist import contents_of
-
-    files = contents_of(world.kept["runs/colours"]).files
-    world.hub.add("alice/colours", {**files})
+    world.repos = dict(world.hub.repos)
+    words = ("runs/colours", "--without_results", "--no_verify", "--repo_id", "colours")
+    push = Command("hub_utils.push", words, sent("alice/colours"), ("runs/colours",))
+    world.anew(push)
+    done = world.run(push)
+    assert done["code"] == 0, done
+    world.repos = dict(world.hub.repos)
     save = Command(
         "training.train",
         (*TRAIN, "--data_dir", "photos", "--checkpoint_repo", "kept"),
         trained,
         ("colours.py", "photos"),
     )
-    world.repos = dict(world.hub.repos)
     world.anew(save)
     done = world.run(save)
     assert done["code"] == 0, done

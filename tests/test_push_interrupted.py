@@ -170,6 +170,15 @@ def test_a_commit_that_goes_wrong_and_is_not_there_is_sent_again(run, how):
         assert [commit.title for commit in hub.commits(NAME)].count(MESSAGE) == 1
 
 
+def test_an_answer_that_comes_garbled_is_one_line(run, monkeypatch):
+    def garbled(*words, **how):
+        raise KeyError("shouldIgnore")
+
+    monkeypatch.setattr("huggingface_hub.HfApi.create_commit", garbled)
+    with hub_with(OLD) as hub:
+        assert "the upload failed ('shouldIgnore')" in told(run) and state(hub) == OLD
+
+
 def test_a_card_that_the_hub_refuses(run, tmp_path):
     changed = shutil.copytree(run, tmp_path / "colours")
     (changed / "README.md").write_text("---\nlicense: [\n---\n# Mine\n")

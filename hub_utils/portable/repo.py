@@ -166,7 +166,7 @@ def commit(repo: Repo, files: Mapping[str, bytes | Path], message: str, wrong: t
             return made.oid
         except KeyboardInterrupt as error:
             raise wrong(f"interrupted; {_state(repo, files)[1]}") from error
-        except (HTTPError, OSError, RuntimeError, ValueError) as error:
+        except (HTTPError, OSError, RuntimeError, ValueError, LookupError) as error:  # the last of garbled answers
             sha, state = _state(repo, files)
             if sha:
                 return sha
