@@ -29,7 +29,10 @@ class Warm:
 
     def __exit__(self, *_: Any) -> None:
         self.process.stdin.close()
-        self.process.wait(timeout=10)
+        try:
+            self.process.wait(timeout=30)
+        finally:
+            self.process.kill()
 
     def start(self, words: list[str], log: Path, **environment: str) -> int:
         """Start `train.py` with these words, what it says in `log`; the number of its process."""
@@ -111,6 +114,7 @@ def _serve() -> None:
             if answer == 0:
                 _train(**question)
         print(answer, flush=True)
+    os._exit(0)  # what libraries do at the end takes seconds
 
 
 if __name__ == "__main__":
