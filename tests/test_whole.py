@@ -57,11 +57,13 @@ MAY = {
     "training/data/transfer.py": (PART, "open"),
     "training/fitting/checkpoint_repo.py": (PART, "copyfile copyfile link"),
     "training/fitting/checkpoint_restore.py": (PART, "rename rename rename"),
+    "training/fitting/leaving.py": ("a checkpoint, which is sealed when it is whole", "save"),
     "training/results/batch.py": (PART, "open"),
     "training/results/contact_sheet.py": (PICTURE, "save"),
     "training/results/evidence.py": (PICTURE, "savez"),
     "training/results/mistakes_page.py": (MEMORY, "save"),
     "training/results/style.py": (MEMORY, "savefig"),
+    "training/run_lock.py": ("into the lock that is held: who is at work, for a sentence", "write_text"),
 }
 
 
