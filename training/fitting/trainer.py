@@ -76,6 +76,7 @@ class StageTrainer(Trainer):
         self._kept, args.save_total_limit = args.save_total_limit, None  # old checkpoints go when the new one is sealed
         self._order: EpochSampler | None = None
         self._underway: Underway | None = None  # at the checkpoint from which training goes on
+        self._resumed: str | None = None
         self._evaluated = True
         self._learning_rate: float | None = None
         self._seen = torch.zeros(2, device=args.device)  # images right, images seen, since the last log
@@ -129,6 +130,7 @@ class StageTrainer(Trainer):
 
     def train(self, resume_from_checkpoint: str | None = None, **kwargs: Any) -> Any:
         """As Trainer's; from a checkpoint in the middle of an epoch too as if there had been no end."""
+        self._resumed = resume_from_checkpoint
         if resume_from_checkpoint is not None:
             self._underway = checkpoints.underway_of(Path(resume_from_checkpoint))
         return super().train(resume_from_checkpoint=resume_from_checkpoint, **kwargs)
@@ -149,6 +151,7 @@ class StageTrainer(Trainer):
         self._globalstep_last_logged = underway.logged
         self._learning_rate, self.epoch_over = underway.learning_rate, underway.epoch_over
         self.control.should_training_stop = self.state.global_step >= self.state.max_steps
+        self._load_rng_state(self._resumed)  # now, for this checkpoint may be written anew
         if underway.evaluated:
             self.control.should_save = False  # that was this checkpoint
         else:  # what is due stands in the checkpoint's control
