@@ -182,6 +182,8 @@ class StageTrainer(Trainer):
     def save(self, evaluated: bool = True) -> None:
         """Write a checkpoint now; not `evaluated`, from the middle of an evaluation."""
         self._evaluated = evaluated
+        if not evaluated:  # which begins anew when the run goes on
+            torch.random.set_rng_state(self._random)
         self._save_checkpoint(self.model, None)
 
     def _save_checkpoint(self, model: torch.nn.Module, trial: Any) -> None:
@@ -213,6 +215,7 @@ class StageTrainer(Trainer):
 
     def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
         """As Trainer's; every process with the first one's BatchNorm statistics, which are those that are saved."""
+        self._random = torch.random.get_rng_state()  # a loader that is made may draw from it
         for buffer in self.model.buffers():
             broadcast(buffer)
         return super().evaluate(*args, **kwargs)
