@@ -78,6 +78,7 @@ class StageTrainer(Trainer):
         self._kept, args.save_total_limit = args.save_total_limit, None  # old checkpoints go when the new one is sealed
         self._order: EpochSampler | None = None
         self._underway: Underway | None = None  # at the checkpoint from which training goes on
+        self._resumed: str | None = None
         self._evaluated = True
         self._learning_rate: float | None = None
         self._seen = torch.zeros(2, device=args.device)  # images right, images seen, since the last log
@@ -131,6 +132,7 @@ class StageTrainer(Trainer):
 
     def train(self, resume_from_checkpoint: str | None = None, **kwargs: Any) -> Any:
         """As Trainer's; from a checkpoint in the middle of an epoch too as if there had been no end."""
+        self._resumed = resume_from_checkpoint
         if resume_from_checkpoint is not None:
             self._underway = checkpoints.underway_of(Path(resume_from_checkpoint))
         return super().train(resume_from_checkpoint=resume_from_checkpoint, **kwargs)
@@ -151,6 +153,7 @@ class StageTrainer(Trainer):
         self._globalstep_last_logged = underway.logged
         self._learning_rate, self.epoch_over = underway.learning_rate, underway.epoch_over
         self.control.should_training_stop = self.state.global_step >= self.state.max_steps
+        self._load_rng_state(self._resumed)  # now, for this checkpoint may be written anew
         if underway.evaluated:
             self.control.should_save = False  # that was this checkpoint
         else:  # what is due stands in the checkpoint's control
@@ -181,6 +184,8 @@ class StageTrainer(Trainer):
     def save(self, evaluated: bool = True) -> None:
         """Write a checkpoint now; not `evaluated`, from the middle of an evaluation."""
         self._evaluated = evaluated
+        if not evaluated:  # which begins anew when the run goes on
+            torch.random.set_rng_state(self._random)
         self._save_checkpoint(self.model, None)
 
     def _save_checkpoint(self, model: torch.nn.Module, trial: Any) -> None:
@@ -215,6 +220,7 @@ class StageTrainer(Trainer):
 
     def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
         """As Trainer's; every process with the first one's BatchNorm statistics, which are those that are saved."""
+        self._random = torch.random.get_rng_state()  # a loader that is made may draw from it
         for buffer in self.model.buffers():
             broadcast(buffer)
         return super().evaluate(*args, **kwargs)
