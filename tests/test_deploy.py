@@ -73,9 +73,9 @@ def test_both_splits_are_told_before_and_after_and_validation_does_not_get_worse
     assert validation["after"]["loss"] <= validation["before"]["loss"]
 
 
-def test_a_network_that_answers_no_numbers_ends_in_one_line_and_is_not_saved(noisy, tmp_path):
+def test_a_training_that_comes_to_nothing_ends_in_one_line_and_is_not_saved(noisy, tmp_path):
     wild = ["--learning_rate", "1e30", "--max_grad_norm", "0"]
-    with pytest.raises(UserError, match="not finite") as refused:
+    with pytest.raises(UserError, match="no finite number") as refused:
         main([*noisy, "--output_dir", str(tmp_path / "run"), *SHORT, *wild])
     assert "\n" not in str(refused.value)
     assert not (tmp_path / "run" / "model.safetensors").exists()

@@ -41,7 +41,7 @@ def slow(digits_model, monkeypatch):
 
 
 def uploads(server) -> list[Path]:
-    (folder,) = [each for each in Path(server.process.environ()["GRADIO_TEMP_DIR"]).glob("uploads-*")]
+    (folder,) = [each for each in Path(server.process.environ()["GRADIO_TEMP_DIR"]).glob("uploads.*")]
     return [folder, *folder.rglob("*.png")]
 
 

@@ -582,7 +582,8 @@ def test_a_run_on_a_table_goes_on_with_and_without_it(tiny_resnet, tmp_path, cap
     told = f"table      {path}: path from 'id', label from 'label', group from 'patient'; read as cp1252, separated by "
     assert told in capsys.readouterr().out
     assert json.loads((run / "local" / "data.json").read_text()) == {
-        "data_dir": str((tmp_path / "data" / "images").resolve())
+        "data_dir": str((tmp_path / "data" / "images").resolve()),
+        "given": [str(path.resolve())],
     }
     made = read_splits(run / "local" / "splits.csv")
     assert Counter(row.label for row in made) == {"grün": 10, "rot": 10, "blau": 10}

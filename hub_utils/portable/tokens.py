@@ -32,10 +32,11 @@ OURS = re.compile(r"hf_(transfer|xet|hub|api|file_system|raise_for_status|folder
 
 def without_token(text: str) -> str:
     """`text` without what looks like a token, and without what the environment holds under the name of one."""
+    text = FORMS.sub(_hidden, text)
     for name, value in os.environ.items():
         if len(value.strip()) >= SHORTEST and SECRET.search(name):
             text = text.replace(value.strip(), "…")
-    return FORMS.sub(_hidden, text)
+    return text
 
 
 def with_token(files: Mapping[str, bytes | Path]) -> list[str]:

@@ -45,6 +45,7 @@ OWN = (
     "resume",
     "checkpoint_repo",
     "overwrite",
+    "accept_changed_data",
     "class_weights",
     "threads",
     "channels_last",
