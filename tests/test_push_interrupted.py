@@ -109,8 +109,9 @@ def test_whatever_goes_wrong_wherever(run, monkeypatch, before, fault):
         with hub_with(before) as hub:
             plan(hub, number, request, fault)
             with monkeypatch.context() as patch:
-                limit = 0.4 if fault == "hang" else 60
-                patch.setattr("hub_utils.portable.patience._now", Patience(silence=limit, writing=limit))
+                limit = 0.15 if fault == "hang" else 60
+                waits = (0.01, 0.01, 0.01)
+                patch.setattr("hub_utils.portable.patience._now", Patience(waits, silence=limit, writing=limit))
                 said, where = told(run), f"{fault} at {request}"
             left = state(hub)
             assert left in (before, after), where

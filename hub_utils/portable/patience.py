@@ -131,10 +131,12 @@ class PatientClient(httpx2.Client):
         self._away_until = time.monotonic() + _now.silence
 
     def _bound(self, request: httpx2.Request) -> None:
-        """No request waits for ever, whoever made it without a limit."""
+        """No request waits longer, whatever limit it was made with."""
         limit = _now.silence if request.method in ("GET", "HEAD") else _now.writing
         told = request.extensions.get("timeout", {})
-        request.extensions["timeout"] = {each: told.get(each) or limit for each in ("connect", "read", "write", "pool")}
+        request.extensions["timeout"] = {
+            each: min(told.get(each) or limit, limit) for each in ("connect", "read", "write", "pool")
+        }
 
 
 def _is_repeatable(request: httpx2.Request) -> bool:
