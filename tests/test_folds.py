@@ -107,6 +107,7 @@ def test_a_cross_validation_is_a_run_a_fold_and_a_summary_that_adds_up(photos, r
     assert said.count(CAVEAT) == 1
 
 
+@pytest.mark.slow
 def test_the_images_are_read_once_and_no_network_outlives_its_fold(photos, recipe, tmp_path, monkeypatch):
     reads, alive = [], []
     read = Folder.read

@@ -213,7 +213,8 @@ def wait_for(met: Callable[[], bool]) -> None:
         time.sleep(0.05)
 
 
-@pytest.mark.parametrize("where", [pytest.param("PUT ", marks=pytest.mark.slow), "POST .*/commit/"])
+@pytest.mark.slow
+@pytest.mark.parametrize("where", ["PUT ", "POST .*/commit/"])
 def test_ctrl_c_and_kill_leave_the_old_state_and_the_same_command_goes_through(run, tmp_path, where):
     with LoopbackHub(tokens={ALICE: "alice"}) as hub:
         hub.add(NAME, OLD, private=True)

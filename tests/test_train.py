@@ -305,9 +305,8 @@ def drive(moment, photos, base, run, resume="afresh"):
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
 
 
-@pytest.mark.parametrize(
-    "moments", [("all:8", "half a checkpoint"), pytest.param(("head:2", "head:9", "export"), marks=pytest.mark.slow)]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("moments", [("all:8", "half a checkpoint"), ("head:2", "head:9", "export")])
 def test_a_run_killed_at_any_moment_ends_as_an_unbroken_one(moments, photos, tiny_resnet, tmp_path):
     unbroken = tmp_path / "unbroken"
     assert drive("never", photos, tiny_resnet, unbroken).returncode == 0
