@@ -174,7 +174,6 @@ def test_killed_twice_a_run_ends_as_an_unbroken_one(warm, words, tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.xfail(reason="it leaves well and goes on, but with loader workers not yet to the same last bit")
 def test_a_signal_to_the_whole_group_spares_the_workers_that_load_images(warm, words, tmp_path):
     """As `timeout` and many schedulers send it; a worker that dies would take the step with it."""
     words = [*words, "--dataloader_num_workers", "1"]

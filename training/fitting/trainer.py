@@ -111,9 +111,10 @@ class StageTrainer(Trainer):
         """The same, which draws the seeds of its workers from numbers of its own: how often it does so depends on the
         workers, and on when a run goes on, and Dropout must not.
         """
-        loader.generator = torch.Generator().manual_seed(self.args.seed)
-        if getattr(loader.worker_init_fn, "func", None) is not _undisturbed:  # one that was kept has it already
-            loader.worker_init_fn = partial(_undisturbed, loader.worker_init_fn)
+        inner = getattr(loader, "base_dataloader", loader)  # accelerate's asks the one within it
+        inner.generator = torch.Generator().manual_seed(self.args.seed)
+        if getattr(inner.worker_init_fn, "func", None) is not _undisturbed:  # one that was kept has it already
+            inner.worker_init_fn = partial(_undisturbed, inner.worker_init_fn)
         return loader
 
     def _streaming(self, views: StreamedViews) -> DataLoader:
@@ -184,8 +185,6 @@ class StageTrainer(Trainer):
     def save(self, evaluated: bool = True) -> None:
         """Write a checkpoint now; not `evaluated`, from the middle of an evaluation."""
         self._evaluated = evaluated
-        if not evaluated:  # which begins anew when the run goes on
-            torch.random.set_rng_state(self._random)
         self._save_checkpoint(self.model, None)
 
     def _save_checkpoint(self, model: torch.nn.Module, trial: Any) -> None:
@@ -220,7 +219,6 @@ class StageTrainer(Trainer):
 
     def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
         """As Trainer's; every process with the first one's BatchNorm statistics, which are those that are saved."""
-        self._random = torch.random.get_rng_state()  # a loader that is made may draw from it
         for buffer in self.model.buffers():
             broadcast(buffer)
         return super().evaluate(*args, **kwargs)
