@@ -223,8 +223,9 @@ def wait_for(condition: Callable[[], bool], seconds: float, log: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("processes", [1, 2])
-def test_killed_at_any_moment_a_run_ends_as_an_unbroken_one(warm, words, tmp_path, processes):
+@pytest.mark.parametrize(("processes", "workers"), [(1, 0), (1, 1), (2, 0)])
+def test_killed_at_any_moment_a_run_ends_as_an_unbroken_one(warm, words, tmp_path, processes, workers):
+    words = [*words, "--dataloader_num_workers", str(workers)]
     counts = sweep(warm, words, tmp_path, 20, processes, seed=processes)
-    print(f"\n{processes} process(es): {json.dumps(counts, indent=2, sort_keys=True)}")
+    print(f"\n{processes} process(es), {workers} workers: {json.dumps(counts, indent=2, sort_keys=True)}")
     assert counts["the same in the end"] == 20
