@@ -217,7 +217,7 @@ COMMANDS = {
     ),
     "space --push": Command(
         "hub_utils.space",
-        ("alice/colours", "--push", "--no_check", "--repo_id", "mine"),
+        ("alice/colours", "--push", "--no_check", "--repo_id", "mine", "--secret", "HF_TOKEN"),
         sent("alice/mine", "space"),
         (),
     ),
