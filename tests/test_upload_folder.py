@@ -1,10 +1,12 @@
 """The folder of uploads: of one process alone, and in the end empty, whatever came and however it broke off."""
 
+import errno
 import os
 import socket
 import subprocess
 import sys
 import time
+import urllib.error
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -89,6 +91,10 @@ def test_after_every_way_of_asking_it_is_empty_in_the_end(own, tiny_resnet, monk
         assert "data-turn" in happened(address, "picture", {"turn": "1", "path": sent(address, "c.png")})
         assert "data-turn" in happened(address, "pictures", {"files": [{"path": sent(address, "d.png")}]})
         _break_off(address)
+        with monkeypatch.context() as full, pytest.raises(urllib.error.HTTPError) as refused:
+            full.setattr("gradio.route_utils.GradioUploadFile.write", _no_space)
+            sent(address, "f.png")
+        assert refused.value.code == 503 and "no room for uploads" in refused.value.read().decode()
         assert _waited(lambda: not list(folder.glob("tmp*")))  # at once, as a whole page takes none of it
         assert [each.name for each in folder.rglob("*.*") if each.suffix == ".bin"] == []
         monkeypatch.setattr(upload_folder.sweep, "__defaults__", (0.1,))
@@ -96,6 +102,10 @@ def test_after_every_way_of_asking_it_is_empty_in_the_end(own, tiny_resnet, monk
         assert not page.upload_file_set and not any(page.temp_file_sets)
     finally:
         page.close()
+
+
+async def _no_space(file, data):
+    raise OSError(errno.ENOSPC, "No space left on device")
 
 
 def _break_off(address: str) -> None:

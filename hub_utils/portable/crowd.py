@@ -79,10 +79,10 @@ class AtTheDoor:
             await self.app(scope, receive, send)
 
 
-async def pass_by(receive: Any) -> None:
+async def pass_by(receive: Any, most: int = MOST_UNREAD) -> None:
     """Read what is sent: a connection that is closed before loses the answer on the way, too."""
     size = 0
-    while size < MOST_UNREAD:
+    while size < most:
         message = await receive()
         size += len(message.get("body", b""))
         if not message.get("more_body"):

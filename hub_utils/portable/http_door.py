@@ -78,6 +78,7 @@ POLICY = (
 )
 SHOWN = re.compile(rb"image/(jpeg|png|gif|webp)\b")  # of files of visitors: what a browser takes for nothing but pixels
 UPLOAD = "/gradio_api/upload"
+MANY_PARTS = f"This question has more parts than {MOST_PARTS:,}, or too long a number. Ask for less at once."
 MANY_LARGE = "This page is busy with large pictures. Try again in a moment."
 HEADERS = [
     (b"x-content-type-options", b"nosniff"),
@@ -122,19 +123,20 @@ class Door:
             else:
                 await self._app(scope, receive, send)
             return
-        answer = _Answer(scope, send)
+        answer, body = _Answer(scope, send), None
         try:
             most, length = self._let_in(scope)
             is_upload = scope["method"] == "POST" and _path(scope) == UPLOAD
             if is_upload and not await asyncio.to_thread(has_room, length or STEP):
-                with suppress(TimeoutError):
-                    await asyncio.wait_for(pass_by(receive), self._silence)
+                await _pass_by(receive, self._silence)
                 raise _Refused(503, NO_ROOM, **{"retry-after": str(AGAIN)})
             with uploading(is_upload), self._large.question() as large:
                 body = _Body(receive, most, self._silence, answer, None if is_upload else large)
                 scope[BYTES] = lambda: body.size
                 await self._app(scope, body, answer)
         except _Refused as refusal:
+            if body is not None:
+                await body.pass_by()
             await answer.refuse(refusal)
         except ClientDisconnect:
             pass  # who would be told?
@@ -142,6 +144,8 @@ class Door:
             # Of an event that there is not, gradio finds so when its answer has begun.
             if answer.refusal is None and not isinstance(error.__cause__, HTTPException):
                 logger.exception("a request that cannot be answered")
+            elif answer.refusal is not None:
+                await body.pass_by()
             await answer.refuse(answer.refusal or _Refused(500, "That cannot be answered. Try again."), error)
 
     def _let_in(self, scope: Scope) -> tuple[int, int]:
@@ -300,7 +304,7 @@ class _Body:
         parts = sum(map(body.count, PARTS)) + body.count(b"\\") / ESCAPES
         self._parts += parts
         if self._parts > MOST_PARTS or (parts and LONG_NUMBER.search(body)):
-            raise self._answer.not_done(413, f"This question has too many parts: {MOST_PARTS:,} are the limit.")
+            raise self._answer.not_done(413, MANY_PARTS)
         if self._is_much(self.size):
             raise self._answer.not_done(503, MANY_LARGE)
 
@@ -308,6 +312,16 @@ class _Body:
         received(more)
         if self.size // STEP > (self.size - more) // STEP and not await asyncio.to_thread(has_room, STEP):
             raise self._answer.not_done(503, NO_ROOM)
+
+    async def pass_by(self) -> None:
+        """To be called once it was refused, and nothing is kept of it any more."""
+        if not self._whole and self._answer.refusal is not None and self._answer.refusal.status != 408:
+            await _pass_by(self._receive, self._silence)
+
+
+async def _pass_by(receive: Callable, silence: float) -> None:
+    with suppress(TimeoutError):
+        await asyncio.wait_for(pass_by(receive, MOST_ASKED), silence)
 
 
 class _Answer:
