@@ -14,6 +14,7 @@ import unicodedata
 import zipfile
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -42,6 +43,13 @@ SECRETS = {
     "a login of .netrc": r"machine\s{1,9}\S{1,99}\s{1,9}login\s{1,9}\S{1,99}\s{1,9}password\s",
     "a token of Jupyter": r"[?&]token=[0-9a-f]{32,}",
     "a variable with a token": r"(?:TOKEN|SECRET|PASSWORD|API_KEY)=[\"']?[A-Za-z0-9/+_.-]{12,}",
+    "a key of Stripe": r"(?:sk|rk)_live_[A-Za-z0-9]{16,}",
+    "a token of npm": r"npm_[A-Za-z0-9]{36}",
+    "a token of PyPI": r"pypi-AgEI[A-Za-z0-9_-]{16,}",
+    "a key of SendGrid": r"SG\.[A-Za-z0-9_-]{16,}\.[A-Za-z0-9_-]{16,}",
+    "a key of Azure": r"AccountKey=[A-Za-z0-9+/]{40,}",
+    "a token in a header": r"(?i:Authorization)[\"']?\s?[:=]\s?[\"']?(?i:Bearer|Basic|token)\s[A-Za-z0-9+/=._~-]{12,}",
+    "a token in JSON": r"[\"']token[\"']\s?:\s?[\"'][0-9a-f]{32,}[\"']",
     "a password": r"(?i:api_?key|secret_?key|access_?token|password|passwd)[\"']?\s?[:=]\s?[\"']?[A-Za-z0-9/+_.-]{12,}",
 }
 # Wherever a home folder is on Linux, macOS and Windows, whoever's; JSON doubles backslashes.
@@ -142,8 +150,12 @@ def _as_text(data: bytes) -> tuple[str, Callable[[int], str]]:
             return text, lambda at: f"line {text.count(chr(10), 0, at) + 1}"
     except UnicodeDecodeError:
         pass
-    pieces = list(re.finditer(rb"[\t -~]{8,}", data))
-    text = "\n".join(piece[0].decode("ascii") for piece in pieces)
+    if data.startswith((b"\xff\xfe", b"\xfe\xff")):  # as PowerShell writes
+        with suppress(UnicodeDecodeError):
+            text = data.decode("utf-16")
+            return text, lambda at: f"line {text.count(chr(10), 0, at) + 1}"
+    pieces = list(re.finditer(rb"[\t -~]{8,}|(?:[\t -~]\0){8,}", data))  # in UTF-16 too
+    text = "\n".join(piece[0].replace(b"\0", b"").decode("ascii") for piece in pieces)
     return text, lambda at: f"byte {pieces[text.count(chr(10), 0, at)].start():,}"
 
 

@@ -219,6 +219,22 @@ def test_nothing_is_said_twice_that_the_headline_or_the_bars_say(served):
         assert listed.count("<li>") == 3
 
 
+def test_a_class_may_be_called_by_thousands_of_letters(run, tmp_path):
+    """They stand in a title; what is to be read beside them is not lost."""
+    here, name = shutil.copytree(run, tmp_path / "long"), "x" * 1500 + " " + "y" * 1500
+    config = json.loads((here / "config.json").read_text(encoding="utf-8"))
+    config["id2label"]["0"] = name
+    config["label2id"] = {label: int(at) for at, label in config["id2label"].items()}
+    (here / "config.json").write_text(json.dumps(config), encoding="utf-8")
+    served = Served("long", here)
+    served.predictor()
+    lede = re.search(r'<p class="lede" title="(.*?)">(.*?)</p>', head_html(served))
+    assert name in lede[1] and len(lede[2]) < 150
+    html = answer_html(served, answer_of(0.4, 0.3, 0.3), 1)
+    assert f'<span class="long" title="{name}">' in html and f'<span title="{name}">' in html
+    assert f"{'x' * 60}… comes closest" in html and len(re.search('data-said="(.*?)"', html)[1]) < 150
+
+
 def test_an_unsure_answer_says_so_and_why(served):
     said = verdict(served, answer_of(0.4, 0.3, 0.3))
     assert (said["sure"], said["familiar"]) == (False, None)

@@ -29,6 +29,12 @@ FORMULAS = [
     "\t=1",
     "\r\n@a",
     "\t",
+    "\xa0=1",
+    "\u3000=1",
+    "\ufeff@a",
+    "\x0b+1",
+    "\x00=1",
+    "a; \xa0'=1",
 ]
 
 
@@ -43,7 +49,9 @@ def test_nothing_is_computed_wherever_cells_are_divided(cell, divided_at):
     text = io.StringIO(newline="")
     Writer(text).writerow(["cat.png", cell, cell, "dog"])
     cells = spreadsheet(text.getvalue(), divided_at)
-    assert cells and not [each for each in cells if each.strip(' "\t\r\n')[:1] in tuple("=+-@＝＋－＠")], cells
+    assert cells and not [
+        each for each in cells if each.strip(' "\t\r\n\x00\x0b\x0c\x85\xa0\u3000\ufeff')[:1] in tuple("=+-@＝＋－＠")
+    ], cells
     assert list(read(io.StringIO(text.getvalue(), newline=""))) == [["cat.png", cell, cell, "dog"]]
 
 
@@ -56,7 +64,7 @@ def test_what_is_no_formula_stays_as_it_is(cell):
 
 def test_whatever_is_written_is_read_back_to_the_letter():
     draw = random.Random(0)
-    letters = "=+-@'\" ,;|\t\r\nab＝"
+    letters = "=+-@'\" ,;|\t\r\nab＝\x00\x0b\x0c\x85\xa0\u3000\ufeff"
     for _ in range(20_000):
         cell = "".join(draw.choices(letters, k=draw.randrange(8)))
         assert exact(harmless(cell)) == cell, repr(cell)

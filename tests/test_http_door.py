@@ -1,6 +1,8 @@
 """The door before gradio, by itself: who comes in, with how much, how slowly, how often; and what goes out."""
 
 import asyncio
+import json
+import time
 from types import SimpleNamespace
 
 import pytest
@@ -113,6 +115,88 @@ def test_no_request_is_larger_than_what_it_is_for(monkeypatch):
     assert status("GET", "/", headers=[(b"cookie", b"x" * 9_000)]) == 200
 
 
+ASK = "/gradio_api/call/predict"
+FILE = {"path": "/tmp/gradio/" + "0f" * 32 + "/花.png", "url": None, "size": 9, "orig_name": "花" * 20 + ".png"}
+FILE |= {"mime_type": "image/png", "is_stream": False, "meta": {"_type": "gradio.FileData"}}
+
+
+@pytest.mark.parametrize(
+    "body", [b"[]," * 15_001, b"," * 30_001, b'{"a":1},' * 15_001, b"\\n" * 300_001, b"[" + b"1" * 4000 + b"]"]
+)
+def test_a_question_of_many_parts_is_refused_as_it_comes_and_an_upload_of_them_is_not(body):
+    half = len(body) // 2
+    code, headers, said = asked("POST", ASK, body[:half], body[half:])
+    assert code == 413 and headers[b"connection"] == b"close" and "more parts than 30,000" in said
+    assert status("POST", "/gradio_api/upload", body) == 200
+
+
+def test_who_is_refused_may_send_the_rest_and_hears_why():
+    """Otherwise the connection breaks before the sentence is there."""
+    pieces, sent = [b"[]," * 20_000, *[b"x"] * 9, b""], []
+
+    async def receive():
+        return {"type": "http.request", "body": pieces.pop(0), "more_body": bool(pieces)}
+
+    async def send(message):
+        assert not pieces
+        sent.append(message)
+
+    scope = {"type": "http", "method": "POST", "path": ASK, "headers": [], "client": None}
+    asyncio.run(Door(_app)(scope | {"app": SimpleNamespace(blocks=PAGES)}, receive, send))
+    assert sent[0]["status"] == 413
+
+
+def test_what_is_let_in_is_read_at_once():
+    """A thousand files with names of East Asia, and a large picture in base64; and the worst that still comes in."""
+    picture = b'{"data": [{"url": "data:image/png;base64,' + b"iVBORw0KGgo1+/" * 2_000_000 + b'"}]}'
+    for body in (json.dumps({"data": [[FILE] * 1000]}).encode(), picture, b"[" + b"[]," * 14_998 + b"1]"):
+        start = time.process_time()
+        json.loads(body)
+        assert time.process_time() - start < 1  # 0.01 to 0.1
+        assert status("POST", ASK, *(body[at : at + 65_536] for at in range(0, len(body), 65_536))) == 200
+
+
+def test_large_questions_are_few_at_once_and_small_ones_are_not_counted(monkeypatch):
+    monkeypatch.setattr(http_door, "LARGE", 10)
+    monkeypatch.setattr(http_door, "MOST_LARGE", 25)
+    door = Door(_app)
+
+    async def together(size: int) -> list[int]:
+        codes = []
+
+        async def send(message):
+            codes.append(message["status"]) if "status" in message else None
+
+        async def one():
+            pieces = [b"x" * size, b""]
+
+            async def receive():
+                await asyncio.sleep(0)
+                return {"type": "http.request", "body": pieces.pop(0), "more_body": bool(pieces)}
+
+            scope = {"type": "http", "method": "POST", "path": ASK, "headers": [], "client": None}
+            await door(scope | {"app": SimpleNamespace(blocks=PAGES)}, receive, send)
+
+        await asyncio.gather(*(one() for _ in range(4)))
+        return sorted(codes)
+
+    assert asyncio.run(together(9)) == [200] * 4
+    assert 503 in (codes := asyncio.run(together(12))) and 200 in codes
+    assert status("POST", ASK, b"x" * 20, door=door) == 200  # afterwards there is room again
+    code, headers, said = asked("POST", ASK, b"x" * 30, door=door)
+    assert code == 503 and b"retry-after" in headers and "busy" in said
+
+
+def test_an_upload_finds_room_or_is_told_that_there_is_none(monkeypatch):
+    monkeypatch.setattr(http_door, "STEP", 10)
+    wanted = []
+    monkeypatch.setattr(http_door, "has_room", lambda size: wanted.append(size) or len(wanted) < 3)
+    code, headers, said = asked("POST", "/gradio_api/upload", b"x" * 9, b"x" * 9, b"x" * 9)
+    assert wanted == [10, 10, 10] and code == 503 and b"retry-after" in headers and "no room" in said
+    code, _, said = asked("POST", "/gradio_api/upload", b"x" * 7, headers=[(b"content-length", b"7")])
+    assert wanted[3:] == [7] and code == 503 and "no room" in said
+
+
 def test_who_sends_too_slowly_is_given_up_even_where_gradio_catches_that():
     async def catches(scope, receive, send):
         try:
@@ -153,6 +237,9 @@ def test_a_classroom_comes_in_behind_one_address_and_a_flood_does_not(monkeypatc
         (True, "10.0.0.7", "nonsense, \xff", ""),
         (True, "2a00:1450::1", None, "2a00:1450::/64"),
         (True, None, None, ""),
+        (False, "::ffff:9.9.9.9", None, "9.9.9.9"),  # as a server for both writes those of IPv4
+        (False, "64:ff9b::909:909", None, "9.9.9.9"),
+        (False, "::ffff:10.0.0.7", None, ""),
     ],
 )
 def test_who_asks_is_told_by_the_connection_and_on_a_space_by_its_proxy(space, client, forwarded, counted, monkeypatch):

@@ -67,6 +67,14 @@ def kinds(run: Path, content: str | bytes, name: str = "README.md") -> list[str]
         "machine huggingface.co login you password secret",
         "http://localhost:8888/lab?token=" + "0f" * 24,
         "export WANDB_TOKEN=0123456789abcdef",
+        "sk_live_" + "aB3" * 8,
+        "npm_" + "aB3x" * 9,
+        "pypi-AgEIcHlwaS5vcmc" + "aB3x" * 9,
+        "SG." + "aB3x" * 5 + "." + "aB3x" * 10,
+        "DefaultEndpointsProtocol=https;AccountKey=" + "aB3x" * 21 + "==",
+        "curl -H 'Authorization: Bearer aB3xaB3xaB3xaB3x'",
+        '{"Authorization": "token aB3xaB3xaB3xaB3x"}',
+        '{"token": "' + "0f" * 20 + '"}',
         "hf_alice",  # the user's own token, whatever it looks like
     ],
 )
@@ -79,6 +87,16 @@ def test_a_secret_is_found_in_text_and_between_weights_and_is_not_repeated(run, 
         assert len(found) >= 1
         assert all(str(each).startswith(f"{name}, {'line 2' if name == 'README.md' else 'byte'}") for each in found)
         assert secret not in str(found)
+
+
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-16-le", "utf-16-be", "utf-8-sig"])
+def test_a_token_is_found_in_text_as_powershell_writes_it(run, encoding):
+    text = "Eine Übersicht\nmy token is hf_alice, and no more"
+    data = text.encode(encoding)
+    (found,) = scan({"notes.txt": data}, run, token="hf_alice")
+    assert found.kind == "your token for the Hub"
+    assert found.where == "line 2" or encoding in ("utf-16-le", "utf-16-be")
+    assert "your token for the Hub" in {each.kind for each in secrets_in({"notes.txt": data}, "hf_alice")}
 
 
 def test_the_place_in_a_binary_file_is_near_the_secret(run):
@@ -145,6 +163,7 @@ def test_a_name_is_found_in_json_too_where_letters_may_be_escaped(run):
         "0.51234567 and 12345678",
         "https://example.org/home/page, https://example.org:8080/a@b, ratio 3:4, ~/data, ../data, data/digits",
         "pipeline(...)('photo.jpg'), hf_hub_download(repo_id), the class A:\\nB, key: value",
+        '{"token": "<unk>", "Authorization": "Bearer YOUR_TOKEN"}, Authorization: Bearer $TOKEN, npm_config_cache',
         "10.24432/C50P49, https://doi.org/10.5281/zenodo.1234",
         TEMPLATE.read_text(encoding="utf-8"),
     ],

@@ -1,11 +1,14 @@
 """The folder of uploads: of one process alone, and in the end empty, whatever came and however it broke off."""
 
+import errno
 import os
 import socket
 import subprocess
 import sys
 import time
+import urllib.error
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from conftest import ROOT
@@ -14,7 +17,7 @@ from test_strangers import PNG, asked, file, happened, sent
 
 from hub_utils.portable import upload_folder
 from hub_utils.portable.demo import Page, build_demo
-from hub_utils.portable.upload_folder import sweep, uploading
+from hub_utils.portable.upload_folder import answered, has_room, received, sweep, uploading
 
 
 @pytest.fixture
@@ -77,11 +80,21 @@ def test_after_every_way_of_asking_it_is_empty_in_the_end(own, tiny_resnet, monk
         address, folder = page.local_url.rstrip("/"), Path(get_upload_folder())
         asked(address, "predict_many", [file(str(folder))])
         assert asked(address, "predict", file(sent(address)))[0] == "complete"
+        given = sent(address, "refused.png", b"no picture")
+        assert asked(address, "predict", file(given))[0] == "error"
+        assert time.time() - os.path.getmtime(given) > upload_folder.AGE - 2 * upload_folder.YOUNG
+        given = sent(address, "many.png")
+        assert asked(address, "predict_many", [file(given)])[0] == "complete"
+        assert time.time() - os.path.getmtime(given) > upload_folder.AGE - 2 * upload_folder.YOUNG
         assert asked(address, "predict", {"url": "data:;base64," + "A" * 1000})[0] == "error"
         assert asked(address, "predict_many", [file(sent(address, "b.png"))])[0] == "complete"
         assert "data-turn" in happened(address, "picture", {"turn": "1", "path": sent(address, "c.png")})
         assert "data-turn" in happened(address, "pictures", {"files": [{"path": sent(address, "d.png")}]})
         _break_off(address)
+        with monkeypatch.context() as full, pytest.raises(urllib.error.HTTPError) as refused:
+            full.setattr("gradio.route_utils.GradioUploadFile.write", _no_space)
+            sent(address, "f.png")
+        assert refused.value.code == 503 and "no room for uploads" in refused.value.read().decode()
         assert _waited(lambda: not list(folder.glob("tmp*")))  # at once, as a whole page takes none of it
         assert [each.name for each in folder.rglob("*.*") if each.suffix == ".bin"] == []
         monkeypatch.setattr(upload_folder.sweep, "__defaults__", (0.1,))
@@ -89,6 +102,10 @@ def test_after_every_way_of_asking_it_is_empty_in_the_end(own, tiny_resnet, monk
         assert not page.upload_file_set and not any(page.temp_file_sets)
     finally:
         page.close()
+
+
+async def _no_space(file, data):
+    raise OSError(errno.ENOSPC, "No space left on device")
 
 
 def _break_off(address: str) -> None:
@@ -171,3 +188,47 @@ def test_what_breaks_off_goes_at_once_and_what_others_are_sending_stays(own):
     with uploading():
         pass
     assert (own / "somebody else's").exists()  # and no folder but ours is touched
+
+
+def test_the_oldest_uploads_make_room_and_those_of_the_last_minute_stay(own, monkeypatch):
+    Page("a")
+    folder = Path(get_upload_folder())
+    monkeypatch.setattr(upload_folder, "MOST_TOGETHER", 100)
+    monkeypatch.setattr(upload_folder, "MOST_FREE", 0)
+    monkeypatch.setattr(upload_folder, "_bytes", 0)
+    monkeypatch.setattr(upload_folder, "_looked", -100.0)
+    for name, age in {"oldest": 900, "older": 300, "new": 10}.items():
+        (folder / name).mkdir()
+        (folder / name / "a.png").write_bytes(bytes(30))
+        old(folder / name / "a.png", age)
+        received(30)
+    there = {each.parent.name for each in folder.rglob("*.png")}
+    assert has_room(10) and there == {"oldest", "older", "new"}
+    assert has_room(20) and {each.parent.name for each in folder.rglob("*.png")} == {"older", "new"}
+    assert not has_room(80)  # it has just been looked
+    monkeypatch.setattr(upload_folder, "_looked", -100.0)
+    assert not has_room(80) and {each.parent.name for each in folder.rglob("*.png")} == {"new"}
+    assert has_room(70)
+    assert (own / "somebody else's").exists()
+
+
+def test_the_disk_is_never_filled(own, monkeypatch):
+    Page("a")
+    disk = SimpleNamespace(total=10**12, used=0, free=1_000_000_500)
+    monkeypatch.setattr(upload_folder.shutil, "disk_usage", lambda folder: disk)
+    monkeypatch.setattr(upload_folder, "_bytes", 0)
+    assert has_room(500) and not has_room(501)
+    disk.total, disk.free = 1000, 150  # of a small one a tenth is left
+    assert has_room(50) and not has_room(51)
+
+
+def test_what_programs_sent_goes_a_minute_after_the_answer_unless_somebody_sends_the_same(own):
+    Page("a")
+    folder = Path(get_upload_folder())
+    (path := folder / "a.png").touch()
+    answered(path)
+    sweep(folder)
+    assert path.exists()  # for a minute
+    sweep(folder, upload_folder.AGE - upload_folder.YOUNG - 1)
+    assert not path.exists()
+    answered(path)  # it is gone already: nothing happens

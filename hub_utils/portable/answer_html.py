@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from hub_utils.portable.facts import told
-from hub_utils.portable.markdown import counted, one_line
+from hub_utils.portable.markdown import LONG, counted, one_line, short
 from hub_utils.portable.served import Served, verdict
 
 if TYPE_CHECKING:
@@ -41,7 +41,7 @@ def answer_html(served: Served, answer: Answer, milliseconds: float, turn: str =
     runtime = served.public(served.predictor().runtime)  # why an ONNX file was not asked stands in it
     notes = _notes(served, said)
     drawn = answer.maps is not None  # a bar is a button where there is a heat map to see
-    aloud = one_line(" ".join([first for first, _, _ in notes] + [f"{label}, {percent(best)}"]))
+    aloud = one_line(" ".join([first for first, _, _ in notes] + [f"{short(label)}, {percent(best)}"]))
     remarks = "".join(
         f'<p class="note">{icon}<span><b>{first}</b> {escape(more)}</span></p>' for first, more, icon in notes
     )
@@ -92,7 +92,13 @@ def _headline(label: str) -> str:
     """The label in large type; of ImageNet's lists of synonyms the first, the others smaller."""
     first, comma, others = label.partition(", ")
     size = "long" if len(first) > 16 else "short"
-    return f'<span class="{size}">{escape(one_line(first))}<small>{escape(one_line(comma + others))}</small></span>'
+    words = f"{escape(one_line(first))}<small>{escape(one_line(comma + others))}</small>"
+    return f'<span class="{size}"{title_of(label)}>{words}</span>'
+
+
+def title_of(*names: str) -> str:
+    """The HTML attribute with all of the names, if one of them is so long that it is cut where it stands."""
+    return f' title="{escape(one_line(", ".join(names)))}"' if any(len(name) > LONG for name in names) else ""
 
 
 def _bars(shares: Sequence[tuple[str, float]], drawn: bool) -> str:
@@ -128,7 +134,7 @@ def _bar(number: int, label: str, share: float, drawn: bool) -> str:
     tag, pressed = ("button", "true" if number == 0 else "false") if drawn else ("div", None)
     how = f' type="button" data-class="{number}" aria-pressed="{pressed}"' if drawn else ""
     return (
-        f'<li><{tag}{how} style="--share:{share:.4f}"><span>{escape(label)}</span> '
+        f'<li><{tag}{how} style="--share:{share:.4f}"><span{title_of(label)}>{escape(label)}</span> '
         f"<b>{escape(percent(share, 1))}</b></{tag}></li>"
     )
 
@@ -147,7 +153,7 @@ def _notes(served: Served, said: dict[str, Any]) -> list[tuple[str, str, str]]:
         why = f"Below {percent(at)} I would rather not say."
         if kept and every and percent(kept) != percent(every):
             why += f" From there on {percent(kept)} of my answers were right; of all, {percent(every)}."
-        notes.append(("Not sure.", f"{said['label']} comes closest. {why}", UNSURE))
+        notes.append(("Not sure.", f"{short(said['label'])} comes closest. {why}", UNSURE))
     return notes
 
 

@@ -73,16 +73,16 @@ class AtTheDoor:
         if scope["type"] != "http" or scope["method"] != "POST" or not scope["path"].endswith("/upload"):
             return await self.app(scope, receive, send)
         if sentence := self.line().why_no_upload():
-            await _pass_by(receive)
+            await pass_by(receive)
             return await refuse(send, sentence)
         with self.line().crowd.uploading():
             await self.app(scope, receive, send)
 
 
-async def _pass_by(receive: Any) -> None:
+async def pass_by(receive: Any, most: int = MOST_UNREAD) -> None:
     """Read what is sent: a connection that is closed before loses the answer on the way, too."""
     size = 0
-    while size < MOST_UNREAD:
+    while size < most:
         message = await receive()
         size += len(message.get("body", b""))
         if not message.get("more_body"):

@@ -13,9 +13,10 @@ import re
 from collections.abc import Iterable, Iterator
 from typing import IO, Any
 
-FORMULA = r"(?=[ '\"]*[=+\-@＝＋－＠])"  # the wide forms are those of East Asia
+BLANK = " \x00\x0b\x0c\x85\xa0\u3000\ufeff"  # what some programs leave out at a cell's start
+FORMULA = rf"(?=[{BLANK}'\"]*[=+\-@＝＋－＠])"  # the wide forms are those of East Asia
 PIECE = r"(?:\A|(?<=[,;\t\r\n|]))"  # where a cell may begin for a spreadsheet
-MOVES_UP = r"(?=[ ']*[\t\r\n])"  # blanks at the start, which some leave out
+MOVES_UP = rf"(?=[{BLANK}']*[\t\r\n])"  # blanks at the start, which some leave out
 TO_WRITE = [re.compile(PIECE + FORMULA), re.compile(r"\A" + MOVES_UP)]
 TO_READ = [re.compile(rf"\A'{MOVES_UP}"), re.compile(f"{PIECE}'{FORMULA}")]
 

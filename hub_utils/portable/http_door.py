@@ -15,18 +15,28 @@ import os
 import re
 import time
 from collections import Counter
-from collections.abc import Callable, MutableMapping
+from collections.abc import Callable, Iterator, MutableMapping
+from contextlib import contextmanager, suppress
 from typing import Any
 
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
-from hub_utils.portable.questions import Questions
-from hub_utils.portable.upload_folder import uploading
+from hub_utils.portable.crowd import pass_by
+from hub_utils.portable.questions import NO_ROOM, Questions
+from hub_utils.portable.upload_folder import has_room, received, uploading
 from hub_utils.portable.uploads import MB, MOST_BYTES, MOST_UPLOAD
 
 MOST_HEADERS = 32_000  # bytes of address and headers; a Space's own are 5,000
 MOST_ASKED = MOST_BYTES * 4 // 3 + MB  # bytes: a picture may stand in the question itself, in base64
+MOST_PARTS = 30_000  # commas and brackets of a question: a thousand files have ten each; they are read in 0.01 seconds
+ESCAPES = 10  # backslashes that cost as much as one of them
+PARTS = (b",", b"[", b"{")  # base64 has none of them
+LONG_NUMBER = re.compile(rb"[0-9]{400}")  # which takes long to be read, and which nobody means
+AGAIN = 5  # seconds after which may be asked again where there was no room
+LARGE = MB  # bytes of a question that brings its picture along
+MOST_LARGE = 200 * MB  # of all such questions that are being received or wait for an answer
+STEP = 16 * MB  # bytes of an upload, after which is looked whether there is room for as many more
 LITTLE = 20_000  # bytes, of what is no picture
 MOST_SENT = MOST_UPLOAD + MB  # bytes of one request that uploads
 SILENCE = 30.0  # seconds that whoever sends may pause
@@ -67,6 +77,9 @@ POLICY = (
     "worker-src 'self' blob:; object-src 'none'; base-uri 'self'; form-action 'self'"
 )
 SHOWN = re.compile(rb"image/(jpeg|png|gif|webp)\b")  # of files of visitors: what a browser takes for nothing but pixels
+UPLOAD = "/gradio_api/upload"
+MANY_PARTS = f"This question has more parts than {MOST_PARTS:,}, or too long a number. Ask for less at once."
+MANY_LARGE = "This page is busy with large pictures. Try again in a moment."
 HEADERS = [
     (b"x-content-type-options", b"nosniff"),
     (b"referrer-policy", b"same-origin"),
@@ -75,6 +88,9 @@ HEADERS = [
 OF_A_FILE = [*HEADERS[:2], (b"content-security-policy", b"default-src 'none'; sandbox")]
 
 logger = logging.getLogger(__name__)
+BYTES = "hub_utils.bytes"  # of a scope: a function that says how many bytes came with the request
+Address = ipaddress.IPv4Address | ipaddress.IPv6Address
+NAT64 = ipaddress.ip_network("64:ff9b::/96")
 Scope = MutableMapping[str, Any]
 Message = MutableMapping[str, Any]
 
@@ -98,7 +114,7 @@ class Door:
     """ASGI middleware of a gradio app; `most` and `silence` are the limits above, for tests."""
 
     def __init__(self, app: Callable, most: int = MOST_A_MINUTE, silence: float = SILENCE) -> None:
-        self._app, self._rate, self._silence = app, _Rate(most), silence
+        self._app, self._rate, self._silence, self._large = app, _Rate(most), silence, _Large()
 
     async def __call__(self, scope: Scope, receive: Callable, send: Callable) -> None:
         if scope["type"] != "http":
@@ -107,12 +123,20 @@ class Door:
             else:
                 await self._app(scope, receive, send)
             return
-        answer = _Answer(scope, send)
+        answer, body = _Answer(scope, send), None
         try:
-            most = self._let_in(scope)
-            with uploading(scope["method"] == "POST" and _path(scope) == "/gradio_api/upload"):
-                await self._app(scope, _Body(receive, most, self._silence, answer), answer)
+            most, length = self._let_in(scope)
+            is_upload = scope["method"] == "POST" and _path(scope) == UPLOAD
+            if is_upload and not await asyncio.to_thread(has_room, length or STEP):
+                await _pass_by(receive, self._silence)
+                raise _Refused(503, NO_ROOM, **{"retry-after": str(AGAIN)})
+            with uploading(is_upload), self._large.question() as large:
+                body = _Body(receive, most, self._silence, answer, None if is_upload else large)
+                scope[BYTES] = lambda: body.size
+                await self._app(scope, body, answer)
         except _Refused as refusal:
+            if body is not None:
+                await body.pass_by()
             await answer.refuse(refusal)
         except ClientDisconnect:
             pass  # who would be told?
@@ -120,10 +144,12 @@ class Door:
             # Of an event that there is not, gradio finds so when its answer has begun.
             if answer.refusal is None and not isinstance(error.__cause__, HTTPException):
                 logger.exception("a request that cannot be answered")
+            elif answer.refusal is not None:
+                await body.pass_by()
             await answer.refuse(answer.refusal or _Refused(500, "That cannot be answered. Try again."), error)
 
-    def _let_in(self, scope: Scope) -> int:
-        """How many bytes may come along.
+    def _let_in(self, scope: Scope) -> tuple[int, int]:
+        """How many bytes may come along, and how many are said to; 0 if nothing is said.
 
         Raises:
             _Refused: it is too much, or nothing that a page needs.
@@ -139,7 +165,7 @@ class Door:
             raise _Refused(413, f"This is too large: {most / MB:,.2f} MB are the limit.", connection="close")
         if COUNTED.match(path) and method == "POST":
             self._rate.count(_client(scope, headers))
-        return most
+        return most, int(length)
 
 
 def _path(scope: Scope) -> str:
@@ -184,12 +210,42 @@ def _client(scope: Scope, headers: dict[bytes, bytes]) -> str:
         said = [*headers.get(b"x-forwarded-for", b"").decode("latin-1").split(","), *said]
     for each in reversed(said):
         try:
-            address = ipaddress.ip_address(each.strip())
+            address = _unwrapped(ipaddress.ip_address(each.strip()))
         except ValueError:
             continue
         if not address.is_private and not address.is_loopback:
             return str(ipaddress.ip_network(f"{address}/64", strict=False)) if address.version == 6 else str(address)
     return ""
+
+
+def _unwrapped(address: Address) -> Address:
+    """The address of IPv4 that stands in one of IPv6, as servers for both, and networks without IPv4, write it."""
+    if address.version == 4:
+        return address
+    return ipaddress.IPv4Address(int(address) & 0xFFFFFFFF) if address in NAT64 else address.ipv4_mapped or address
+
+
+class _Large:
+    """The bytes of questions that bring their pictures along, while they are received."""
+
+    def __init__(self) -> None:
+        self._bytes = 0
+
+    @contextmanager
+    def question(self) -> Iterator[Callable[[int], bool]]:
+        """What is to be told how many bytes of a question are here by now; false where that is too much."""
+        held = 0
+
+        def is_much(size: int) -> bool:
+            nonlocal held
+            if size > LARGE:
+                self._bytes, held = self._bytes + size - held, size
+            return self._bytes > MOST_LARGE
+
+        try:
+            yield is_much
+        finally:
+            self._bytes -= held
 
 
 class _Rate:
@@ -219,24 +275,53 @@ class _Rate:
 class _Body:
     """What is received of a request, up to a size, and not at a crawl; then whether whoever asked is gone, as ever."""
 
-    def __init__(self, receive: Callable, most: int, silence: float, answer: _Answer) -> None:
+    def __init__(
+        self, receive: Callable, most: int, silence: float, answer: _Answer, is_much: Callable[[int], bool] | None
+    ) -> None:
+        """`is_much` of a question says whether so many bytes are too much now; None of an upload."""
         self._receive, self._most, self._silence, self._answer = receive, most, silence, answer
-        self._size, self._whole, self._waited = 0, False, 0.0
+        self._is_much, self.size, self._whole, self._waited, self._parts = is_much, 0, False, 0.0, 0.0
 
     async def __call__(self) -> Message:
         if self._whole:
             return await self._receive()
-        left, start = self._silence + self._size / SLOWEST - self._waited, time.monotonic()
+        left, start = self._silence + self.size / SLOWEST - self._waited, time.monotonic()
         try:
             message = await asyncio.wait_for(self._receive(), max(0.1, min(left, self._silence)))
         except TimeoutError:
             raise self._answer.not_done(408, "This came too slowly, and was given up. Try again.") from None
         self._waited += time.monotonic() - start  # for them: that we are slow is not their fault
-        self._size += len(message.get("body", b""))
+        body = message.get("body", b"")
+        self.size += len(body)
         self._whole = not message.get("more_body", False)
-        if self._size > self._most:
+        if self.size > self._most:
             raise self._answer.not_done(413, f"This is too large: {self._most / MB:,.2f} MB are the limit.")
+        await (self._check_question(body) if self._is_much else self._check_upload(len(body)))
         return message
+
+    async def _check_question(self, body: bytes) -> None:
+        """gradio reads it in one go, while nobody else is answered: it must be simple, however large."""
+        parts = sum(map(body.count, PARTS)) + body.count(b"\\") / ESCAPES
+        self._parts += parts
+        if self._parts > MOST_PARTS or (parts and LONG_NUMBER.search(body)):
+            raise self._answer.not_done(413, MANY_PARTS)
+        if self._is_much(self.size):
+            raise self._answer.not_done(503, MANY_LARGE)
+
+    async def _check_upload(self, more: int) -> None:
+        received(more)
+        if self.size // STEP > (self.size - more) // STEP and not await asyncio.to_thread(has_room, STEP):
+            raise self._answer.not_done(503, NO_ROOM)
+
+    async def pass_by(self) -> None:
+        """To be called once it was refused, and nothing is kept of it any more."""
+        if not self._whole and self._answer.refusal is not None and self._answer.refusal.status != 408:
+            await _pass_by(self._receive, self._silence)
+
+
+async def _pass_by(receive: Callable, silence: float) -> None:
+    with suppress(TimeoutError):
+        await asyncio.wait_for(pass_by(receive, MOST_ASKED), silence)
 
 
 class _Answer:
@@ -248,7 +333,8 @@ class _Answer:
 
     def not_done(self, status: int, sentence: str) -> _Refused:
         """To be raised; whatever gradio makes of it."""
-        self.refusal = _Refused(status, sentence, connection="close")
+        again = {"retry-after": str(AGAIN)} if status == 503 else {}
+        self.refusal = _Refused(status, sentence, connection="close", **again)
         return self.refusal
 
     async def __call__(self, message: Message) -> None:

@@ -33,6 +33,7 @@ from hub_utils.portable.many_uploads import Sent, Uploads, too_many
 from hub_utils.portable.markdown import counted
 from hub_utils.portable.prediction_table import header, row
 from hub_utils.portable.served import Served, verdict
+from hub_utils.portable.upload_folder import answered
 from hub_utils.portable.uploads import (
     LONG_NAME,
     MOST_BYTES,
@@ -168,10 +169,14 @@ def many_endpoint(served: Served, api_name: str = "predict_many") -> None:
             it, or "error", a sentence. table: a CSV file with path, prediction, p_CLASS for each class, error, sure and
             familiar.
         """
-        with told_to_clients(), Uploads(files) as uploads:
-            answered = look_at(served, uploads, why_stop())
-            looked = list(progress.tqdm(answered, total=uploads.count, desc="Looking", unit="pictures"))
-            return [each.as_json for each in looked], _kept(as_csv(served.predictor().labels, looked))
+        try:
+            with told_to_clients(), Uploads(files) as uploads:
+                answers = look_at(served, uploads, why_stop())
+                looked = list(progress.tqdm(answers, total=uploads.count, desc="Looking", unit="pictures"))
+                return [each.as_json for each in looked], _kept(as_csv(served.predictor().labels, looked))
+        finally:
+            for path in (path for _, path in files if isinstance(path, Path)):
+                answered(path)
 
     files = Files(file_count="multiple", visible=False, label="files")
     answers, table = gr.JSON(visible=False, label="answers"), gr.File(visible=False, label="table")

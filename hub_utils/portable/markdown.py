@@ -8,6 +8,7 @@ from typing import Any
 
 # Control characters, halves of surrogate pairs, and what turns the direction of writing.
 UNSEEN = re.compile("[\x00-\x1f\x7f-\x9f\ud800-\udfff\u202a-\u202e\u2066-\u2069]")
+LONG = 60  # letters of a name that are read at a glance
 MOST = 12  # names, and lines of a table; more are folded away or cut off
 ADDRESS = r"https?://[^\s<>()\[\]\"'`\\{}|]*[\w/]"
 
@@ -68,3 +69,8 @@ def names_of(names: Sequence[str], most: int = MOST) -> str:
 
 def counted(number: int, one: str, several: str | None = None) -> str:
     return f"{number:,} {one if number == 1 else several or f'{one}s'}"
+
+
+def short(name: str) -> str:
+    """A class's name for a sentence, where one of thousands of letters would leave nothing else to be read."""
+    return name if len(name) <= LONG else f"{name[:LONG]}…"

@@ -21,6 +21,7 @@ from PIL import Image
 from hub_utils.portable.answer_html import answer_html, busy_html, problem_html
 from hub_utils.portable.command import UserError
 from hub_utils.portable.served import Served, verdict
+from hub_utils.portable.upload_folder import answered
 from hub_utils.portable.uploads import (
     MOST_BYTES,
     Picture,
@@ -79,8 +80,12 @@ def endpoint(served: Served, api_name: str) -> None:
             calibrated, of all classes, the likeliest first; strangeness; milliseconds; model; revision, its commit;
             notice, of a medical model: what it must not be used for.
         """
-        with told_to_clients():
-            return verdict(served, *_look(served, picture))
+        try:
+            with told_to_clients():
+                return verdict(served, *_look(served, picture))
+        finally:
+            if isinstance(picture, Path):
+                answered(picture)
 
     picture, answer = Picture(visible=False, label="picture"), gr.JSON(visible=False, label="answer")
     picture.upload(predict, picture, answer, api_name=api_name, concurrency_limit=AT_ONCE)

@@ -7,9 +7,9 @@ from functools import partial
 from html import escape
 
 from hub_utils.portable.about import images_of, range_html
-from hub_utils.portable.answer_html import BROKEN, as_sentence, percent
+from hub_utils.portable.answer_html import BROKEN, as_sentence, percent, title_of
 from hub_utils.portable.facts import estimate
-from hub_utils.portable.markdown import as_list, counted, one_line
+from hub_utils.portable.markdown import as_list, counted, one_line, short
 from hub_utils.portable.parts import drawn
 from hub_utils.portable.served import Served
 
@@ -21,7 +21,7 @@ def head_html(served: Served, door: str | None = None) -> str:
     back = f'<nav><a href="{escape(door)}">← All demos</a></nav>' if door else ""
     lede = drawn("What it tells apart", lambda: _lede(served))
     return (
-        f'<header class="head">{back}<h1>{escape(one_line(served.title))}</h1>{lede}'
+        f'<header class="head">{back}<h1{title_of(served.title)}>{escape(short(one_line(served.title)))}</h1>{lede}'
         f'<div class="state" role="status">{state_html(served)}</div></header>'
     )
 
@@ -30,7 +30,8 @@ def _lede(served: Served) -> str:
     if not served.known or not (classes := served.classes):
         return ""
     if len(classes) <= NAMED:
-        return f'<p class="lede">Tells {escape(as_list([one_line(name) for name in classes]))} apart.</p>'
+        names = as_list([short(one_line(name)) for name in classes])
+        return f'<p class="lede"{title_of(*classes)}>Tells {escape(names)} apart.</p>'
     return f'<p class="lede">Tells {counted(len(classes), "class", "classes")} apart.</p>'
 
 
@@ -68,6 +69,6 @@ def _card(served: Served) -> str:
         results = f'<p class="figure">{figure}<i>{range_html(accuracy)}</i></p>'
     medical = "<p><i>For study, not for diagnosis.</i></p>" if served.known and served.card.get("medical") else ""
     return (
-        f'<li><a href="{escape(served.name)}"><h2>{escape(one_line(served.title))}</h2>{_lede(served)}{results}'
+        f'<li><a href="{escape(served.name)}"><h2>{escape(short(one_line(served.title)))}</h2>{_lede(served)}{results}'
         f"{medical}</a></li>"
     )

@@ -23,6 +23,7 @@ from gradio.utils import run_coro_in_background
 
 from hub_utils.portable.crowd import LONGEST as WAIT
 from hub_utils.portable.crowd import Crowd, Silent
+from hub_utils.portable.http_door import BYTES, LARGE, MANY_LARGE, MOST_LARGE
 
 LONGEST = 4.0  # seconds that anybody waits for the turn
 MOST = 200  # that wait for one kind of answer, while nobody knows yet how long it takes
@@ -59,7 +60,8 @@ class Line(Queue):
             HTTPException: 503, with a sentence, to programs.
         """
         fn = self.blocks.fns.get(body.fn_index)
-        if fn is None or not _is_bounded(fn) or not (sentence := self.why_not(fn)):
+        sentence = fn is not None and _is_bounded(fn) and (self.why_not(fn) or self._why_not_so_large(request))
+        if not sentence:
             return await super().push(body, request, username)
         if body.simple_format:
             raise HTTPException(503, sentence, {"Retry-After": str(AGAIN)})
@@ -78,6 +80,14 @@ class Line(Queue):
         times, before = self._took[fn.concurrency_id], len(line.queue) - line.concurrency_limit + 1
         wait = (before + line.current_concurrency) * statistics.median(times) / line.concurrency_limit if times else 0
         return _busy(line.current_concurrency + len(line.queue)) if wait > LONGEST or len(line.queue) >= MOST else ""
+
+    def _why_not_so_large(self, request: Any) -> str:
+        """Why no question of that size may wait now, with those that do; "" if it may."""
+        size = _bytes_of(request)
+        if size <= LARGE:
+            return ""
+        waiting = sum(_bytes_of(event.request) for event in list(self.event_ids_to_events.values()))
+        return MANY_LARGE if waiting + size > MOST_LARGE else ""
 
     def why_no_upload(self) -> str:
         """Why nothing may be uploaded now; "" if it may."""
@@ -173,6 +183,12 @@ def why_stop() -> Callable[[], str]:
 
 def _is_bounded(fn: BlockFunction) -> bool:
     return isinstance(fn.concurrency_limit, int)
+
+
+def _bytes_of(request: Any) -> int:
+    """What came with a request, as the door counted it; 0 where there was none."""
+    count = getattr(request, "scope", {}).get(BYTES)
+    return count() if count else 0
 
 
 def _busy(others: int) -> str:
