@@ -64,6 +64,7 @@ def command(body: str, **changes) -> subprocess.CompletedProcess:
         ("'SIGINT'", 130, "interrupted"),
         ("'SIGTERM'", 143, "stopped by SIGTERM"),
         ("'SIGUSR1'", 143, "stopped by SIGUSR1"),
+        ("'SIGHUP'", 143, "stopped by SIGHUP"),
         ("'SIGINT', 'SIGINT'", 130, "interrupted"),
     ],
 )
@@ -92,9 +93,10 @@ def test_a_second_signal_ends_what_is_patient():
 
 
 @posix
-def test_what_is_ignored_stays_so_as_by_nohup():
-    ignoring = f"import os, signal, sys; signal.signal(signal.SIGINT, signal.SIG_IGN); os.execv({sys.executable!r}, "
-    code = PREAMBLE.format("send('SIGINT')")
+@pytest.mark.parametrize("name", ["SIGINT", "SIGHUP"])
+def test_what_is_ignored_stays_so_as_by_nohup(name):
+    ignoring = f"import os, signal, sys; signal.signal(signal.{name}, signal.SIG_IGN); os.execv({sys.executable!r}, "
+    code = PREAMBLE.format(f"send('{name}')")
     found = subprocess.run(
         [sys.executable, "-c", f"{ignoring}[{sys.executable!r}, '-c', {code!r}])"],
         cwd=ROOT,

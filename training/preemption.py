@@ -15,8 +15,9 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
-# As Slurm sends SIGUSR1, before a time limit; not every system has it.
-SIGNALS = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGUSR1") if hasattr(signal, name))
+# As Slurm sends SIGUSR1, before a time limit, and a terminal SIGHUP that is closed; not every system has them.
+NAMES = ("SIGINT", "SIGTERM", "SIGUSR1", "SIGHUP")
+SIGNALS = tuple(getattr(signal, name) for name in NAMES if hasattr(signal, name))
 SAME = 1.0  # seconds in which another signal means the same
 GOES_ON = "the same command with --resume goes on"
 # Launchers set these. One that is gone can send no signal, and what it launched would train on unseen.
