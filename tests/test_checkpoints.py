@@ -219,6 +219,7 @@ def test_one_bit_is_noticed_in_whatever_is_sealed(sealed, name):
     [
         (lambda path: truncate(path / "model.safetensors"), "has weights that are cut off"),
         (lambda path: (path / "rng_state.pth").unlink(), "has a rng_state.pth that cannot be read (No such file"),
+        (lambda path: (path / "optimizer.pt").unlink(), "has an optimizer.pt that cannot be read (No such file"),
         (lambda path: truncate(path / SEAL), "was not written to its end"),
         (lambda path: (path / SEAL).write_text("{}"), "was not written to its end"),
         (lambda path: (path / SEAL).write_text('{"parts": [], "underway": {}}'), "was not written to its end"),
