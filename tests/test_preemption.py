@@ -75,6 +75,23 @@ def test_a_signal_is_one_line_and_a_status(sent, status, who):
 
 
 @posix
+def test_a_terminal_that_is_closed_is_not_written_to_any_more(tmp_path):
+    import pty
+
+    pid, terminal = pty.fork()
+    if pid == 0:
+        waits = "with preemption.patiently():\n    print('here', flush=True)\n    end = time.time() + 20\n"
+        waits += "    while not preemption.asked() and time.time() < end: time.sleep(0.05)\n"
+        waits += f"    print('gone', flush=True)\n    open({str(tmp_path / 'told')!r}, 'w').write('saved')\n"
+        waits += "    raise preemption.Stopped(preemption.asked())"
+        os.execv(sys.executable, [sys.executable, "-c", PREAMBLE.format(waits.replace("\n", "\n        "))])
+    while b"here" not in os.read(terminal, 100):
+        pass
+    os.close(terminal)
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 143 and (tmp_path / "told").read_text() == "saved"
+
+
+@posix
 def test_two_signals_at_the_same_moment_are_one():
     body = "preemption.unwind()\nsignal.pthread_sigmask(signal.SIG_BLOCK, preemption.SIGNALS)\n"
     body += "send('SIGTERM', 'SIGINT')\nsignal.pthread_sigmask(signal.SIG_UNBLOCK, preemption.SIGNALS)\ntime.sleep(5)"
