@@ -120,7 +120,7 @@ def verify(
     set_verbosity_error()  # it tells of each time that it tries again
     with in_words(f"'{repo_id}'"):
         info = HfApi().model_info(repo_id, revision=revision, files_metadata=True)
-    files = {each.rfilename: each.size or 0 for each in info.siblings}
+    files = {each.rfilename: each.size or 0 for each in info.siblings or ()}
     with _empty_folder() as folder, in_words(f"'{repo_id}'"):
         download = partial(hf_hub_download, repo_id, revision=info.sha)
         model = Model(

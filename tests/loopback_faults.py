@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from http import HTTPStatus
 from threading import Event, Lock
 
-HOWS = ("refuse", "lose", "hang", "slow", "cut", "corrupt", "loop", "down")
+HOWS = ("refuse", "lose", "hang", "slow", "cut", "corrupt", "loop", "down", "empty", "portal")
 
 
 @dataclass

@@ -82,6 +82,10 @@ class Answering(BaseHTTPRequestHandler):
             raise HubError(self.fault.how, "a fault that the test asked for", **self.fault.headers)
         if self.met("loop"):
             raise HubError(307, "here again", Location=self.path)
+        if self.met("empty"):
+            return self.send_json({})
+        if self.met("portal"):
+            return self.send_bytes(b"<html>Log in</html>", 200, {"Content-Type": "text/html"})
         if self.met("corrupt") and self.command == "PUT":
             self.body, self.fault = flipped(self.body), None
         for pattern, answer in ROUTES:

@@ -122,6 +122,7 @@ class LoopbackHub:
         - "cut": the answer's body ends in the middle, and the connection with it;
         - "corrupt": one bit is wrong in the middle of the answer's body, or of the content that is sent with PUT;
         - "loop": a redirect to the same place;
+        - "empty", "portal": nothing is done, and the answer is 200 with {}, or with a page to log in;
         - "down": refused, as is everything from then on, until `recover`;
         - a status such as 503, with `headers` such as Retry_After=1: nothing is done.
         """

@@ -67,6 +67,8 @@ def test_each_kind_of_change_is_counted_and_named(source, photos):
         "1 is of another class (blue/000.png), 1 lies elsewhere (blue/001.png)"
     )
     assert changes.of_others() == "3 are new (blue/new0.png, blue/new1.png, blue/new2.png)"
+    write_photo(photos / "violet" / "0.png", 0.8, 99_000)
+    assert look(source, rows)[1].of_others().endswith("and 2 more), and so is the class 'violet'")
     found = {row.path: example for row, example in zip(rows, now, strict=True)}
     assert found["red/000.png"] is None and found["red/001.png"] is None
     assert (found["blue/000.png"].path, found["blue/000.png"].label) == ("red/from_blue.png", "red")

@@ -73,6 +73,25 @@ def test_the_newest_is_the_one_of_the_most_steps_and_not_of_the_last_name(run):
     assert newest_checkpoint(run) == (run / "checkpoint-10", {})
 
 
+@pytest.mark.parametrize("is_link", [False, True])
+def test_what_is_only_called_like_a_checkpoint_is_named_and_makes_place(run, is_link):
+    false = run / "checkpoint-12"
+    if is_link:
+        try:
+            false.symlink_to(run / "nowhere")
+        except OSError:
+            pytest.skip("this system lets not everybody make links")
+    else:
+        false.write_text("")
+    assert newest_checkpoint(run) == (run / "checkpoint-3", {false: "is no folder"})
+    checkpoints.begin(false)
+    assert false.is_dir() and not false.is_symlink()
+    checkpoints.remove(false)
+    false.write_text("")
+    checkpoints.remove(false)
+    assert newest_checkpoint(run) == (run / "checkpoint-3", {})
+
+
 def test_a_checkpoint_whose_best_one_is_cut_off_cannot_be_gone_on_from(run):
     weights = run / "checkpoint-2" / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:-1])
@@ -200,6 +219,7 @@ def test_one_bit_is_noticed_in_whatever_is_sealed(sealed, name):
     [
         (lambda path: truncate(path / "model.safetensors"), "has weights that are cut off"),
         (lambda path: (path / "rng_state.pth").unlink(), "has a rng_state.pth that cannot be read (No such file"),
+        (lambda path: (path / "optimizer.pt").unlink(), "has an optimizer.pt that cannot be read (No such file"),
         (lambda path: truncate(path / SEAL), "was not written to its end"),
         (lambda path: (path / SEAL).write_text("{}"), "was not written to its end"),
         (lambda path: (path / SEAL).write_text('{"parts": [], "underway": {}}'), "was not written to its end"),

@@ -1,5 +1,6 @@
 """A loss that is no number ends training at once, in words, and leaves the last good checkpoint."""
 
+import json
 import math
 import re
 import subprocess
@@ -14,6 +15,7 @@ from safetensors.torch import load_file
 from test_train import ONE_STAGE
 
 from training.data.source import Folder
+from training.fitting import checkpoints
 from training.fitting.checkpoints import newest_checkpoint
 from training.fitting.finite import Finite
 from training.fitting.fit import fit
@@ -48,6 +50,22 @@ def test_a_loss_that_is_no_number_stops_training_and_the_last_good_checkpoint_st
     assert "nan" not in capsys.readouterr().out
     assert "nan" not in run.history.read_text() and "inf" not in run.history.read_text()
     assert not run.weights.exists() and not run.results.exists()
+
+
+def test_checkpoints_of_the_stages_before_are_named(tmp_path):
+    def said() -> str:
+        with pytest.raises(UserError) as stopped:
+            Finite("all").on_evaluate(training, STATE, None, {"eval_loss": float("nan")})
+        return str(stopped.value)
+
+    training = SimpleNamespace(**{**vars(TRAINING), "output_dir": tmp_path / "2-all"})
+    before = tmp_path / "1-head"
+    checkpoints.begin(before / "checkpoint-6")
+    assert "; no checkpoint was written yet; begin" in said()
+    state = {"stateful_callbacks": {"TrainerControl": {"args": {"should_training_stop": True}}}}
+    (before / "checkpoint-6" / checkpoints.STATE).write_text(json.dumps(state))
+    checkpoints.seal(before / "checkpoint-6", checkpoints.Underway([], [], 0, None, True, True))
+    assert f"of this stage no checkpoint was written yet; those before it are kept in {before}; begin" in said()
 
 
 def test_the_step_is_that_of_the_first_wrong_loss_however_late_one_looks():

@@ -64,6 +64,7 @@ def command(body: str, **changes) -> subprocess.CompletedProcess:
         ("'SIGINT'", 130, "interrupted"),
         ("'SIGTERM'", 143, "stopped by SIGTERM"),
         ("'SIGUSR1'", 143, "stopped by SIGUSR1"),
+        ("'SIGHUP'", 143, "stopped by SIGHUP"),
         ("'SIGINT', 'SIGINT'", 130, "interrupted"),
     ],
 )
@@ -71,6 +72,23 @@ def test_a_signal_is_one_line_and_a_status(sent, status, who):
     for how, cleaned in (("pass", ""), ("preemption.unwind()", "cleaned up\n")):
         found = command(f"{how}\nsend({sent})")
         assert (found.returncode, found.stdout, found.stderr) == (status, cleaned, f"error: {who}; {GOES_ON}\n")
+
+
+@posix
+def test_a_terminal_that_is_closed_is_not_written_to_any_more(tmp_path):
+    import pty
+
+    pid, terminal = pty.fork()
+    if pid == 0:
+        waits = "with preemption.patiently():\n    print('here', flush=True)\n    end = time.time() + 20\n"
+        waits += "    while not preemption.asked() and time.time() < end: time.sleep(0.05)\n"
+        waits += f"    print('gone', flush=True)\n    open({str(tmp_path / 'told')!r}, 'w').write('saved')\n"
+        waits += "    raise preemption.Stopped(preemption.asked())"
+        os.execv(sys.executable, [sys.executable, "-c", PREAMBLE.format(waits.replace("\n", "\n        "))])
+    while b"here" not in os.read(terminal, 100):
+        pass
+    os.close(terminal)
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 143 and (tmp_path / "told").read_text() == "saved"
 
 
 @posix
@@ -92,9 +110,10 @@ def test_a_second_signal_ends_what_is_patient():
 
 
 @posix
-def test_what_is_ignored_stays_so_as_by_nohup():
-    ignoring = f"import os, signal, sys; signal.signal(signal.SIGINT, signal.SIG_IGN); os.execv({sys.executable!r}, "
-    code = PREAMBLE.format("send('SIGINT')")
+@pytest.mark.parametrize("name", ["SIGINT", "SIGHUP"])
+def test_what_is_ignored_stays_so_as_by_nohup(name):
+    ignoring = f"import os, signal, sys; signal.signal(signal.{name}, signal.SIG_IGN); os.execv({sys.executable!r}, "
+    code = PREAMBLE.format(f"send('{name}')")
     found = subprocess.run(
         [sys.executable, "-c", f"{ignoring}[{sys.executable!r}, '-c', {code!r}])"],
         cwd=ROOT,

@@ -3,6 +3,7 @@
 import re
 from pathlib import Path
 
+from hub_utils.portable.hub import no_hub
 from training.recipe import first_line
 
 
@@ -68,6 +69,8 @@ def why_not_loaded(kind: str, where: str, name: str, error: Exception, instead: 
         return f"{kind} '{name}' is on the Hub, and has no such revision: its page lists commits, tags and branches"
     if any(isinstance(cause, RemoteEntryNotFoundError) for cause in causes):
         return f"'{name}' is on the Hub, and is no {kind}: it has no config.json"
+    if reason := no_hub(error):
+        return f"{kind} '{name}': {reason}"
     if any(isinstance(cause, (LocalEntryNotFoundError, ConnectionError, TimeoutError)) for cause in causes):
         return (
             f"{kind} '{name}' is no folder here, not in the cache, and the Hub cannot be reached; give a folder, "

@@ -15,8 +15,9 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
-# As Slurm sends SIGUSR1, before a time limit; not every system has it.
-SIGNALS = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGUSR1") if hasattr(signal, name))
+# As Slurm sends SIGUSR1, before a time limit, and a terminal SIGHUP that is closed; not every system has them.
+NAMES = ("SIGINT", "SIGTERM", "SIGUSR1", "SIGHUP")
+SIGNALS = tuple(getattr(signal, name) for name in NAMES if hasattr(signal, name))
 SAME = 1.0  # seconds in which another signal means the same
 GOES_ON = "the same command with --resume goes on"
 # Launchers set these. One that is gone can send no signal, and what it launched would train on unseen.
@@ -44,11 +45,13 @@ class _State:
     since = 0.0
     how = "at once"  # or "unwinding", or "patiently"
     parent: int | None = None
+    shown: tuple[int, ...] = ()  # of standard output and error, those that a terminal shows
 
 
 def watch() -> None:
     """Handle the signals from now on, in the main thread; those that are ignored, as by nohup, stay so."""
     _State.parent = os.getppid()
+    _State.shown = tuple(number for number in (1, 2) if os.isatty(number))
     for number in SIGNALS:
         if signal.getsignal(number) is not signal.SIG_IGN:
             signal.signal(number, _handle)
@@ -83,6 +86,8 @@ def _is_orphan() -> bool:
 
 def _handle(number: int, frame: object) -> None:
     now = time.monotonic()
+    if signal.Signals(number).name == "SIGHUP":
+        _speak_to_nobody()
     if _State.number is None:
         _State.number, _State.since = number, now
         if _State.how == "unwinding":
@@ -91,6 +96,14 @@ def _handle(number: int, frame: object) -> None:
             _end(Stopped(number))
     elif now - _State.since > SAME:
         _end(Stopped(number))
+
+
+def _speak_to_nobody() -> None:
+    """The terminal is gone, and whatever is written there would be an error, before there is a checkpoint."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    for number in _State.shown:
+        os.dup2(nowhere, number)
+    os.close(nowhere)
 
 
 def _end(stopped: Stopped) -> None:

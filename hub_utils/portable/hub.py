@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -14,6 +15,7 @@ from hub_utils.portable.tokens import without_token
 TOKENS = "https://huggingface.co/settings/tokens"
 READ = f"`hf auth login`, or HF_TOKEN=… ({TOKENS})"
 LOGIN = f"`hf auth login`, or HF_TOKEN=…, with a token that may write ({TOKENS})"
+UNREADABLE = (LookupError, TypeError, AttributeError)  # of an answer that is not made as the Hub makes it
 
 
 @dataclass(frozen=True)
@@ -36,9 +38,11 @@ def account(wrong: type[Exception] = UserError, state: str = "") -> Account:
         raise wrong(f"no token for the Hub: {LOGIN}")
     with in_words("your account on the Hub", wrong, state):
         told = HfApi().whoami()
-    if told.get("auth", {}).get("accessToken", {}).get("role") == "read":
-        raise wrong(f"{told['name']}'s token may only read: {LOGIN}")
-    return Account(told["name"], tuple(each["name"] for each in told.get("orgs", ())))
+        who = Account(told["name"], tuple(each["name"] for each in told.get("orgs", ())))
+        role = told.get("auth", {}).get("accessToken", {}).get("role")
+    if role == "read":
+        raise wrong(f"{who.name}'s token may only read: {LOGIN}")
+    return who
 
 
 def full_name(
@@ -84,7 +88,7 @@ def in_words(
     be_patient()
     try:
         yield
-    except (HTTPError, OSError, HFValidationError, RuntimeError, ValueError) as error:
+    except (HTTPError, OSError, HFValidationError, RuntimeError, ValueError, *UNREADABLE) as error:
         reason = why(error, flag, reading)
         if reason is None:  # nothing that the Hub has to do with
             raise
@@ -110,9 +114,7 @@ def why(error: Exception, flag: str = "--repo_id", reading: bool = False) -> str
 
     if isinstance(error, ValueError) and "metadata in README.md" in str(error):
         return f"the Hub refuses the card: {' '.join(str(error).split())}"  # it says more than the status behind it
-    causes: list[BaseException] = [error]
-    while (deeper := causes[-1].__cause__ or causes[-1].__context__) is not None and deeper not in causes:
-        causes.append(deeper)
+    causes = _causes(error)
     for cause in causes:
         match cause:
             case LocalTokenNotFoundError():
@@ -135,13 +137,38 @@ def why(error: Exception, flag: str = "--repo_id", reading: bool = False) -> str
             case HfHubHTTPError():
                 return _refusal(cause) if reading else _of_status(cause, flag)
     for cause in causes:
-        if isinstance(cause, json.JSONDecodeError):
-            return "what answered is no Hub; does the network want you to log in? Is HF_ENDPOINT right?"
         if isinstance(cause, TooManyRedirects):
             return f"the Hub sends us in circles ({_first_line(cause)}); is HF_ENDPOINT right?{_again(reading)}"
         if isinstance(cause, (HTTPError, ConnectionError, TimeoutError)):
             return _away(cause, reading)
+    return no_hub(error)
+
+
+def no_hub(error: Exception) -> str | None:
+    """What is to be said of an answer that no Hub gives; None for any other error."""
+    from huggingface_hub import constants
+    from huggingface_hub.errors import FileMetadataError
+
+    for cause in _causes(error):
+        read = isinstance(cause, (json.JSONDecodeError, *UNREADABLE)) and _met_in_an_answer(cause)
+        if read or isinstance(cause, FileMetadataError):
+            endpoint = constants.ENDPOINT
+            return f"what answers at {endpoint} is not the Hub, or a login page stands between; is HF_ENDPOINT right?"
     return None
+
+
+def _causes(error: BaseException) -> list[BaseException]:
+    """The error and what it came of, the last first."""
+    causes = [error]
+    while (deeper := causes[-1].__cause__ or causes[-1].__context__) is not None and deeper not in causes:
+        causes.append(deeper)
+    return causes
+
+
+def _met_in_an_answer(error: BaseException) -> bool:
+    """Whether it was the Hub's client, or this module, that stumbled: the same errors elsewhere are other troubles."""
+    modules = [frame.f_globals.get("__name__", "") for frame, _ in traceback.walk_tb(error.__traceback__)]
+    return any(name.partition(".")[0] == "huggingface_hub" for name in modules) or modules[-1:] == [__name__]
 
 
 def _away(error: BaseException, reading: bool) -> str:

@@ -103,8 +103,10 @@ def make_repo(repo: Repo, wrong: type[Exception] = UserError, flag: str = "--rep
         return repo
     state = "no file was sent, but an empty repo of this name may be there"
     with in_words(f"'{repo.repo_id}'", wrong, state, flag):
-        made = HfApi().create_repo(repo.repo_id, repo_type=repo.kind, private=not repo.public, exist_ok=True, **how)
-        info = info_of(made.repo_id, repo.kind)
+        name = repo.repo_id
+        with suppress(KeyError):  # of an answer that does not say where it is: it may be there all the same
+            name = HfApi().create_repo(name, repo_type=repo.kind, private=not repo.public, exist_ok=True, **how).repo_id
+        info = info_of(name, repo.kind)
     repo = replace(repo, repo_id=info.id, info=info)
     _check_visibility(repo, wrong, flag)
     return repo

@@ -23,13 +23,14 @@ SHOWN = 3  # names of each kind
 
 @dataclass(frozen=True)
 class Changes:
-    """What differs, by path: of what the run began with, and `new`, of which it knows nothing."""
+    """What differs, by path: of what the run began with, and `new`, of which it knows nothing, with their `classes`."""
 
     gone: list[str] = field(default_factory=list)
     content: list[str] = field(default_factory=list)
     label: list[str] = field(default_factory=list)
     moved: list[str] = field(default_factory=list)
     new: list[str] = field(default_factory=list)
+    classes: list[str] = field(default_factory=list)  # that only new ones have
 
     def of_the_run(self) -> str:
         """`1 is gone (a/1.jpg), 2 have another content (…)`; empty where nothing that is learned from differs."""
@@ -43,7 +44,11 @@ class Changes:
 
     def of_others(self) -> str:
         """As `of_the_run`, of those that the run does not know."""
-        return _count(self.new, "is new", "are new") if self.new else ""
+        if not self.new:
+            return ""
+        named = some([f"'{each}'" for each in self.classes], SHOWN)
+        whole = f", and so {'is the class' if len(self.classes) == 1 else 'are the classes'} {named}"
+        return _count(self.new, "is new", "are new") + (whole if self.classes else "")
 
 
 def as_given(source: Folder, given: Sequence[str]) -> tuple[Folder, bool]:
@@ -138,7 +143,9 @@ def _compare(
         elif example.label != row.label:
             changes.label.append(row.path)
         now.append(example)
-    changes.new.extend(sorted(example.path for alike in elsewhere.values() for example in alike))
+    new = [example for alike in elsewhere.values() for example in alike]
+    changes.new.extend(sorted(example.path for example in new))
+    changes.classes.extend(sorted({example.label for example in new} - {row.label for row in rows}))
     return now, changes
 
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from tqdm.auto import tqdm
 
-from hub_utils.portable.hub import why
+from hub_utils.portable.hub import UNREADABLE, no_hub, why
 from training.data.archives import is_archive, unpacked
 from training.data.embedded import write_digits
 from training.data.images import Facts, look
@@ -178,7 +178,9 @@ class HubDataset:
             ) from error
         except HFValidationError as error:
             raise UserError(f"--dataset '{self.repo_id}': a data set of the Hub is called OWNER/NAME") from error
-        except (HTTPError, OSError) as error:  # the client's own connection errors are no OSError
+        except (HTTPError, OSError, ValueError, *UNREADABLE) as error:  # the first of the client's own connections
+            if reason := no_hub(error):
+                raise UserError(f"data set '{self.repo_id}': {reason}") from error
             raise UserError(
                 f"data set '{self.repo_id}': {first_line(error)}; is the network there? HF_ENDPOINT names another "
                 "Hub, --data_dir FOLDER needs none"
@@ -253,8 +255,10 @@ class HubDataset:
                         f"--dataset {self.repo_id}:{names[0]}"
                     )
             return load_dataset(self.repo_id, self.config, revision=self.revision, **how)
-        except (DatasetsError, HTTPError, OSError, ValueError, RuntimeError) as error:
-            reason = why(error, reading=True) or first_line(error)
+        except (DatasetsError, HTTPError, OSError, ValueError, RuntimeError, *UNREADABLE) as error:
+            if isinstance(error, UNREADABLE) and not no_hub(error):
+                raise
+            reason = no_hub(error) or why(error, reading=True) or first_line(error)
             raise UserError(
                 f"data set '{self.repo_id}' cannot be loaded: {reason}; choose another --dataset, or download it as a "
                 "folder of images and give that with --data_dir"

@@ -141,7 +141,7 @@ def open_repo(asked: str, run: RunFolder, goes_on: bool) -> CheckpointRepo:
 
     mine = own(run) if goes_on else {}
     repo_id = _repo_id(asked or mine.get("repo_id", ""), run)
-    with in_words(repo_id, UserError, flag=FLAG):
+    with in_words(repo_id, UserError, flag=FLAG), contextlib.suppress(KeyError):  # as `make_repo`
         HfApi().create_repo(repo_id, private=True, exist_ok=True)
     repo = _look(repo_id)
     number = mine.get("run") or uuid.uuid4().hex

@@ -6,6 +6,7 @@ the way is noticed. Checkpoints from before there were seals have none, and are 
 """
 
 import json
+import os
 import re
 import shutil
 import zipfile
@@ -41,7 +42,7 @@ class Underway:
 
 def begin(checkpoint: Path) -> None:
     """Make place for a checkpoint, which counts for nothing until it is sealed."""
-    if checkpoint.is_dir():
+    if os.path.lexists(checkpoint):
         remove(checkpoint)  # not written over: its files may have other names too, and be on their way to the Hub
     checkpoint.mkdir(parents=True)
     write_json({}, checkpoint / SEAL)
@@ -58,7 +59,10 @@ def seal(checkpoint: Path, underway: Underway) -> None:
 
 
 def remove(checkpoint: Path) -> None:
-    """Delete a checkpoint; what is left of it if that fails halfway is none."""
+    """Delete a checkpoint, or what is called like one; what is left of it if that fails halfway is none."""
+    if checkpoint.is_symlink() or not checkpoint.is_dir():
+        checkpoint.unlink(missing_ok=True)
+        return
     (checkpoint / STATE).unlink(missing_ok=True)
     shutil.rmtree(checkpoint, ignore_errors=True)
 
@@ -75,7 +79,7 @@ def rotate(folder: Path, limit: int | None, best: int | None) -> None:
 def newest_checkpoint(folder: Path) -> tuple[Path | None, dict[Path, str]]:
     """The newest complete checkpoint below `folder`, and what is wrong with each newer one."""
     broken = {}
-    for path in sorted(_all(folder), key=step_of, reverse=True):
+    for path in sorted(_called_so(folder), key=step_of, reverse=True):
         reason = _what_is_broken(path) or _is_best_broken(path)
         if reason is None:
             return path, broken
@@ -118,7 +122,12 @@ def step_of(path: Path) -> int | None:
 
 
 def _all(folder: Path) -> list[Path]:
-    return [path for path in folder.glob(f"{PREFIX}*") if path.is_dir() and step_of(path) is not None]
+    return [path for path in _called_so(folder) if path.is_dir()]
+
+
+def _called_so(folder: Path) -> list[Path]:
+    """With files and links that lead nowhere, where a checkpoint may want to be."""
+    return [path for path in folder.glob(f"{PREFIX}*") if step_of(path) is not None]
 
 
 def _is_best_broken(path: Path) -> str | None:
@@ -133,6 +142,8 @@ def _is_best_broken(path: Path) -> str | None:
 
 def _what_is_broken(path: Path) -> str | None:
     """Why a checkpoint cannot be gone on from, or None."""
+    if os.path.lexists(path) and not path.is_dir():
+        return "is no folder"
     try:
         is_finished(path)
         parts = None
@@ -147,7 +158,7 @@ def _what_is_broken(path: Path) -> str | None:
 def _what_differs(path: Path, parts: dict[str, tuple[int, str]]) -> str | None:
     """Which file is not as the seal says."""
     for name, (size, digest) in parts.items():
-        what = "weights" if name == "model.safetensors" else f"a {name}"
+        what = "weights" if name == "model.safetensors" else _one(name)
         try:
             if (path / name).stat().st_size != size:
                 return f"has {what} that {'are' if what == 'weights' else 'is'} cut off"
@@ -174,5 +185,9 @@ def _what_looks_broken(path: Path) -> str | None:
                 if archive.testzip() is not None:
                     return f"has a corrupt {name}"
         except (OSError, zipfile.BadZipFile):
-            return f"has a {name} that is cut off"
+            return f"has {_one(name)} that is cut off"
     return None
+
+
+def _one(name: str) -> str:
+    return f"{'an' if name[0] in 'aeiou' else 'a'} {name}"

@@ -71,11 +71,20 @@ class Finite(TrainerCallback):
 
     def _stop(self, what: str, step: int, args, state) -> None:
         epoch = math.ceil(step * state.num_train_epochs / max(state.max_steps, 1))
-        kept = newest_checkpoint(Path(args.output_dir))[0]
+        folder = Path(args.output_dir)
+        kept = newest_checkpoint(folder)[0]
         half = "".join(f" or --{name} false" for name in ("bf16", "fp16") if getattr(args, name))
         raise UserError(
             f"stage {self.stage}, epoch {epoch}, step {step}: {what}; "
-            + (f"the last good checkpoint is {kept}; " if kept else "no checkpoint was written yet; ")
+            + (f"the last good checkpoint is {kept}; " if kept else f"{_of_stages_before(folder)}; ")
             + f"begin anew with --overwrite and a --learning_rate smaller than {args.learning_rate:g}{half}, and if "
             "that does not help, see what training/data_report.py says of the images"
         )
+
+
+def _of_stages_before(folder: Path) -> str:
+    """What there is though a stage, whose checkpoints would be in `folder`, has none: other stages lie beside it."""
+    before = [each for each in sorted(folder.parent.glob("*-*")) if each != folder and newest_checkpoint(each)[0]]
+    if not before:
+        return "no checkpoint was written yet"
+    return f"of this stage no checkpoint was written yet; those before it are kept in {', '.join(map(str, before))}"

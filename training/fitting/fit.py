@@ -402,7 +402,7 @@ def _run_stage(
         return checkpoints.result_of(newest, args.load_best_model_at_end)
     if args.process_index == 0:
         for path in broken:
-            shutil.rmtree(path)
+            checkpoints.remove(path)
     PartialState().wait_for_everyone()
 
     set_trainable(network, stage.trainable)
