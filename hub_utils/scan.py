@@ -154,7 +154,10 @@ def _as_text(data: bytes) -> tuple[str, Callable[[int], str]]:
         with suppress(UnicodeDecodeError):
             text = data.decode("utf-16")
             return text, lambda at: f"line {text.count(chr(10), 0, at) + 1}"
-    pieces = list(re.finditer(rb"[\t -~]{8,}|(?:[\t -~]\0){8,}", data))  # in UTF-16 too
+    wide = (
+        data.count(0, 0, 1000) > len(data[:1000]) / 4
+    )  # it may be UTF-16 that does not say so; weights begin with JSON
+    pieces = list(re.finditer(rb"[\t -~]{8,}|(?:[\t -~]\0){8,}" if wide else rb"[\t -~]{8,}", data))
     text = "\n".join(piece[0].replace(b"\0", b"").decode("ascii") for piece in pieces)
     return text, lambda at: f"byte {pieces[text.count(chr(10), 0, at)].start():,}"
 

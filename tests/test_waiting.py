@@ -1,6 +1,7 @@
 """The line for answers, over a socket: who would wait too long is told so, who leaves gives up the place."""
 
 import asyncio
+import base64
 import json
 import re
 import socket
@@ -15,6 +16,7 @@ from hub_utils.portable import crowd as crowds
 from hub_utils.portable import waiting
 from hub_utils.portable.crowd import Crowd
 from hub_utils.portable.demo import build_demo
+from hub_utils.portable.http_door import MANY_LARGE
 from hub_utils.portable.served import Served
 from hub_utils.portable.waiting import Line
 
@@ -193,6 +195,21 @@ def test_who_may_not_upload_hears_why_whatever_the_size(page, monkeypatch):
     for size in (10, 5_000_000):
         told = httpx.post(f"{page.local_url}gradio_api/upload", files={"files": ("a.png", bytes(size))}, timeout=20)
         assert (told.status_code, told.json()) == (503, {"detail": "This page is busy."})
+
+
+def test_large_questions_that_wait_are_bounded_together_and_small_ones_pass(page, slowly, png, monkeypatch):
+    monkeypatch.setattr(waiting, "LARGE", 50_000)
+    monkeypatch.setattr(waiting, "MOST_LARGE", 250_000)
+
+    async def ask(size: int) -> str:
+        picture = f"data:image/png;base64,{base64.b64encode(png).decode()}"
+        async with visitor(page) as http:
+            told = await http.post("/gradio_api/call/predict", json={"data": [{"url": picture}], "more": "x" * size})
+            return told.json().get("detail", "") if told.status_code in (200, 503) else told.text
+
+    said = together(*(ask(100_000) for _ in range(4)), *(ask(0) for _ in range(2)))
+    assert sorted(map(bool, said[:4])) == [False, False, True, True] and set(said) == {"", MANY_LARGE}
+    assert said[4:] == ["", ""]
 
 
 def test_a_browser_shows_it_and_asks_again_by_itself(page, png, monkeypatch, tmp_path):
