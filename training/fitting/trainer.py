@@ -115,6 +115,7 @@ class StageTrainer(Trainer):
         inner.generator = torch.Generator().manual_seed(self.args.seed)
         if getattr(inner.worker_init_fn, "func", None) is not _undisturbed:  # one that was kept has it already
             inner.worker_init_fn = partial(_undisturbed, inner.worker_init_fn)
+            inner._get_iterator = partial(_that_can_be_ended, inner._get_iterator)
         return loader
 
     def _streaming(self, views: StreamedViews) -> DataLoader:
@@ -264,6 +265,15 @@ def _undisturbed(then: Callable[[int], None] | None, worker: int) -> None:
         signal.signal(number, signal.SIG_IGN)
     if then is not None:
         then(worker)
+
+
+def _that_can_be_ended(begin: Callable[[], Any]) -> Any:
+    """An iterator of a loader, whose workers ignore what `terminate` sends: torch would wait for such a one forever."""
+    iterator = begin()
+    for worker in getattr(iterator, "_workers", ()):
+        worker.terminate = worker.kill
+        worker._popen.terminate = worker._popen.kill  # which multiprocessing itself calls when Python ends
+    return iterator
 
 
 def cross_entropy(class_weights: torch.Tensor | None, smoothing: float) -> Callable[..., torch.Tensor]:
