@@ -53,3 +53,19 @@ def test_the_order_depends_on_seed_and_epoch_alone():
     assert sorted(first) == [(3, row) for row in range(50)]
     assert [row for _, row in order(0, 4)] != [row for _, row in first]
     assert order(1, 3) != first
+
+
+def test_a_worker_that_ignores_signals_can_be_ended_by_its_own_process():
+    from functools import partial
+
+    from training.fitting.trainer import _that_can_be_ended, _undisturbed
+
+    loader = torch.utils.data.DataLoader(list(range(4)), num_workers=1, worker_init_fn=partial(_undisturbed, None))
+    iterator = _that_can_be_ended(lambda: iter(loader))
+    next(iterator)  # it ignores them by now
+    (worker,) = iterator._workers
+    torch.utils.data._utils.signal_handling._remove_worker_pids(id(iterator))
+    iterator._worker_pids_set = False  # or torch would take its end for a crash
+    worker.terminate()
+    worker.join(20)
+    assert not worker.is_alive()
