@@ -1,5 +1,6 @@
 """What is added to Trainer: the loss, the order of images, the weights of classes; each against a hand count."""
 
+import os
 from types import SimpleNamespace
 
 import numpy as np
@@ -55,15 +56,17 @@ def test_the_order_depends_on_seed_and_epoch_alone():
     assert order(1, 3) != first
 
 
-def test_a_worker_that_ignores_signals_can_be_ended_by_its_own_process():
+@pytest.mark.skipif(not hasattr(os, "setpgid"), reason="this system has no groups of processes")
+def test_a_worker_is_in_a_group_of_its_own_and_can_be_ended():
     from functools import partial
 
-    from training.fitting.trainer import _that_can_be_ended, _undisturbed
+    from training.fitting.trainer import _undisturbed
 
     loader = torch.utils.data.DataLoader(list(range(4)), num_workers=1, worker_init_fn=partial(_undisturbed, None))
-    iterator = _that_can_be_ended(lambda: iter(loader))
-    next(iterator)  # it ignores them by now
+    iterator = iter(loader)
+    next(iterator)
     (worker,) = iterator._workers
+    assert os.getpgid(worker.pid) == worker.pid != os.getpgrp()
     torch.utils.data._utils.signal_handling._remove_worker_pids(id(iterator))
     iterator._worker_pids_set = False  # or torch would take its end for a crash
     worker.terminate()

@@ -6,6 +6,7 @@ caught up on when the run goes on.
 
 from __future__ import annotations
 
+import weakref
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -25,7 +26,7 @@ class Leaving(TrainerCallback):
     """Asks after each step, and leaves with a checkpoint by raising `Stopped`."""
 
     def __init__(self, trainer: StageTrainer):
-        self.trainer = trainer
+        self.trainer = weakref.proxy(trainer)  # in a circle its loaders would not end in order: five seconds a worker
 
     def on_train_begin(self, args, state, control, **kwargs):
         self.trainer.catch_up()

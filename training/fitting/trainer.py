@@ -1,6 +1,6 @@
 """One stage on `transformers.Trainer`: what Trainer lacks is added at the places it has for that, and nothing else."""
 
-import signal
+import os
 import time
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
@@ -23,7 +23,6 @@ from training.fitting.checkpoints import Underway
 from training.fitting.finite import Finite
 from training.fitting.leaving import Leaving, epoch_ends
 from training.fitting.progress import Progress
-from training.preemption import SIGNALS
 from training.recipe import Stage
 from training.results.metrics import compute_metrics
 
@@ -115,7 +114,6 @@ class StageTrainer(Trainer):
         inner.generator = torch.Generator().manual_seed(self.args.seed)
         if getattr(inner.worker_init_fn, "func", None) is not _undisturbed:  # one that was kept has it already
             inner.worker_init_fn = partial(_undisturbed, inner.worker_init_fn)
-            inner._get_iterator = partial(_that_can_be_ended, inner._get_iterator)
         return loader
 
     def _streaming(self, views: StreamedViews) -> DataLoader:
@@ -260,20 +258,13 @@ class StageTrainer(Trainer):
 
 
 def _undisturbed(then: Callable[[int], None] | None, worker: int) -> None:
-    """A loader's worker leaves when its process does: signals are for that one, also where a group of all gets them."""
-    for number in SIGNALS:
-        signal.signal(number, signal.SIG_IGN)
+    """A loader's worker is in a group of its own: a signal to the group of its process, which asks that one to leave,
+    does not reach it, and it ends with its process, or when it is told to.
+    """
+    if hasattr(os, "setpgid"):
+        os.setpgid(0, 0)
     if then is not None:
         then(worker)
-
-
-def _that_can_be_ended(begin: Callable[[], Any]) -> Any:
-    """An iterator of a loader, whose workers ignore what `terminate` sends: torch would wait for such a one forever."""
-    iterator = begin()
-    for worker in getattr(iterator, "_workers", ()):
-        worker.terminate = worker.kill
-        worker._popen.terminate = worker._popen.kill  # which multiprocessing itself calls when Python ends
-    return iterator
 
 
 def cross_entropy(class_weights: torch.Tensor | None, smoothing: float) -> Callable[..., torch.Tensor]:
