@@ -7,8 +7,11 @@ import os
 import signal
 import tempfile
 
-# A runner that was started in the background ignores Ctrl-C, and so would the processes that tests start.
+# A runner that was started in the background ignores Ctrl-C, and by `nohup` a closed terminal, and so would the
+# processes that tests start.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+if hasattr(signal, "SIGHUP"):
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
 # Of several processes that test at once each takes one core; what they start may say otherwise.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 for name in [name for name in os.environ if name.startswith(("HF_", "HUGGING", "TRANSFORMERS_"))]:

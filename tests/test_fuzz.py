@@ -13,6 +13,7 @@ import time
 import uuid
 import zipfile
 from collections.abc import Callable, Iterator
+from contextlib import closing, suppress
 from types import SimpleNamespace
 
 import pytest
@@ -338,8 +339,16 @@ STREAMS += ["upload_progress?upload_id=%ff", "file=%00", "file=%ff", "file=", "h
 
 
 @pytest.mark.parametrize("stream", STREAMS)
-def test_no_stream_of_what_is_not_there_hangs_or_fails(visitor, stream):
-    said(visitor, "GET", f"/gradio_api/{stream}")
+def test_no_stream_of_what_is_not_there_fails(visitor, stream):
+    """It may stay open, and say no more than that: somebody of that name may have asked something."""
+    connection, told = http.client.HTTPConnection(visitor.host, timeout=2), b""
+    with closing(connection), suppress(TimeoutError, http.client.IncompleteRead):
+        connection.request("GET", f"/gradio_api/{stream}")
+        answer = connection.getresponse()
+        assert answer.status < 500
+        while piece := answer.read1():
+            told += piece
+    assert b"Traceback" not in told and b"site-packages" not in told
 
 
 def test_after_all_that_it_still_answers(visitor):
