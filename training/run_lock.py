@@ -15,6 +15,8 @@ from filelock import FileLock, SoftFileLock, Timeout
 
 from training.recipe import UserError
 
+PATIENCE = 1.0  # seconds, for which a child of a process that was killed while it began may still hold its lock
+
 
 def _warn(line: str) -> None:
     print(line, file=sys.stderr)
@@ -35,8 +37,8 @@ def locked(folder: Path, work: str, say: Callable[[str], None] = _warn) -> Itera
     with ExitStack() as stack:
         try:
             _make_folder(path.parent, stack)
-            lock = FileLock(path, timeout=0)
-            lock.acquire()
+            lock = FileLock(path)
+            lock.acquire(timeout=PATIENCE)
             if isinstance(lock, SoftFileLock):  # filelock's way out, which a killed process would leave behind
                 lock.release()
                 raise OSError(None, "the file system has no locks")
