@@ -23,9 +23,9 @@ from hub_utils.portable.predictor import load_predictor
 from training.data.images import open_rgb
 from training.data.source import load_source
 from training.data.splits import read_splits
+from training.data.streaming import views
 from training.data.transforms import Preprocessing
 from training.fitting.deploy import answers
-from training.fitting.fit import views
 from training.predict import main as predict
 from training.results.measure import measure
 from training.results.predictions import MARK, read_predictions

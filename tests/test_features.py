@@ -25,6 +25,7 @@ from training.fitting.features import FeatureRows, views_of
 from training.fitting.fit import Options, fit
 from training.fitting.network import build_network
 from training.fitting.progress import Progress
+from training.fitting.stage import load_checkpoint
 from training.recipe import Augmentation, BatchNorm, Dropout, ExponentialDecay, Linear, Recipe, ReLU, Stage, UserError
 from training.run_folder import RunFolder, sha256
 
@@ -147,7 +148,7 @@ def test_epochs_take_turns_at_the_views_and_the_stage_after_goes_on_with_the_bes
     assert {name.split(".")[0] for name in stored} == {"head", "body"}
     assert stored["head.0.num_batches_tracked"] == int(rows[best]["step"])  # its statistics move, as the others' do not
     network, _ = build_network(recipe, ["blue", "green", "red"])
-    loaded = fitting._load_checkpoint(network, folder).state_dict()
+    loaded = load_checkpoint(network, folder).state_dict()
     assert all(loaded[name].equal(value) for name, value in stored.items() if name != "body")
     assert all(loaded[name].equal(value) for name, value in network.state_dict().items() if "backbone" in name)
     # 30 small steps from there: had the head been lost, the first loss were that of three classes by lot

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from training.fitting.fit import _argument_values
 from training.fitting.flags import OWN, check_arguments, make_arguments, parse_flags
 from training.fitting.hardware import Hardware, _granted, choose
+from training.fitting.plan import argument_values
 from training.recipe import Linear, Recipe, Stage, UserError
 from training.run_folder import RunFolder
 from training.train import parser
@@ -170,7 +170,7 @@ def test_flags_go_over_the_recipe_and_the_recipe_over_the_machine_and_the_house(
     stage = Stage(name="all", batch_size=24, arguments={"learning_rate": 1e-3, "weight_decay": 0.2, "bf16": False})
 
     def values(**flags):
-        return _argument_values(ONE, 1, stage, machine, RunFolder(Path(tmp_path)), flags)
+        return argument_values(ONE, 1, stage, machine, RunFolder(Path(tmp_path)), flags)
 
     assert values()["bf16"] is False  # the recipe's, over the machine's
     assert values()["max_grad_norm"] == 0.0  # the house's

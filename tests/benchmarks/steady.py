@@ -79,7 +79,7 @@ def watch_stages() -> list[float]:
     """A list that will hold the seconds of each stage."""
     from training.fitting import fit
 
-    own, seconds = fit._run_stage, []
+    own, seconds = fit.run_stage, []
 
     def timed(*args: Any, **kwargs: Any) -> Any:
         began = time.perf_counter()
@@ -87,7 +87,7 @@ def watch_stages() -> list[float]:
         seconds.append(time.perf_counter() - began)
         return result
 
-    fit._run_stage = timed
+    fit.run_stage = timed
     return seconds
 
 

@@ -16,8 +16,10 @@ from accelerate.utils.memory import clear_device_cache
 from training.data.source import Source
 from training.data.splits import FOLDS_LEAVE, conflicts, make_folds
 from training.data.suspects import suspects
-from training.fitting.fit import Options, Plan, alone, begin, check_apart, check_space, fit, on_main, prepare
+from training.fitting.fit import begin, fit
+from training.fitting.job import check_apart, check_space
 from training.fitting.network import build_network
+from training.fitting.plan import Options, Plan, alone, on_main, prepare
 from training.fitting.reading import Reading, find, left_out_lines, read_before
 from training.recipe import Recipe, UserError
 from training.results.folds import plot_folds

@@ -20,7 +20,7 @@ from training.recipe import Recipe, UserError
 from training.run_folder import RunFolder, read_json, stored_skipped, write_json, write_skipped
 
 if TYPE_CHECKING:
-    from training.fitting.fit import Options
+    from training.fitting.plan import Options
 
 ACCEPT = "--accept_changed_data goes on with what is there, "
 
