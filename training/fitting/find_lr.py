@@ -91,12 +91,14 @@ def check_free(folder: Path) -> None:
 def _passing_run(plan: Plan, folder: Path) -> Iterator[RunFolder]:
     """Where earlier stages keep their checkpoints until all is over: beside `folder`, for the disk of /tmp is small."""
 
-    def made() -> str:
+    def made() -> RunFolder:
         folder.parent.mkdir(parents=True, exist_ok=True)
-        return stack.enter_context(passing(f".{folder.name}", str(folder.parent)))
+        run = RunFolder(Path(stack.enter_context(passing(f".{folder.name}", str(folder.parent)))))
+        run.skipped.parent.mkdir()  # a stream tells what it cannot read
+        return run
 
     with ExitStack() as stack:
-        yield RunFolder(Path(on_main(plan.process, made)))
+        yield on_main(plan.process, made)
 
 
 def _test_stages(plan: Plan, source: Source, run: RunFolder, options: Options) -> list[Curve]:
