@@ -70,7 +70,7 @@ def _check_words(known: Namespace) -> None:
             raise UserError(f"{'MODEL' if name == 'model' else f'--{name}'} is empty; leave it out, or say what")
     forms = {
         "name": (r"[a-z]([a-z0-9-]{0,48}[a-z0-9])?", "small letters, digits and hyphens, at most 50, a letter first"),
-        "region": (r"[a-z]+(-[a-z]+)*-?\d", "as us-east-1 at AWS, and us-central1 at Google"),
+        "region": (r"[a-z]+(-[a-z]+)*-?\d+", "as us-east-1 at AWS, and us-central1 at Google"),
         "machine": (r"[a-z0-9][\w.-]+", "as ml.m5.large at AWS, and n1-standard-2 at Google"),
         "image": (r"[a-z0-9][\w./:@-]+", "as REGISTRY/NAME:TAG"),
         "bucket": (r"[a-z0-9][a-z0-9._-]{1,61}[a-z0-9]", "the name alone, as my-bucket"),

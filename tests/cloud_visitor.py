@@ -53,7 +53,7 @@ def load(path: str):
 
 
 def body(given):
-    return bytearray(Path(given["file"]).read_bytes()) if isinstance(given, dict) else json.dumps(in_base64(given))
+    return bytearray(Path(given["file"]).read_bytes()) if "file" in given else json.dumps(in_base64(given))
 
 
 def in_base64(given):

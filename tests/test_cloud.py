@@ -70,9 +70,8 @@ def names(archive: Path) -> list[str]:
 @pytest.mark.parametrize("kind", HEADS)
 def test_only_the_models_own_files_go_and_the_code_that_answers(kind, written):
     inside = names(written / f"{kind}.tar.gz")
-    folder = sorted(
-        path.relative_to(written / kind).as_posix() for path in (written / kind).rglob("*") if path.is_file()
-    )
+    files = (path for path in (written / kind).rglob("*") if path.is_file())
+    folder = {path.relative_to(written / kind).as_posix() for path in files}
     own = {"native": {"preprocessor_config.json"}, "timm": set()}
     own["custom"] = own["native"] | {"modeling_backbone_with_head.py"}
     code = {name for name in inside if name.startswith("code/")}
@@ -440,7 +439,8 @@ def boto3(tmp_path, monkeypatch):
         monkeypatch.delitem(sys.modules, "boto3", raising=False)
         return calls
 
-    return make
+    yield make
+    sys.modules.pop("boto3", None)
 
 
 def to_aws(models, tmp_path, *more) -> list[str]:
@@ -462,8 +462,8 @@ def test_deploy_runs_what_was_printed(models, tmp_path, boto3, capsys):
     made = [json.loads(line) for line in calls.read_text().splitlines()]
     names = [name.rpartition(".")[2] for name, _, _ in made]
     assert names == [
-        "Session", "client", "upload_file", "client", "create_model", "create_endpoint_config", "create_endpoint",
-        "get_waiter", "wait",
+        "Session", "Session", "client", "upload_file", "client", "create_model", "create_endpoint_config",
+        "create_endpoint", "get_waiter", "wait",
     ]  # fmt: skip
     (_, upload, _), (_, _, model), (_, _, variants) = (made[names.index(each)] for each in (
         "upload_file", "create_model", "create_endpoint_config"))  # fmt: skip
