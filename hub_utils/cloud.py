@@ -104,9 +104,7 @@ def to_sagemaker(known: Namespace, say: Callable[[str], None] = print) -> None:
     name = known.name or model.name
     endpoint = sagemaker.Endpoint(name, model, output, region, image, machine, known.bucket, known.role)
     _check_ready(known, endpoint.missing, sagemaker.check_ready)
-    wrote = (
-        "nothing: the container takes the model from the Hub, and prepares pictures a little otherwise than the run did"
-    )
+    wrote = f"nothing: {sagemaker.BY_ITSELF}"
     if output:
         files = sagemaker.files_of(model)
         _write(output, lambda part: sagemaker.write_archive(files, part))

@@ -20,7 +20,7 @@ from hub_utils.run_files import read_json
 # Of a model's files these and nothing else; the card, the results and the ONNX file answer nothing there.
 CONFIG = ("config.json", "preprocessor_config.json", "model.safetensors.index.json")
 WEIGHTS = ("model.safetensors", "model-*-of-*.safetensors")
-CODE = ("modeling_*.py",)
+CODE = "modeling_*.py"
 OURS = "backbone_with_head"  # the `model_type` of our own class
 COMMIT = re.compile(r"[0-9a-f]{40}")
 REPO_ID = re.compile(r"[A-Za-z0-9][\w.-]*/\w[\w.-]*", re.ASCII)
@@ -69,7 +69,7 @@ class Deployable:
     @cached_property
     def files(self) -> dict[str, Path]:
         """Its files by their names there."""
-        names = (*CONFIG, *WEIGHTS, *(CODE if self.custom else ()))
+        names = (*CONFIG, *WEIGHTS, *([CODE] if self.custom else ()))
         found = sorted(path for path in self.folder.iterdir() if any(fnmatchcase(path.name, name) for name in names))
         return {path.name: path for path in found}
 
@@ -108,13 +108,13 @@ def _fetched(repo_id: str, revision: str | None) -> Deployable:
     here = "" if Path(repo_id).exists() else ", which is no folder here"
     with in_words(f"the model '{repo_id}'{here}", flag="MODEL", reading=True):
         info = HfApi().model_info(repo_id, revision=revision)
-        code = [each.rfilename for each in info.siblings or () if each.rfilename.endswith(".py")]
+        code = [each.rfilename for each in info.siblings or () if fnmatchcase(each.rfilename, CODE)]
         if code and not COMMIT.fullmatch(revision or ""):
             raise UserError(
                 f"'{repo_id}' brings code of its own ({code[0]}), and is taken at a full commit only: --revision "
                 f"{info.sha}, which '{revision or 'main'}' is now, once you have looked at it"
             )
-        wanted = [*CONFIG, *WEIGHTS, *CODE]
+        wanted = [*CONFIG, *WEIGHTS, CODE]
         folder = Path(snapshot_download(info.id, revision=info.sha, allow_patterns=wanted))
     return Deployable(repo_id, folder, info.id, info.sha, bool(info.private))
 

@@ -166,7 +166,6 @@ def _run(command: Sequence[str], state: str = "") -> str:
     if done.returncode != 0:
         lines = [line for line in done.stderr.splitlines() if line.strip()] or [f"status {done.returncode}"]
         said = next((line for line in lines if line.startswith("ERROR")), lines[-1])
-        raise UserError(
-            f"gcloud did not do it ({shlex.join(command[:4])}): {without_token(' '.join(said.split()))}{state}"
-        )
+        said = without_token(" ".join(said.split()))
+        raise UserError(f"gcloud did not do it ({shlex.join(command[:4])}): {said}{state}")
     return done.stdout
