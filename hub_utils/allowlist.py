@@ -60,9 +60,9 @@ def contents_of(run: Path) -> Contents:
     _check_trained(run)
     found = dict(sorted(_found(run)))
     for name, path in found.items():
-        _check_no_link(run, path)
+        check_no_link(run, path)
         if fnmatchcase(name, "modeling_*.py"):
-            _check_ours(path)
+            check_ours(path)
     weights = weights_sha256(run)
     why = {name: _why_not(run / name, weights) for name in MEASURED}
     measured = {path: name for name, plots in MEASURED.items() for path in (name, *(f"plots/{p}.png" for p in plots))}
@@ -93,10 +93,11 @@ def _check_trained(run: Path) -> None:
             )
     for name in ("config.json", "all_results.json"):
         read_json(run / name)
-    _check_whole(run / "model.safetensors")
+    check_whole(run / "model.safetensors")
 
 
-def _check_whole(weights: Path) -> None:
+def check_whole(weights: Path) -> None:
+    """Raise `UserError` for a file of weights that is damaged."""
     from safetensors import SafetensorError, safe_open
 
     try:
@@ -115,7 +116,7 @@ def _found(run: Path) -> Iterator[tuple[str, Path]]:
                 yield path.relative_to(run).as_posix(), path
 
 
-def _check_no_link(run: Path, path: Path) -> None:
+def check_no_link(run: Path, path: Path) -> None:
     """What a link points to may be anything, and may have changed since it was looked at."""
     for each in (path, *path.parents):
         if each == run:
@@ -125,7 +126,7 @@ def _check_no_link(run: Path, path: Path) -> None:
             raise UserError(f"'{each}' is a link, and only what lies in the run itself is pushed; put a copy as {name}")
 
 
-def _check_ours(module: Path) -> None:
+def check_ours(module: Path) -> None:
     """Whoever loads the model runs this file: it has to be the one that is tested here."""
     ours = PORTABLE / module.name
     if not ours.is_file():

@@ -130,15 +130,20 @@ if __name__ == "__main__":
 @cache
 def needed() -> tuple[Path, ...]:
     """The page's code: what demo.py imports, directly or not, with the styles and scripts beside it."""
-    found, todo = set(), ["hub_utils.portable.demo"]
+    looks = [path for path in PORTABLE.iterdir() if path.suffix in (".css", ".js")]
+    return tuple(sorted({*code_of("hub_utils.portable.demo"), *looks}))
+
+
+def code_of(module: str) -> set[Path]:
+    """The files of a module and of what it imports of ours, directly or not."""
+    found, todo = set(), [module]
     while todo:
         parts = todo.pop().split(".")
         for path in (ROOT.joinpath(*parts).with_suffix(".py"), ROOT.joinpath(*parts, "__init__.py")):
             if path.is_file() and path not in found:
                 found |= {path, *(ROOT.joinpath(*parts[:depth], "__init__.py") for depth in range(1, len(parts)))}
                 todo += _imports(path)
-    looks = [path for path in PORTABLE.iterdir() if path.suffix in (".css", ".js")]
-    return tuple(sorted(found | set(looks)))
+    return found
 
 
 def _imports(path: Path) -> Iterator[str]:

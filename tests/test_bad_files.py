@@ -23,8 +23,8 @@ from PIL import Image
 
 from hub_utils.portable.command import UserError
 from hub_utils.portable.demo import build_demo
+from hub_utils.portable.pictures import opened
 from hub_utils.portable.upload_folder import sweep
-from hub_utils.portable.uploads import opened
 from training.data.images import open_rgb
 from training.data.intake import read_folder
 from training.recipe import Data

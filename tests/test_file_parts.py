@@ -12,7 +12,7 @@ from PIL import Image
 
 from hub_utils.portable.command import UserError
 from hub_utils.portable.file_parts import MOST_SIDE
-from hub_utils.portable.uploads import OVERBUILT, opened
+from hub_utils.portable.pictures import OVERBUILT, opened
 from training.data.images import look
 
 # By name, for those that are many times what they need to be are no better tests.

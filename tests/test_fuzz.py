@@ -27,7 +27,8 @@ from hub_utils.portable.command import UserError
 from hub_utils.portable.demo import build_demo
 from hub_utils.portable.drawing import received
 from hub_utils.portable.many_uploads import Uploads
-from hub_utils.portable.uploads import asked, opened
+from hub_utils.portable.pictures import opened
+from hub_utils.portable.uploads import asked
 from training.data.images import look
 
 LONGEST = 10.0  # seconds

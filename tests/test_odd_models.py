@@ -14,9 +14,9 @@ from PIL import Image
 from hub_utils.portable import served as module
 from hub_utils.portable.about import about_html
 from hub_utils.portable.answer_html import LISTED, answer_html, model_html
-from hub_utils.portable.classifier import told_apart
 from hub_utils.portable.command import UserError
 from hub_utils.portable.demo import build_demo, build_suite
+from hub_utils.portable.facts import told_apart
 from hub_utils.portable.feedback import feedback
 from hub_utils.portable.operating import operating_html
 from hub_utils.portable.parts import drawn

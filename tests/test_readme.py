@@ -5,7 +5,7 @@ import shlex
 
 from conftest import ROOT
 
-from hub_utils import jobs, push, space, verify
+from hub_utils import cloud, jobs, push, space, verify
 from training import browse, data_report, download, predict, push_dataset, rocks_similarity, train
 from training import eval as evaluation
 from training.fitting.flags import parse_flags
@@ -53,9 +53,9 @@ def test_every_command_about_a_run_can_be_typed():
 
 def test_every_command_about_the_hub_can_be_typed():
     scripts = {"hub_utils.push ": push, "hub_utils.verify ": verify, "training/push_dataset.py ": push_dataset}
-    scripts |= {"hub_utils.jobs ": jobs, "hub_utils.space ": space}
+    scripts |= {"hub_utils.jobs ": jobs, "hub_utils.space ": space, "hub_utils.cloud ": cloud}
     commands = {name: commands_of(name) for name in scripts}
-    assert [len(found) for found in commands.values()] == [2, 1, 2, 2, 4]
+    assert [len(found) for found in commands.values()] == [2, 1, 2, 2, 4, 2]
     for name, found in commands.items():
         for words in found:
             scripts[name].parser().parse_args(words)

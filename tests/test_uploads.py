@@ -22,9 +22,10 @@ from PIL import Image, ImageFile
 from test_images import ODD_BUT_READABLE, REFUSED, encoded, exif, picture, png
 from transformers.image_utils import load_image
 
-from hub_utils.portable import uploads
+from hub_utils.portable import pictures, uploads
 from hub_utils.portable.command import UserError
-from hub_utils.portable.uploads import LOST, MB, Files, Picture, limits_in_words, opened, uploaded
+from hub_utils.portable.pictures import MB, opened
+from hub_utils.portable.uploads import LOST, Files, Picture, limits_in_words, uploaded
 
 
 def open_content(content: bytes, name: str = "") -> Image.Image:
@@ -215,8 +216,8 @@ def test_too_many_pixels_are_refused_before_they_are_decoded(monkeypatch):
 MEASURE = """
 import json, re, sys, threading, time
 from pathlib import Path
-from hub_utils.portable import uploads
-from hub_utils.portable.uploads import opened
+from hub_utils.portable import pictures
+from hub_utils.portable.pictures import opened
 
 def look():
     with opened(Path(sys.argv[1])) as image:
@@ -226,7 +227,7 @@ def look():
 def memory(kind):  # in MB
     return int(re.search(kind + r":\\s+(\\d+) kB", Path("/proc/self/status").read_text())[1]) / 1e3
 
-uploads._room = uploads._Room(int(sys.argv[3]))
+pictures._room = pictures._Room(int(sys.argv[3]))
 sizes, before, began = [], memory("VmRSS"), time.process_time()
 threads = [threading.Thread(target=look) for _ in range(int(sys.argv[2]))]
 for each in threads: each.start()
@@ -257,7 +258,7 @@ def test_the_largest_pictures_take_bounded_time_and_memory_and_give_it_back(kind
 
 
 def test_pictures_wait_where_there_is_no_room_and_none_is_passed_over_for_ever(monkeypatch):
-    room = uploads._Room(100)
+    room = pictures._Room(100)
     now, most, lock = [0], [0], threading.Lock()
 
     def look(pixels: int) -> None:
@@ -280,7 +281,7 @@ def test_pictures_wait_where_there_is_no_room_and_none_is_passed_over_for_ever(m
 
 
 def test_a_picture_leaves_its_room_whatever_becomes_of_it(monkeypatch):
-    monkeypatch.setattr(uploads, "_room", uploads._Room(picture().width * picture().height))
+    monkeypatch.setattr(pictures, "_room", pictures._Room(picture().width * picture().height))
     for _ in range(3):
         with pytest.raises(ZeroDivisionError), opened(encoded(picture())) as image:
             1 / 0  # noqa: B018

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import islice
@@ -11,6 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+
+from hub_utils.portable.facts import told_apart
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -81,12 +82,6 @@ def quiet() -> Iterator[None]:
 def classes_of(classifier: Any) -> list[str]:
     """Names of the classes, in the order of the logits, told apart."""
     return told_apart([name for _, name in sorted(classifier.model.config.id2label.items())])
-
-
-def told_apart(names: list[str]) -> list[str]:
-    """Names of classes; where two have one name (ImageNet's cranes), each with its number."""
-    times = Counter(names)
-    return [name if times[name] == 1 else f"{name} ({index})" for index, name in enumerate(names)]
 
 
 def batch_size(classifier: Any) -> int:

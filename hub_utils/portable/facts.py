@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from collections import Counter
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
@@ -47,6 +48,12 @@ def estimate(facts: Any, *keys: str) -> Estimate | None:
     ends = [_number(end) for end in told(facts, *keys, "interval", of=list) or ()]
     whole = len(ends) == 2 and None not in ends and 0 <= ends[0] <= ends[1] <= 1
     return Estimate(value, (ends[0], ends[1]) if whole else None)
+
+
+def told_apart(names: list[str]) -> list[str]:
+    """Names of classes; where two have one name (ImageNet's cranes), each with its number."""
+    times = Counter(names)
+    return [name if times[name] == 1 else f"{name} ({index})" for index, name in enumerate(names)]
 
 
 def _number(value: Any) -> float | None:

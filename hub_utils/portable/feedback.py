@@ -25,8 +25,9 @@ import gradio as gr
 
 from hub_utils.portable.answer_html import as_sentence
 from hub_utils.portable.command import UserError
+from hub_utils.portable.pictures import opened
 from hub_utils.portable.served import Served, verdict
-from hub_utils.portable.uploads import asked, forget, opened, uploaded
+from hub_utils.portable.uploads import asked, forget, uploaded
 from hub_utils.portable.whole import passing
 
 if TYPE_CHECKING:

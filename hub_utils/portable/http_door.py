@@ -23,9 +23,10 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
 from hub_utils.portable.crowd import pass_by
+from hub_utils.portable.pictures import MB, MOST_BYTES
 from hub_utils.portable.questions import NO_ROOM, Questions
 from hub_utils.portable.upload_folder import has_room, received, uploading
-from hub_utils.portable.uploads import MB, MOST_BYTES, MOST_UPLOAD
+from hub_utils.portable.uploads import MOST_UPLOAD
 
 MOST_HEADERS = 32_000  # bytes of address and headers; a Space's own are 5,000
 MOST_ASKED = MOST_BYTES * 4 // 3 + MB  # bytes: a picture may stand in the question itself, in base64

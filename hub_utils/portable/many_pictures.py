@@ -31,19 +31,18 @@ from hub_utils.portable.answer_html import as_sentence, busy_html, percent, prob
 from hub_utils.portable.command import UserError
 from hub_utils.portable.many_uploads import Sent, Uploads, too_many
 from hub_utils.portable.markdown import counted
+from hub_utils.portable.pictures import MOST_BYTES, opened
 from hub_utils.portable.prediction_table import header, row
 from hub_utils.portable.served import Served, verdict
 from hub_utils.portable.upload_folder import answered
 from hub_utils.portable.uploads import (
     LONG_NAME,
-    MOST_BYTES,
     MOST_PICTURES,
     MOST_UPLOAD,
     Files,
     asked,
     forget,
     limits_in_words,
-    opened,
     told_to_clients,
     uploaded_or_why,
 )

@@ -20,7 +20,8 @@ from typing import IO
 
 from hub_utils.portable.command import UserError
 from hub_utils.portable.image_files import EXTENSIONS, FOREIGN, is_of_system
-from hub_utils.portable.uploads import MB, MOST_BYTES, MOST_PICTURES, MOST_UNPACKED, MOST_UPLOAD, read_upload
+from hub_utils.portable.pictures import MB, MOST_BYTES, read_upload
+from hub_utils.portable.uploads import MOST_PICTURES, MOST_UNPACKED, MOST_UPLOAD
 
 BLOCK = 1_000_000  # bytes read at once
 MOST_DIRECTORY = 4 * BLOCK  # bytes of a zip's table of contents: ten times that of 1,000 pictures with long names

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import ctypes
 import math
 import mmap
 import sys
 import threading
 from collections.abc import Mapping
-from contextlib import suppress
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Literal
@@ -16,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from hub_utils.portable.facts import told
+from hub_utils.portable.memory import give_back
 from hub_utils.portable.whole import passing
 
 if TYPE_CHECKING:
@@ -177,12 +176,6 @@ def _mapped(core: openvino.Core, path: Path) -> tuple[openvino.Model, mmap.mmap 
             constants = mmap.mmap(file.fileno(), 0)
         weights = openvino.Tensor(np.frombuffer(constants, np.uint8), shared_memory=True)
         return core.read_model(Path(folder, "model.xml").read_bytes(), weights), constants
-
-
-def give_back() -> None:
-    """Memory that has been freed, to the system: reading and compiling leave some tens of MB of it."""
-    with suppress(OSError, AttributeError, TypeError):  # other systems, and other libraries of C, do not know how
-        ctypes.CDLL(None).malloc_trim(0)
 
 
 def _cut(model: openvino.Model) -> tuple[openvino.Model, openvino.Model | None]:

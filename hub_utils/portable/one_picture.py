@@ -20,18 +20,10 @@ from PIL import Image
 
 from hub_utils.portable.answer_html import answer_html, busy_html, problem_html
 from hub_utils.portable.command import UserError
+from hub_utils.portable.pictures import MOST_BYTES, opened
 from hub_utils.portable.served import Served, verdict
 from hub_utils.portable.upload_folder import answered
-from hub_utils.portable.uploads import (
-    MOST_BYTES,
-    Picture,
-    asked,
-    forget,
-    limits_in_words,
-    opened,
-    told_to_clients,
-    uploaded_or_why,
-)
+from hub_utils.portable.uploads import Picture, asked, forget, limits_in_words, told_to_clients, uploaded_or_why
 
 # Pictures, each in a thread: while one is opened, another is in the network. Not gradio's batches: with them one bad
 # picture fails all that were batched with it, and on a CPU the network gains nothing from them.

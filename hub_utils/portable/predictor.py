@@ -14,10 +14,9 @@ from typing import TYPE_CHECKING, Any, Protocol, get_args
 
 import numpy as np
 
-from hub_utils.portable.classifier import told_apart
 from hub_utils.portable.command import UserError
 from hub_utils.portable.eight_bits import INT8, why_not_measured
-from hub_utils.portable.facts import read_facts, told
+from hub_utils.portable.facts import read_facts, told, told_apart
 from hub_utils.portable.hub import in_words
 from hub_utils.portable.image_files import NARROWEST
 from hub_utils.portable.medical import is_medical
