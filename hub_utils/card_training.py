@@ -13,6 +13,13 @@ def stage_table(facts: Facts) -> str:
     return as_table(head, [_stage_row(facts, *stage) for stage in facts.stages], right=False)
 
 
+TRAINABLE = {
+    "head": "the new layers",
+    "all": "all layers",
+    "all_but_batch_norm": "all layers but the base model's BatchNorm",
+}
+
+
 def _stage_row(facts: Facts, stage: dict[str, Any], arguments: dict[str, Any]) -> list[str]:
     history = [row for row in facts.history if row["stage"] == stage["name"]]
     ran = f"{max((float(row['epoch']) for row in history), default=0):g}"
@@ -23,7 +30,7 @@ def _stage_row(facts: Facts, stage: dict[str, Any], arguments: dict[str, Any]) -
         kept = f"epoch {float(best['epoch']):g}, of the lowest validation loss"
     return [
         as_text(stage["name"]),
-        "the new layers" if stage["trainable"] == "head" else "all layers",
+        TRAINABLE[stage["trainable"]],
         ran if "max_steps" in arguments or ran == f"{most:g}" else f"{ran} of {most:g}",
         str(_batch(facts, stage, arguments)),
         _optimiser(arguments),

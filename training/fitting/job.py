@@ -107,7 +107,7 @@ def check_space(network: torch.nn.Module, recipe: Recipe, folder: Path, runs: in
     """
     total = sum(parameter.numel() for parameter in network.parameters())
     head = sum(parameter.numel() for parameter in network.head.parameters())
-    trained = [total if stage.trainable == "all" else head for stage in recipe.stages]
+    trained = [head if stage.trainable == "head" else total for stage in recipe.stages]
     kept = sum(2 * (total + 2 * moving) for moving in trained) + total
     need = 4 * (runs * kept + (1 + aside) * (total + 2 * trained[-1]))
     there = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())

@@ -67,8 +67,13 @@ def head_layers(recipe: Recipe, width: int, classes: int) -> list[dict[str, Any]
 
 
 def set_trainable(network: Any, trainable: str) -> None:
-    """Freeze all but what a stage trains; frozen layers stand still from the next `train()` on."""
-    network.requires_grad_(trainable == "all")
+    """Freeze all but what a stage trains (`Stage.trainable`); frozen layers stand still from the next `train()` on."""
+    from hub_utils.portable.modeling_backbone_with_head import is_batch_norm
+
+    network.requires_grad_(trainable != "head")
+    if trainable == "all_but_batch_norm":
+        for module in filter(is_batch_norm, network.backbone.modules()):
+            module.requires_grad_(False)
     network.head.requires_grad_(True)
 
 

@@ -100,8 +100,8 @@ def make_trainer(
 
 def what_is_trained(job: Job, stage: Stage, args: Any) -> str:
     """What a stage trains, in words that end a sentence."""
-    if stage.trainable == "all":
-        return "all layers"
+    if stage.trainable != "head":
+        return "all layers" + " but the base model's BatchNorm" * (stage.trainable == "all_but_batch_norm")
     shown = _stored_views(job, stage, args)
     if shown:
         return f"the head on stored features of {shown} view{'s' * (shown > 1)} of each image, the rest stands still"
@@ -150,7 +150,7 @@ def _train(
 def _stored_views(job: Job, stage: Stage, args: Any) -> int:
     """Of how many views of each training image features are stored; 0 where all is computed in each epoch."""
     images = job.datasets["train"]
-    if stage.trainable == "all" or isinstance(images, StreamedSplit):
+    if stage.trainable != "head" or isinstance(images, StreamedSplit):
         return 0
     return features.views_of(job.feature_views, job.recipe.augmentation, len(images), args)
 
