@@ -32,7 +32,7 @@ class Stopped(KeyboardInterrupt):
         self.checkpoint = checkpoint
         who = "interrupted" if number == signal.SIGINT else f"stopped by {signal.Signals(number).name}"
         left = "" if checkpoint is None else f"{checkpoint}; "
-        super().__init__(f"{who}; {left}{GOES_ON}")
+        super().__init__(f"{who}; {left}{_State.goes_on}")
 
 
 def status_of(number: int) -> int:
@@ -41,6 +41,7 @@ def status_of(number: int) -> int:
 
 
 class _State:
+    goes_on = GOES_ON
     number: int | None = None  # of the first signal
     since = 0.0
     how = "at once"  # or "unwinding", or "patiently"
@@ -57,9 +58,9 @@ def watch() -> None:
             signal.signal(number, _handle)
 
 
-def unwind() -> None:
-    """From now on a signal is an exception: there may be something to clean up."""
-    _State.how = "unwinding"
+def unwind(goes_on: str = GOES_ON) -> None:
+    """From now on a signal is an exception: there may be something to clean up. `goes_on` says how, after that."""
+    _State.how, _State.goes_on = "unwinding", goes_on
 
 
 @contextmanager

@@ -19,6 +19,7 @@ from training.recipe import Recipe, UserError, load_recipe, recipe_names
 
 if TYPE_CHECKING:
     from training.data.source import Source
+    from training.fitting.plan import Options
     from training.run_folder import RunFolder
 
 USAGE = "accelerate launch -q training/train.py RECIPE [flags]"
@@ -136,15 +137,18 @@ def parser() -> Parser:
     return result
 
 
-def understand(tokens: list[str]) -> tuple[argparse.Namespace, Recipe, list[str]]:
+def understand(tokens: list[str], command: Parser | None = None) -> tuple[argparse.Namespace, Recipe, list[str]]:
     """What the command line says: our flags, the recipe as they change it, and the flags for `TrainingArguments`.
+
+    `command` is the parser of another command that takes these flags too.
 
     Raises:
         UserError: there is no such recipe, or the flags do not go together.
     """
+    command = command or parser()
     if tokens and tokens[0].startswith("-") and tokens[0] not in ("-h", "--help"):
-        raise UserError(f"RECIPE comes first: {USAGE}")
-    known, flags = parser().parse_known_args(tokens)
+        raise UserError(f"RECIPE comes first: {command.usage}")
+    known, flags = command.parse_known_args(tokens)
     if known.thorough and known.streaming:
         raise UserError("--thorough with --streaming: in a stream nothing is compared; leave out one of them")
     if known.pixel_cache is not None and known.streaming:
@@ -177,26 +181,14 @@ def main(tokens: list[str]) -> int:
 
     # Only now, with the command understood, the libraries that take seconds to import.
     from training.disk import writing
-    from training.fitting.fit import Options, fit
+    from training.fitting.fit import fit
     from training.fitting.folds import fit_folds
     from training.run_folder import GO_ON, FoldsFolder, RunFolder
 
     preemption.unwind()
-    options = Options(
-        resume=known.resume is not False,
-        resume_from=_resume_from(known),
-        checkpoint_repo=known.checkpoint_repo,
-        overwrite=known.overwrite,
-        accept_changed_data=known.accept_changed_data,
-        threads=known.threads,
-        channels_last=known.channels_last,
-        thorough=known.thorough,
-        calibrate=not known.no_calibrate,
-        feature_views=known.feature_views,
-        pixel_cache=known.pixel_cache,
-    )
+    options = options_of(known)
     one = RunFolder(run) if known.folds is None else FoldsFolder(run).fold(1)
-    source = _source(known, recipe, one)
+    source = source_of(known, recipe, one)
     try:
         with writing(run, *GO_ON):
             if known.folds is None:
@@ -222,7 +214,26 @@ def _resume_from(known: argparse.Namespace) -> str | None:
     return known.resume if isinstance(known.resume, str) else None
 
 
-def _source(known: argparse.Namespace, recipe: Recipe, run: RunFolder) -> Source:
+def options_of(known: argparse.Namespace) -> Options:
+    """Our flags as training takes them."""
+    from training.fitting.plan import Options
+
+    return Options(
+        resume=known.resume is not False,
+        resume_from=_resume_from(known),
+        checkpoint_repo=known.checkpoint_repo,
+        overwrite=known.overwrite,
+        accept_changed_data=known.accept_changed_data,
+        threads=known.threads,
+        channels_last=known.channels_last,
+        thorough=known.thorough,
+        calibrate=not known.no_calibrate,
+        feature_views=known.feature_views,
+        pixel_cache=known.pixel_cache,
+    )
+
+
+def source_of(known: argparse.Namespace, recipe: Recipe, run: RunFolder) -> Source:
     """Where the command says that the images are; a run that goes on remembers it."""
     from training.data.source import HubDataset, load_source, open_images
 
