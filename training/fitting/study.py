@@ -151,11 +151,11 @@ def open_store(path: Path, result: str, direction: str, own: Values) -> Store:
 
 
 def _what_is_wrong(path: Path) -> str | None:
-    """Why it is no store of Optuna's, or None; nothing is written."""
+    """Why it is no store of Optuna's, or None; nothing is written but by SQLite, which undoes what a kill cut off."""
     if not path.exists():
         return None
     try:
-        with closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True)) as connection:
+        with closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=rw", uri=True)) as connection:
             tables = {name for (name,) in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
             health = connection.execute("PRAGMA quick_check(1)").fetchone()[0]
     except sqlite3.Error as error:

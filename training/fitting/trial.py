@@ -16,7 +16,7 @@ from operator import itemgetter
 from typing import TYPE_CHECKING, Any
 
 from transformers import TrainerCallback
-from transformers.trainer_utils import IntervalStrategy
+from transformers.trainer_utils import SaveStrategy
 
 from training import preemption
 from training.fitting.finite import NotFinite
@@ -61,7 +61,8 @@ class TrialTrainer(StageTrainer):
         self.restores = args.load_best_model_at_end
         self.class_weights = class_weights
         args = copy(args)
-        args.save_strategy, args.load_best_model_at_end = IntervalStrategy.NO, False
+        args.save_strategy, args.load_best_model_at_end = SaveStrategy.NO, False
+        args.report_to = []  # trackers see the run of the best alone
         for each in SPACE:
             setattr(args, each.name, float(getattr(args, each.name)))  # Trainer would make 0.1 an int if 0 was there
         super().__init__(stage, progress, class_weights, args=args, **kwargs)
@@ -79,7 +80,7 @@ class TrialTrainer(StageTrainer):
 
     def _report_to_hp_search(self, trial: Any, step: int, metrics: dict[str, float]) -> None:
         """As Trainer's, of the weights that would be handed on if there were no more epochs."""
-        if trial is None:
+        if step == 0:  # of --eval_on_start, which no stage hands on
             return
         if self.handed_on is None or not self.restores or self._is_better(metrics):
             self.handed_on = metrics
