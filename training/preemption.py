@@ -20,6 +20,7 @@ NAMES = ("SIGINT", "SIGTERM", "SIGUSR1", "SIGHUP")
 SIGNALS = tuple(getattr(signal, name) for name in NAMES if hasattr(signal, name))
 SAME = 1.0  # seconds in which another signal means the same
 GOES_ON = "the same command with --resume goes on"
+BEGINS_ANEW = "nothing is left behind, and the same command begins anew"
 # Launchers set these. One that is gone can send no signal, and what it launched would train on unseen.
 LAUNCHERS = ("ACCELERATE_MIXED_PRECISION", "TORCHELASTIC_RUN_ID")
 
@@ -28,7 +29,7 @@ class Stopped(KeyboardInterrupt):
     """A signal asked to leave; says what it leaves behind. `checkpoint` is where all processes left together."""
 
     def __init__(self, number: int, checkpoint: str | None = None):
-        self.status = status_of(number)
+        self.number, self.status = number, status_of(number)
         self.checkpoint = checkpoint
         who = "interrupted" if number == signal.SIGINT else f"stopped by {signal.Signals(number).name}"
         left = "" if checkpoint is None else f"{checkpoint}; "

@@ -105,13 +105,8 @@ def _demo(name: str, run: Path) -> str:
 
 def _other_seed(tokens: list[str], chosen: list[str], run: Path) -> str:
     """The command that trains with the chosen values and other random numbers: what is left of luck in them."""
-    search = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    for flag in ("--trials", "--output_dir", "--seed"):
-        search.add_argument(flag)
-    search.add_argument("--overwrite", action="store_true")
-    same = search.parse_known_args(tokens)[1]
-    words = ["accelerate", "launch", "-q", "training/train.py", *same, *chosen, "--seed", "1"]
-    return shlex.join([*words, "--output_dir", run.as_posix()])
+    same = train.without(tokens, ["--trials", "--output_dir", "--seed"], ["--overwrite"])
+    return train.launch([*same, *chosen, "--seed", "1", "--output_dir", run.as_posix()])
 
 
 if __name__ == "__main__":

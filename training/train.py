@@ -48,6 +48,7 @@ examples:
   accelerate launch -q training/train.py folder --data_dir my_photos --output_dir runs/mine
   accelerate launch -q training/train.py folder --data_dir my_photos --folds 5 --output_dir runs/folds
   accelerate launch -q training/train.py folder --data_dir labels.csv
+  accelerate launch -q training/train.py folder --data_dir my_photos --find_lr
   accelerate launch -q training/train.py flowers --data_dir flower_photos --resume
   accelerate launch -q training/train.py flowers --data_dir flower_photos --checkpoint_repo
   accelerate launch -q training/train.py flowers --data_dir flower_photos --resume you/flowers-checkpoints
@@ -89,6 +90,12 @@ def parser() -> Parser:
     )
     result.add_argument(
         "--folds", type=int, metavar="K", help="cross-validate: K runs, each tested on another K-th of the images"
+    )
+    result.add_argument(
+        "--find_lr",
+        action="store_true",
+        help="in place of training: let each stage's learning rate grow until the loss blows up, draw the loss against "
+        "it and suggest a rate; takes minutes, writes runs/RECIPE-find_lr",
     )
     existing = result.add_mutually_exclusive_group()
     existing.add_argument(
@@ -168,33 +175,53 @@ def understand(tokens: list[str], command: Parser | None = None) -> tuple[argpar
         raise UserError("--folds keeps its checkpoints on this machine; leave out --checkpoint_repo, and REPO_ID")
     if resume_from is not None and known.checkpoint_repo is not None:
         raise UserError(f"--resume {resume_from} saves checkpoints there as well; leave out --checkpoint_repo")
+    if known.find_lr:
+        _check_alone(known)
     recipe = load_recipe(known.recipe)
     changes = {"base_model": known.base_model, "class_weights": known.class_weights}
     recipe = dataclasses.replace(recipe, **{name: value for name, value in changes.items() if value is not None})
     return known, recipe, flags
 
 
+def _check_alone(known: argparse.Namespace) -> None:
+    """Refuse what --find_lr has no run for.
+
+    Raises:
+        UserError: there is such a flag.
+    """
+    others = {"--resume": known.resume is not False, "--folds": known.folds, "--checkpoint_repo": known.checkpoint_repo}
+    for flag, value in others.items():
+        if value is not False and value is not None:
+            raise UserError(f"{flag} with --find_lr, which leaves no run and no checkpoints; leave out one of them")
+
+
 def main(tokens: list[str]) -> int:
     """Run the command; the exit status."""
     known, recipe, flags = understand(tokens)
-    run = Path(known.output_dir or Path("runs") / recipe.name)
+    run = Path(known.output_dir or Path("runs") / (f"{recipe.name}-find_lr" if known.find_lr else recipe.name))
 
     # Only now, with the command understood, the libraries that take seconds to import.
     from training.disk import writing
+    from training.fitting.find_lr import find_lr
     from training.fitting.fit import fit
     from training.fitting.folds import fit_folds
     from training.run_folder import GO_ON, FoldsFolder, RunFolder
 
-    preemption.unwind()
+    begins_anew = preemption.BEGINS_ANEW if known.find_lr else None
+    preemption.unwind(begins_anew or preemption.GOES_ON)
     options = options_of(known)
     one = RunFolder(run) if known.folds is None else FoldsFolder(run).fold(1)
     source = source_of(known, recipe, one)
+    own = shlex.join(["python", "training/eval.py", str(run)])
     try:
-        with writing(run, *GO_ON):
-            if known.folds is None:
+        with writing(run, begins_anew or GO_ON[0], GO_ON[1]):
+            if known.find_lr:
+                own = _with_flags(tokens, find_lr(recipe, source, run, options, flags)["next"])
+            elif known.folds is None:
                 fit(recipe, source, one, options, flags)
             else:
                 fit_folds(recipe, source, FoldsFolder(run), known.folds, options, flags)
+                own = _single_run(tokens, run)
     except Exception as error:
         number = preemption.asked()
         if number is None:
@@ -202,10 +229,9 @@ def main(tokens: list[str]) -> int:
         raise preemption.Stopped(number) from error  # a library made something else of it, or lost whom it talked to
     if int(os.environ.get("RANK", 0)) == 0:
         print(f"wrote      {run}")
-        if known.folds is None:
+        if known.folds is None and not known.find_lr:
             print(f"use        python -c {_use(one)}")
-        own = shlex.join(["python", "training/eval.py", str(run)])
-        print(f"next       {own if known.folds is None else _single_run(tokens, run)}")
+        print(f"next       {own}")
     return 0
 
 
@@ -273,13 +299,31 @@ def _use(run: RunFolder) -> str:
 
 def _single_run(tokens: list[str], run: Path) -> str:
     """The same command without folds: a model to use, of which the folds have said how good it will be."""
-    folds = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    for flag in ("--folds", "--output_dir"):
-        folds.add_argument(flag)
-    for flag in ("--resume", "--overwrite"):
-        folds.add_argument(flag, action="store_true")
-    same = folds.parse_known_args(tokens)[1]
-    return shlex.join(["accelerate", "launch", "-q", "training/train.py", *same, "--output_dir", f"{run.as_posix()}-1"])
+    same = without(tokens, ["--folds", "--output_dir"], ["--resume", "--overwrite"])
+    return launch([*same, "--output_dir", f"{run.as_posix()}-1"])
+
+
+def _with_flags(tokens: list[str], flags: list[str]) -> str:
+    """The command that comes after --find_lr: a training with what was found, or another test."""
+    instead = [flag for flag in flags if flag.startswith("--") and flag != "--find_lr"]
+    if "--find_lr" not in flags:
+        instead.append("--output_dir")
+    return launch([*without(tokens, instead, ["--find_lr"]), *flags])
+
+
+def without(tokens: list[str], with_value: list[str], alone: list[str]) -> list[str]:
+    """The command line without these flags."""
+    left_out = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    for flag in with_value:
+        left_out.add_argument(flag)
+    for flag in alone:
+        left_out.add_argument(flag, action="store_true")
+    return left_out.parse_known_args(tokens)[1]
+
+
+def launch(words: list[str]) -> str:
+    """The command that trains with them."""
+    return shlex.join(["accelerate", "launch", "-q", "training/train.py", *words])
 
 
 def _yes_or_no(word: str) -> bool:

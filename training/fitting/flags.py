@@ -42,6 +42,7 @@ OWN = (
     "base_model",
     "output_dir",
     "folds",
+    "find_lr",
     "resume",
     "checkpoint_repo",
     "overwrite",
