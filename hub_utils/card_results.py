@@ -73,6 +73,7 @@ def training_section(facts: Facts) -> dict[str, Any]:
     ]
     return {
         "evaluated": False,
+        "chosen": _chosen(facts),
         "measured": f"This run has not been evaluated yet: no intervals, no figures by class. "
         f"{as_code(facts.eval_command)} adds them. Until then, training's own measurement of the saved model:",
         "results_table": as_table(["", "Accuracy", "Macro F1", "Log loss, in nats"], rows),
@@ -86,6 +87,7 @@ def results_section(facts: Facts) -> dict[str, Any]:
     day = f" on {as_text(test['date'])[:10]}" if test.get("date") else ""
     return {
         "evaluated": True,
+        "chosen": _chosen(facts),
         "measured": f"Measured{day} on the {test['images']:,} {as_text(test['split'])} images{apart}, with the model "
         "as it lies here, in fp32.",
         "results_table": _results_table(test),
@@ -96,6 +98,23 @@ def results_section(facts: Facts) -> dict[str, Any]:
         "thresholds": _thresholds(test),
         "threshold_table": _threshold_table(test),
     }
+
+
+def _chosen(facts: Facts) -> str:
+    """How the values were found, if by a search: among how many, and how often the test images were looked at."""
+    search = facts.ran_with.get("search")
+    if not search:
+        return ""
+    chosen = (
+        f"The values of the last stage were chosen among {counted(search['trials'], 'trial')} by the "
+        f"{as_text(search['compared_by'])}, without a look at the test images."
+    )
+    if search["looks"] == 1:
+        return f"{chosen} These were looked at once, for the values that were chosen."
+    return (
+        f"{chosen} But these were looked at {search['looks']} times, each for another choice, since the search went on "
+        "afterwards: who stops where they look best reads a figure that is too good."
+    )
 
 
 def _results_table(test: dict[str, Any]) -> str:

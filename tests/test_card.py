@@ -506,6 +506,24 @@ def test_a_run_that_was_not_evaluated_says_so_and_how_to_do_it(tmp_path):
     assert "plots/curves.png" in card and "plots/reliability.png" not in card
 
 
+@pytest.mark.parametrize("test", [True, False])
+@pytest.mark.parametrize(
+    ("looks", "told"),
+    [
+        (1, "test images. These were looked at once, for the values that were chosen."),
+        (3, "test images. But these were looked at 3 times, each for another choice, since the search went on"),
+    ],
+)
+def test_values_that_were_searched_are_said_to_be_chosen_among_so_many(test, looks, told, tmp_path):
+    run = run_of(tmp_path, "flowers", **({} if test else {"test": None}))
+    assert "trial" not in card_of(run)
+    search = {"trials": 20, "chosen": 7, "compared_by": "calibrated validation loss", "looks": looks}
+    write(json.loads((run / "recipe.json").read_text()) | {"search": search}, run / "recipe.json")
+    card = card_of(run)
+    assert "chosen among 20 trials by the calibrated validation loss, without a look at the test images." in card
+    assert told in card and not re.search(r"\n\n\n| \n", card)
+
+
 def test_figures_of_other_weights_are_not_shown(tmp_path):
     run = run_of(tmp_path, "flowers")
     (run / "model.safetensors").write_bytes(b"weights")

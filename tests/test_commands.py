@@ -19,7 +19,17 @@ recipe = Recipe(
     stages=(Stage(name="all", batch_size=8, arguments={{"num_train_epochs": 2, "learning_rate": 1e-2}}),),
 )
 """
-COMMANDS = {"train", "eval", "predict", "browse", "rocks_similarity", "data_report", "download", "push_dataset"}
+COMMANDS = {
+    "train",
+    "search",
+    "eval",
+    "predict",
+    "browse",
+    "rocks_similarity",
+    "data_report",
+    "download",
+    "push_dataset",
+}
 ACCELERATE = [sys.executable, "-m", "accelerate.commands.launch", "-q"]
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2"]
 
@@ -103,7 +113,7 @@ def test_help_imports_no_heavy_library(name):
         f"{name}.py", "torch", "transformers", "numpy", "PIL", "datasets", "gradio", "matplotlib", "huggingface_hub"
     )
     assert f"training/{name}.py" in said
-    if name == "train":
+    if name in ("train", "search"):
         assert all(recipe in said for recipe in recipe_names())
 
 

@@ -6,7 +6,7 @@ import shlex
 from conftest import ROOT
 
 from hub_utils import cloud, jobs, push, space, verify
-from training import browse, data_report, download, predict, push_dataset, rocks_similarity, train
+from training import browse, data_report, download, predict, push_dataset, rocks_similarity, search, train
 from training import eval as evaluation
 from training.fitting.flags import parse_flags
 from training.recipe import load_recipe, recipe_names
@@ -30,6 +30,14 @@ def test_every_training_command_can_be_typed():
         known, flags = train.parser().parse_known_args(words)
         recipe = load_recipe("folder" if known.recipe == "my_recipe.py" else known.recipe)
         parse_flags(flags, recipe)
+
+
+def test_every_search_can_be_typed():
+    commands = commands_of("training/search.py ")
+    assert len(commands) == 1
+    for words in commands:
+        known, flags = search.parser().parse_known_args(words)
+        parse_flags(flags, load_recipe(known.recipe))
 
 
 def test_every_command_about_data_can_be_typed():

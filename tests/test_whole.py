@@ -59,6 +59,7 @@ MAY = {
     "training/data/transfer.py": (PART, "open"),
     "training/fitting/checkpoint_repo.py": (PART, "copyfile copyfile link"),
     "training/fitting/checkpoint_restore.py": (PART, "rename rename rename"),
+    "training/fitting/search.py": ("checkpoints, whose seals tell what is whole", "copytree"),
     "training/fitting/leaving.py": ("a checkpoint, which is sealed when it is whole", "save"),
     "training/results/batch.py": (PART, "open"),
     "training/results/contact_sheet.py": (PICTURE, "save"),

@@ -43,6 +43,7 @@ WRITTEN = frozenset(
     + ("local", "checkpoints")
 )
 GO_ON = ("the same command with --resume goes on", "choose another --output_dir")  # when a folder can be written again
+SEARCH_STORE, SEARCH_BEST = "search.db", "best"  # in the folder of a search; see `SearchFolder`
 # What may change when a run goes on, for it changes no result; a seed stands in the recipe too.
 FREE_FACTS = {"title", "card"}
 FREE_FLAGS = re.compile(
@@ -146,6 +147,8 @@ class RunFolder:
             raise UserError(
                 f"'{self.path}' holds a cross-validation; each of its folds is a run: {self.path / 'fold1'} for one"
             )
+        if (self.path / SEARCH_STORE).is_file():
+            raise UserError(f"'{self.path}' holds a search; the run that it chose is {self.path / SEARCH_BEST}")
         if self.recipe.is_file():
             read_json(self.recipe)  # which says so if it is damaged
         if not self.exists():
@@ -329,11 +332,15 @@ def session() -> dict[str, Any]:
 
 
 def check_same(
-    stored: Path, facts: dict[str, Any], where: str | None = None, anew: str = "--overwrite starts anew"
+    stored: Path,
+    facts: dict[str, Any],
+    where: str | None = None,
+    anew: str = "--overwrite starts anew",
+    who: str = "--resume",
 ) -> None:
     """Refuse to go on with a run under another recipe or other flags than it began with.
 
-    `where` names the run if it is not the folder of `stored`; `anew` ends the sentence.
+    `where` names the run if it is not the folder of `stored`; `who` goes on with it, and `anew` ends the sentence.
 
     Raises:
         UserError: they differ; says in what.
@@ -354,7 +361,7 @@ def check_same(
             f"{name}: {_short(was)} then, {_short(now_is)} now" for name, was, now_is in (recipe + flags)[:3]
         )
         raise UserError(
-            f"the run in '{where or stored.parent}' began with {what} ({told}); --resume wants the command that began "
+            f"the run in '{where or stored.parent}' began with {what} ({told}); {who} wants the command that began "
             f"it, {anew}"
         )
 

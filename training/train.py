@@ -19,6 +19,7 @@ from training.recipe import Recipe, UserError, load_recipe, recipe_names
 
 if TYPE_CHECKING:
     from training.data.source import Source
+    from training.fitting.plan import Options
     from training.run_folder import RunFolder
 
 USAGE = "accelerate launch -q training/train.py RECIPE [flags]"
@@ -143,15 +144,18 @@ def parser() -> Parser:
     return result
 
 
-def understand(tokens: list[str]) -> tuple[argparse.Namespace, Recipe, list[str]]:
+def understand(tokens: list[str], command: Parser | None = None) -> tuple[argparse.Namespace, Recipe, list[str]]:
     """What the command line says: our flags, the recipe as they change it, and the flags for `TrainingArguments`.
+
+    `command` is the parser of another command that takes these flags too.
 
     Raises:
         UserError: there is no such recipe, or the flags do not go together.
     """
+    command = command or parser()
     if tokens and tokens[0].startswith("-") and tokens[0] not in ("-h", "--help"):
-        raise UserError(f"RECIPE comes first: {USAGE}")
-    known, flags = parser().parse_known_args(tokens)
+        raise UserError(f"RECIPE comes first: {command.usage}")
+    known, flags = command.parse_known_args(tokens)
     if known.thorough and known.streaming:
         raise UserError("--thorough with --streaming: in a stream nothing is compared; leave out one of them")
     if known.pixel_cache is not None and known.streaming:
@@ -199,27 +203,15 @@ def main(tokens: list[str]) -> int:
     # Only now, with the command understood, the libraries that take seconds to import.
     from training.disk import writing
     from training.fitting.find_lr import find_lr
-    from training.fitting.fit import Options, fit
+    from training.fitting.fit import fit
     from training.fitting.folds import fit_folds
     from training.run_folder import GO_ON, FoldsFolder, RunFolder
 
     begins_anew = preemption.BEGINS_ANEW if known.find_lr else None
     preemption.unwind(begins_anew or preemption.GOES_ON)
-    options = Options(
-        resume=known.resume is not False,
-        resume_from=_resume_from(known),
-        checkpoint_repo=known.checkpoint_repo,
-        overwrite=known.overwrite,
-        accept_changed_data=known.accept_changed_data,
-        threads=known.threads,
-        channels_last=known.channels_last,
-        thorough=known.thorough,
-        calibrate=not known.no_calibrate,
-        feature_views=known.feature_views,
-        pixel_cache=known.pixel_cache,
-    )
+    options = options_of(known)
     one = RunFolder(run) if known.folds is None else FoldsFolder(run).fold(1)
-    source = _source(known, recipe, one)
+    source = source_of(known, recipe, one)
     own = shlex.join(["python", "training/eval.py", str(run)])
     try:
         with writing(run, begins_anew or GO_ON[0], GO_ON[1]):
@@ -248,7 +240,26 @@ def _resume_from(known: argparse.Namespace) -> str | None:
     return known.resume if isinstance(known.resume, str) else None
 
 
-def _source(known: argparse.Namespace, recipe: Recipe, run: RunFolder) -> Source:
+def options_of(known: argparse.Namespace) -> Options:
+    """Our flags as training takes them."""
+    from training.fitting.plan import Options
+
+    return Options(
+        resume=known.resume is not False,
+        resume_from=_resume_from(known),
+        checkpoint_repo=known.checkpoint_repo,
+        overwrite=known.overwrite,
+        accept_changed_data=known.accept_changed_data,
+        threads=known.threads,
+        channels_last=known.channels_last,
+        thorough=known.thorough,
+        calibrate=not known.no_calibrate,
+        feature_views=known.feature_views,
+        pixel_cache=known.pixel_cache,
+    )
+
+
+def source_of(known: argparse.Namespace, recipe: Recipe, run: RunFolder) -> Source:
     """Where the command says that the images are; a run that goes on remembers it."""
     from training.data.source import HubDataset, load_source, open_images
 
@@ -288,8 +299,8 @@ def _use(run: RunFolder) -> str:
 
 def _single_run(tokens: list[str], run: Path) -> str:
     """The same command without folds: a model to use, of which the folds have said how good it will be."""
-    same = _without(tokens, ["--folds", "--output_dir"], ["--resume", "--overwrite"])
-    return _launch([*same, "--output_dir", f"{run.as_posix()}-1"])
+    same = without(tokens, ["--folds", "--output_dir"], ["--resume", "--overwrite"])
+    return launch([*same, "--output_dir", f"{run.as_posix()}-1"])
 
 
 def _with_flags(tokens: list[str], flags: list[str]) -> str:
@@ -297,10 +308,10 @@ def _with_flags(tokens: list[str], flags: list[str]) -> str:
     instead = [flag for flag in flags if flag.startswith("--") and flag != "--find_lr"]
     if "--find_lr" not in flags:
         instead.append("--output_dir")
-    return _launch([*_without(tokens, instead, ["--find_lr"]), *flags])
+    return launch([*without(tokens, instead, ["--find_lr"]), *flags])
 
 
-def _without(tokens: list[str], with_value: list[str], alone: list[str]) -> list[str]:
+def without(tokens: list[str], with_value: list[str], alone: list[str]) -> list[str]:
     """The command line without these flags."""
     left_out = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     for flag in with_value:
@@ -310,7 +321,8 @@ def _without(tokens: list[str], with_value: list[str], alone: list[str]) -> list
     return left_out.parse_known_args(tokens)[1]
 
 
-def _launch(words: list[str]) -> str:
+def launch(words: list[str]) -> str:
+    """The command that trains with them."""
     return shlex.join(["accelerate", "launch", "-q", "training/train.py", *words])
 
 

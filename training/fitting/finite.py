@@ -21,6 +21,10 @@ EVERY = 50  # steps between two looks, where a look costs something
 NEVER = 2**31 - 1
 
 
+class NotFinite(UserError):
+    """The loss, or the network, is no number any more."""
+
+
 class Finite(TrainerCallback):
     """What a stage's trainer shows its losses and weights to; all processes stop together.
 
@@ -40,7 +44,7 @@ class Finite(TrainerCallback):
         """Refuse to save what is no network any more.
 
         Raises:
-            UserError: a weight or a statistic is no finite number.
+            NotFinite: a weight or a statistic is no finite number.
         """
         self._check_losses(args, state)
         values = [each for each in model.state_dict().values() if each.is_floating_point()]
@@ -74,7 +78,7 @@ class Finite(TrainerCallback):
         folder = Path(args.output_dir)
         kept = newest_checkpoint(folder)[0]
         half = "".join(f" or --{name} false" for name in ("bf16", "fp16") if getattr(args, name))
-        raise UserError(
+        raise NotFinite(
             f"stage {self.stage}, epoch {epoch}, step {step}: {what}; "
             + (f"the last good checkpoint is {kept}; " if kept else f"{_of_stages_before(folder)}; ")
             + f"begin anew with --overwrite and a --learning_rate smaller than {args.learning_rate:g}{half}, and if "

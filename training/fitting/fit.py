@@ -57,7 +57,8 @@ def _fit(plan: Plan, source: Source, run: RunFolder, options: Options) -> dict:
         on_main(process, lambda: check_space(network, recipe, run.path, aside=0 if repo is None else 2))
     on_main(process, lambda: _begin(run, plan, job.reading, repo, goes_on))
     process.wait_for_everyone()
-    feature_views = on_main(process, lambda: read_json(run.recipe).get("feature_views", 0))  # old runs have none
+    begun = on_main(process, lambda: read_json(run.recipe))
+    feature_views = begun.get("feature_views", 0)  # old runs have none
 
     history: list[dict[str, Any]] = []
     with checkpoint_repo.saving(repo, run, say) as saver:
@@ -76,6 +77,7 @@ def _fit(plan: Plan, source: Source, run: RunFolder, options: Options) -> dict:
             "processes": process.num_processes,
             "images": _counted(job),
             "parameters": sum(parameter.numel() for parameter in network.parameters()),
+            **{name: begun[name] for name in ("search",) if name in begun},  # how the values were found, if by trials
         }
         write_json(results, run.results)  # before the Hub is waited for
     say(

@@ -56,15 +56,12 @@ def write_history(rows: list[dict[str, Any]], path: Path) -> None:
         writer.writerows(rows)
 
 
-class Progress(TrainerCallback):
-    """One bar for a stage's steps; after each evaluation one line, and the history so far."""
+class Bar(TrainerCallback):
+    """One bar for a stage's steps."""
 
-    def __init__(self, stage: str, earlier: list[dict[str, Any]], path: Path):
+    def __init__(self, stage: str):
         self.stage = stage
-        self.earlier = earlier
-        self.path = path
         self.bar: tqdm | None = None
-        self.since = time.perf_counter()
 
     def on_train_begin(self, args, state, control, **kwargs):
         if state.is_world_process_zero:
@@ -81,6 +78,21 @@ class Progress(TrainerCallback):
         if self.bar is not None:
             self.bar.update(state.global_step - self.bar.n)
 
+    def on_train_end(self, args, state, control, **kwargs):
+        if self.bar is not None:
+            self.bar.close()
+            self.bar = None
+
+
+class Progress(Bar):
+    """The bar; after each evaluation one line, and the history so far."""
+
+    def __init__(self, stage: str, earlier: list[dict[str, Any]], path: Path):
+        super().__init__(stage)
+        self.earlier = earlier
+        self.path = path
+        self.since = time.perf_counter()
+
     def on_evaluate(self, args, state, control, metrics, **kwargs):
         now = time.perf_counter()
         state.log_history[-1]["seconds"] = now - self.since
@@ -90,11 +102,6 @@ class Progress(TrainerCallback):
         rows = history_rows(self.stage, state.log_history)
         write_history([*self.earlier, *rows], self.path)
         tqdm.write(self._line(rows[-1], args.num_train_epochs))
-
-    def on_train_end(self, args, state, control, **kwargs):
-        if self.bar is not None:
-            self.bar.close()
-            self.bar = None
 
     def _line(self, row: dict[str, Any], epochs: float) -> str:
         train = (

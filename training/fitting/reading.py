@@ -80,7 +80,7 @@ def read_before(
     if type(stored) is not type(source) or (
         isinstance(stored, HubDataset) and (source.repo_id, source.config) != (stored.repo_id, stored.config)
     ):
-        raise UserError(f"the run in '{run.path}' began with {stored}; --resume wants the same, or neither flag")
+        raise UserError(f"the run in '{run.path}' began with {stored}; going on wants the same, or neither flag")
     if isinstance(stored, HubDataset):
         return Reading(stored, [] if isinstance(stored, Streamed) else splitting.read_splits(run.splits))
     rows, skipped = splitting.read_splits(run.splits), stored_skipped(run.skipped)

@@ -15,7 +15,7 @@ from training.data.streaming import StreamedSplit, views
 from training.fitting import checkpoints, features, leaving
 from training.fitting.job import Job
 from training.fitting.network import set_trainable
-from training.fitting.progress import Progress, history_rows
+from training.fitting.progress import Bar, Progress, history_rows
 from training.fitting.trainer import StageTrainer, balanced_weights
 from training.recipe import Stage
 
@@ -46,8 +46,9 @@ def make_trainer(
     network: BackboneWithHeadForImageClassification,
     stage: Stage,
     args: Any,
-    progress: Progress,
+    progress: Bar,
     newest: Path | None = None,
+    kind: type[StageTrainer] = StageTrainer,
 ) -> StageTrainer:
     """The trainer of a stage, which trains `network` itself: on images as they vary, or its head on stored features.
 
@@ -86,7 +87,7 @@ def make_trainer(
         train, validation, told = features.stored_features(network, model, train, validation, shown, args, job.disk)
         args = features.without_workers(args)
         job.say(f"  features {told}")
-    return StageTrainer(
+    return kind(
         stage,
         progress,
         class_weights,

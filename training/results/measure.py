@@ -61,7 +61,8 @@ def measure(
     source = _source(run, source)
     with _writing(run), TemporaryFile(dir=run.path):  # better now than after all the work
         pass
-    recipe = read_json(run.recipe)["recipe"]
+    begun = read_json(run.recipe)
+    recipe = begun["recipe"]
     say(f"{recipe['title']} ({recipe['name']})")
     classifier = load_run(run)
     classes = classes_of(classifier)
@@ -106,6 +107,7 @@ def measure(
         **_results(predictions, positive),
         "floors": _floors(rows, facts),
         "temperature": temperature,
+        **{name: begun[name] for name in ("search",) if name in begun},
         **{name: bits[name] for name in ("int8",) if name in bits},
         "model_class": name,
         "model_sha256": sha256(run.weights),
@@ -175,6 +177,12 @@ def lines(results: Mapping[str, Any]) -> list[str]:
                 f"           '{results['positive']}' from {point['threshold']:.3g} on{why[name]}: sensitivity "
                 f"{_share(point['sensitivity'])}, specificity {_share(point['specificity'])}"
             )
+    if "search" in results:
+        trials, looks = (results["search"][name] for name in ("trials", "looks"))
+        said.append(
+            f"search     chosen among {trials} on the validation split; the test split was looked at "
+            + ("once" if looks == 1 else f"{looks} times, each for another choice")
+        )
     if results["missing"]:
         said.append(f"warning    no test image of {some(results['missing'])}: of such a class nothing is known")
     if colour["value"] is not None and colour["interval"][1] >= metrics["accuracy"]["interval"][0]:
