@@ -190,9 +190,7 @@ class Stage:
 
     def __post_init__(self):
         if self.trainable not in ("all", "all_but_batch_norm", "head"):
-            raise ValueError(
-                f"Stage(trainable={self.trainable!r}): allowed are 'all', 'all_but_batch_norm' and 'head'"
-            )
+            raise ValueError(f"Stage(trainable={self.trainable!r}): allowed are 'all', 'all_but_batch_norm' and 'head'")
         if not re.fullmatch(r"[a-z0-9_]+", self.name):
             raise ValueError(f"Stage(name={self.name!r}): small letters, digits and _ only; it names a folder")
         if self.batch_size < 1:
