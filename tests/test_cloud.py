@@ -309,7 +309,7 @@ SPOILT = {
     "nothing in it": (lambda run: [path.unlink() for path in run.iterdir() if path.is_file()], "it has no config.json"),
     "no weights": (lambda run: (run / "model.safetensors").unlink(), "no weights in '.*model.safetensors is wanted"),
     "damaged weights": (lambda run: (run / "model.safetensors").write_bytes(b"half"), "is damaged"),
-    "folds": (lambda run: (run / "folds.json").write_text("{}"), "holds a cross-validation; each fold is a run"),
+    "folds": (lambda run: (run / "folds.json").write_text("{}"), "holds a cross-validation; each of its folds"),
     "code of others": (
         lambda run: changed(run / "config.json", auto_map={"AutoConfig": "mine.Config"}, model_type="mine"),
         "needs code of others, which is not sent to a cloud: python training/predict.py",
@@ -350,7 +350,7 @@ def test_a_modeling_file_that_was_changed_and_one_that_is_missing_are_refused(mo
     with pytest.raises(UserError, match="was changed, or is of another version"):
         deployable.find(str(tmp_path / "run"))
     module.unlink()
-    with pytest.raises(UserError, match="its modeling file is missing"):
+    with pytest.raises(UserError, match="lacks its modeling file"):
         deployable.find(str(tmp_path / "run"))
 
 

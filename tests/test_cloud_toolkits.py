@@ -27,12 +27,8 @@ from visits import bare, bare_python, golden_files
 from hub_utils.cloud import main
 from hub_utils.portable.classifier import load_classifier, logits_of, probabilities_of
 
-TOOLKIT = (
-    "sagemaker-huggingface-inference-toolkit==2.6.0",
-    "sagemaker-inference==1.10.1",
-    "multi-model-server==1.1.11",
-)
-TOOLKIT += ("retrying", "boto3", "botocore", "s3transfer", "jmespath", "future", "enum-compat", "model-archiver")
+TOOLKIT = ("sagemaker-huggingface-inference-toolkit==2.6.0", "sagemaker-inference==1.10.1")
+TOOLKIT += ("multi-model-server==1.1.11", "six", "retrying", "future")
 OLD = ("transformers==4.51.3", "huggingface_hub<1", "tokenizers<0.22")
 SERVER = ("hf-serve==0.1.1", "prometheus-client", "python-magic")
 KINDS = {"leukemia": "native", "breast_cancer": "timm", "flowers": "custom"}
