@@ -337,7 +337,7 @@ def test_an_interruption_loses_nothing_that_was_measured(tmp_path):
 
 def test_startup_asks_every_command():
     names = [name.split()[-1] for name in startup.commands()]
-    assert len(names) == 12
+    assert len(names) == 14
     assert {"training/train.py", "training/eval.py", "hub_utils.push", "hub_utils.space"} <= set(names)
 
 

@@ -52,8 +52,8 @@ def find_lr(
     options = options or Options()
     plan = prepare(recipe, RunFolder(folder), options, flags)
     with alone(plan, folder):
-        on_main(plan.process, lambda: check_free(folder))
         check_apart(source, folder)
+        on_main(plan.process, lambda: check_free(folder))
         try:
             with _passing_run(plan, folder) as run:
                 curves = _test_stages(plan, source, run, options)
