@@ -12,7 +12,6 @@ import sys
 from argparse import Namespace
 from collections.abc import Callable
 from pathlib import Path
-from textwrap import indent
 from typing import TYPE_CHECKING
 
 from hub_utils.portable.command import Parser, UserError, run_command
@@ -37,6 +36,24 @@ training) and the code that answers as the run did. It prints the lines that dep
 what it costs. Nothing is deployed without --deploy; what is deployed costs money until you take it down.
 SageMaker wants boto3 and a role, Vertex AI gcloud; both want a bucket.
 """
+
+UNKNOWN = {"--role": "ARN", "--bucket": "NAME"}  # what stands for them where they were not said
+FORMS = {
+    "name": (r"[a-z]([a-z0-9-]{0,48}[a-z0-9])?", "small letters, digits and hyphens, at most 50, a letter first"),
+    "image": (r"[a-z0-9][\w.-]*/([\w.-]+/)*[\w.-]+([:@][\w.:-]+)?", "as REGISTRY/NAME:TAG"),
+    "bucket": (r"[a-z0-9][a-z0-9._-]{1,61}[a-z0-9]", "the name alone, as my-bucket"),
+    "role": (r"arn:[\w-]+:iam::\d{12}:role/[\w+=,.@/-]+", "as arn:aws:iam::123456789012:role/NAME"),
+}
+FORMS_THERE = {
+    "sagemaker": {
+        "region": (r"[a-z]+(-[a-z]+)+-\d", "as us-east-1, at AWS"),
+        "machine": (r"ml\.[\w.-]+", "as ml.m5.large, at AWS"),
+    },
+    "vertex": {
+        "region": (r"[a-z]+-[a-z]+\d+", "as us-central1, at Google"),
+        "machine": (r"[a-z]\w*-[\w-]+", "as n1-standard-2, at Google"),
+    },
+}
 
 
 def parser() -> Parser:
@@ -68,15 +85,7 @@ def _check_words(known: Namespace) -> None:
     for name, value in vars(known).items():
         if value == "":
             raise UserError(f"{'MODEL' if name == 'model' else f'--{name}'} is empty; leave it out, or say what")
-    forms = {
-        "name": (r"[a-z]([a-z0-9-]{0,48}[a-z0-9])?", "small letters, digits and hyphens, at most 50, a letter first"),
-        "region": (r"[a-z]+(-[a-z]+)*-?\d+", "as us-east-1 at AWS, and us-central1 at Google"),
-        "machine": (r"[a-z0-9][\w.-]+", "as ml.m5.large at AWS, and n1-standard-2 at Google"),
-        "image": (r"[a-z0-9][\w./:@-]+", "as REGISTRY/NAME:TAG"),
-        "bucket": (r"[a-z0-9][a-z0-9._-]{1,61}[a-z0-9]", "the name alone, as my-bucket"),
-        "role": (r"arn:[\w-]+:iam::\d{12}:role/[\w+=,.@/-]+", "as arn:aws:iam::123456789012:role/NAME"),
-    }
-    for name, (form, words) in forms.items():
+    for name, (form, words) in {**FORMS, **FORMS_THERE[known.target]}.items():
         value = getattr(known, name)
         if value is not None and not re.fullmatch(form, value, re.ASCII):
             raise UserError(f"--{name} {value}: {words}")
@@ -126,8 +135,10 @@ def to_vertex(known: Namespace, say: Callable[[str], None] = print) -> None:
     from hub_utils.deployable import find
 
     if not known.output:
-        raise UserError(f"--output DIR says where the folder for Vertex AI goes; {USAGE.splitlines()[0]}")
+        raise UserError("--output DIR says where the folder for Vertex AI goes, as flowers_vertex")
     output = Path(known.output)
+    if output.name in ("", ".."):
+        raise UserError(f"--output {known.output}: a name is wanted, as flowers_vertex; the folder is made")
     model = find(known.model, known.revision)
     vertex.check(model, bool(known.image))
     region, machine = known.region or vertex.REGION, known.machine or vertex.MACHINE
@@ -144,7 +155,8 @@ def to_vertex(known: Namespace, say: Callable[[str], None] = print) -> None:
 
 def _check_ready(known: Namespace, missing: list[str], check: Callable[[], None]) -> None:
     if known.deploy and missing:
-        raise UserError(f"--deploy wants {' and '.join(missing)} as well: {parser().format_usage().splitlines()[0]}")
+        wanted = " and ".join(f"{flag} {UNKNOWN[flag]}" for flag in missing)
+        raise UserError(f"--deploy wants {wanted} as well; --help shows how it goes")
     if known.deploy:
         check()
 
@@ -180,7 +192,8 @@ def _tell(endpoint: sagemaker.Endpoint | vertex.Endpoint, say: Callable[[str], N
     say(f"machine    {endpoint.machine} in {endpoint.region}, for the endpoint '{endpoint.name}'")
     say(f"costs      {endpoint.price}")
     for title, lines in (("deploy", endpoint.deploying), ("ask", endpoint.asking), ("take down", endpoint.removing)):
-        say(f"{title}\n{indent(lines(), '  ')}")
+        say(f"\n# {title}\n{lines()}")  # from the first column, so that it can be copied
+    say("")
 
 
 def _end(known: Namespace, missing: list[str], wrote: str, say: Callable[[str], None]) -> None:
@@ -191,7 +204,7 @@ def _end(known: Namespace, missing: list[str], wrote: str, say: Callable[[str], 
     given = {"--output": known.output, "--revision": known.revision, "--name": known.name, "--region": known.region}
     given |= {"--machine": known.machine, "--image": known.image, "--bucket": known.bucket, "--role": known.role}
     words = [word for flag, value in given.items() if value for word in (flag, value)]
-    words += [word for flag in missing for word in (flag, {"--role": "ARN", "--bucket": "NAME"}[flag])]
+    words += [word for flag in missing for word in (flag, UNKNOWN[flag])]
     command = ["python", "-m", "hub_utils.cloud", known.target, known.model, *words, "--deploy"]
     say("nothing is deployed; the next command does it, and costs money from then on")
     say(f"next       {shlex.join(command)}")

@@ -79,7 +79,7 @@ class Endpoint:
         container: dict[str, object] = {"Image": self.image, "Environment": self.environment}
         upload = ""
         if self.archive:
-            bucket, key = self.bucket or "BUCKET", f"{self.name}/model.tar.gz"
+            bucket, key = self._place
             container["ModelDataUrl"] = f"s3://{bucket}/{key}"
             upload = f"session.client('s3').upload_file({str(self.archive)!r}, {bucket!r}, {key!r})\n"
         variant = {
@@ -109,12 +109,20 @@ class Endpoint:
         )
 
     def removing(self) -> str:
+        bucket, key = self._place
+        there = f"\nsession.client('s3').delete_object(Bucket={bucket!r}, Key={key!r})" if self.archive else ""
         return (
-            f"import boto3\n\nsagemaker = boto3.Session(region_name={self.region!r}).client('sagemaker')\n"
+            f"import boto3\n\nsession = boto3.Session(region_name={self.region!r})\n"
+            "sagemaker = session.client('sagemaker')\n"
             f"sagemaker.delete_endpoint(EndpointName={self.name!r})\n"
             f"sagemaker.delete_endpoint_config(EndpointConfigName={self.name!r})\n"
-            f"sagemaker.delete_model(ModelName={self.name!r})"
+            f"sagemaker.delete_model(ModelName={self.name!r}){there}"
         )
+
+    @property
+    def _place(self) -> tuple[str, str]:
+        """Bucket and key of the archive in S3."""
+        return self.bucket or "BUCKET", f"{self.name}/model.tar.gz"
 
 
 def image_in(region: str) -> str:

@@ -66,7 +66,7 @@ class Endpoint:
         """What makes it, in turn; the last ends when it answers."""
         region, shown = f"--region={self.region}", f"--display-name={self.name}"
         return [
-            ["gcloud", "storage", "rsync", "--recursive", str(self.folder), self._place],
+            ["gcloud", "storage", "rsync", str(self.folder), self._place, "--recursive"],
             [
                 *("gcloud", "ai", "models", "upload", region, f"--model-id={self.name}", shown),
                 *(f"--artifact-uri={self._place}", f"--container-image-uri={self.image}", "--container-ports=8080"),
@@ -84,8 +84,14 @@ class Endpoint:
         return "\n".join(map(shlex.join, self.commands()))
 
     def asking(self) -> str:
-        question = 'question.json  # {"instances": [{"b64": "BASE64"}], "parameters": {"top_k": 5}}'
-        return f"gcloud ai endpoints predict {self.name} --region={self.region} --json-request={question}"
+        program = (
+            "import base64, json; photo = base64.b64encode(open('photo.jpg', 'rb').read()).decode(); "
+            "json.dump({'instances': [{'b64': photo}], 'parameters': {'top_k': 5}}, open('question.json', 'w'))"
+        )
+        return (
+            f'python -c "{program}"\n'
+            f"gcloud ai endpoints predict {self.name} --region={self.region} --json-request=question.json"
+        )
 
     def removing(self) -> str:
         region = f"--region={self.region}"
@@ -93,7 +99,7 @@ class Endpoint:
             f"gcloud ai endpoints undeploy-model {self.name} {region} --deployed-model-id={DEPLOYED}\n"
             f"gcloud ai endpoints delete {self.name} {region}\n"
             f"gcloud ai models delete {self.name} {region}\n"
-            f"gcloud storage rm --recursive {self._place}"
+            f"gcloud storage rm {self._place} --recursive"
         )
 
     @property

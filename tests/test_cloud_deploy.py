@@ -2,6 +2,7 @@
 
 import json
 import os
+import subprocess
 import sys
 from pathlib import Path
 
@@ -25,9 +26,10 @@ calls = pathlib.Path({calls!r})
 class Any:
     def __init__(self, name): self.name = name
     def __getattr__(self, name): return Any(f"{{self.name}}.{{name}}")
+    def __getitem__(self, name): return Any(f"{{self.name}}.{{name}}")
     def __call__(self, *args, **kwargs):
         if self.name.endswith(".get_credentials"): return {credentials}
-        with calls.open("a") as file: file.write(json.dumps([self.name, args, kwargs]) + "\\n")
+        with calls.open("a") as file: file.write(json.dumps([self.name, args, kwargs], default=str) + "\\n")
         if self.name.endswith({fails!r}): raise RuntimeError("AccessDenied for hf_" + "aB3" * 12)
         return self
 
@@ -64,6 +66,20 @@ def test_nothing_is_deployed_without_deploy(run, tmp_path, boto3, capsys):
     assert not calls.exists()
     said = capsys.readouterr().out
     assert "nothing is deployed" in said and said.splitlines()[-1].endswith("--deploy")
+
+
+def test_what_is_printed_for_aws_runs_as_it_stands(run, tmp_path, boto3, capsys):
+    calls = boto3()
+    (tmp_path / "photo.jpg").write_bytes(b"photo")
+    main(to_aws(run, tmp_path))
+    said = capsys.readouterr().out
+    program = said[said.index("# deploy") : said.index("wrote ")]  # deploys it, asks it and takes it down
+    subprocess.run([sys.executable, "-c", program], cwd=tmp_path, check=True, timeout=60)
+    made = [json.loads(line) for line in calls.read_text().splitlines()]
+    names = [name.rpartition(".")[2] for name, _, _ in made]
+    assert names.index("wait") < names.index("invoke_endpoint") < names.index("delete_endpoint")
+    assert names[-4:-2] == ["delete_endpoint_config", "delete_model"]
+    assert made[-1][2] == {"Bucket": "mine", "Key": "native-run/model.tar.gz"} and names[-1] == "delete_object"
 
 
 def test_deploy_runs_what_was_printed(run, tmp_path, boto3, capsys):
@@ -143,10 +159,10 @@ def test_deploy_runs_the_lines_of_gcloud_in_turn(run, tmp_path, gcloud, capsys):
     main(to_google(run, tmp_path, "--deploy"))
     _, *made = [json.loads(line) for line in calls.read_text().splitlines()]
     assert [words[:3] for words in made] == [
-        ["storage", "rsync", "--recursive"], ["ai", "models", "upload"], ["ai", "endpoints", "create"],
+        ["storage", "rsync", str(tmp_path / "a")], ["ai", "models", "upload"], ["ai", "endpoints", "create"],
         ["ai", "endpoints", "deploy-model"],
     ]  # fmt: skip
-    lines = [line.strip() for line in printed.splitlines() if line.startswith("  gcloud")]
+    lines = [line for line in printed.splitlines() if line.startswith("gcloud ")]
     assert lines[:4] == [" ".join(["gcloud", *words]) for words in made]
     assert "--container-env-vars=HF_TASK=custom,HF_TRUST_REMOTE_CODE=true" in made[1]
 
