@@ -38,13 +38,13 @@ SageMaker wants boto3 and a role, Vertex AI gcloud; both want a bucket.
 """
 
 UNKNOWN = {"--role": "ARN", "--bucket": "NAME"}  # what stands for them where they were not said
-FORMS = {
+FORMS = {  # what a cloud takes, and in words
     "name": (r"[a-z]([a-z0-9-]{0,48}[a-z0-9])?", "small letters, digits and hyphens, at most 50, a letter first"),
-    "image": (r"[a-z0-9][\w.-]*/([\w.-]+/)*[\w.-]+([:@][\w.:-]+)?", "as REGISTRY/NAME:TAG"),
+    "image": (r"[a-z0-9][\w.-]*(:\d+)?/([\w.-]+/)*[\w.-]+([:@][\w.:-]+)?", "as REGISTRY/NAME:TAG"),
     "bucket": (r"[a-z0-9][a-z0-9._-]{1,61}[a-z0-9]", "the name alone, as my-bucket"),
     "role": (r"arn:[\w-]+:iam::\d{12}:role/[\w+=,.@/-]+", "as arn:aws:iam::123456789012:role/NAME"),
 }
-FORMS_THERE = {
+FORMS_THERE = {  # the same, by cloud
     "sagemaker": {
         "region": (r"[a-z]+(-[a-z]+)+-\d", "as us-east-1, at AWS"),
         "machine": (r"ml\.[\w.-]+", "as ml.m5.large, at AWS"),
@@ -100,7 +100,7 @@ def to_sagemaker(known: Namespace, say: Callable[[str], None] = print) -> None:
         UserError: it cannot be; why, and what to do.
     """
     from hub_utils import sagemaker
-    from hub_utils.deployable import find
+    from hub_utils.deployable import check_built, find
 
     output = Path(known.output) if known.output else None
     if output and not output.name.endswith(".tar.gz"):
@@ -108,7 +108,10 @@ def to_sagemaker(known: Namespace, say: Callable[[str], None] = print) -> None:
     region = known.region or sagemaker.REGION
     image = known.image or sagemaker.image_in(region)
     model = find(known.model, known.revision)
-    sagemaker.check(model, bool(output), bool(known.image))
+    if not output:
+        sagemaker.check_by_itself(model)
+    if not known.image:
+        check_built(model, sagemaker.TRANSFORMERS)
     machine = known.machine or sagemaker.MACHINE
     name = known.name or model.name
     endpoint = sagemaker.Endpoint(name, model, output, region, image, machine, known.bucket, known.role)
@@ -132,7 +135,7 @@ def to_vertex(known: Namespace, say: Callable[[str], None] = print) -> None:
         UserError: it cannot be; why, and what to do.
     """
     from hub_utils import vertex
-    from hub_utils.deployable import find
+    from hub_utils.deployable import check_built, find
 
     if not known.output:
         raise UserError("--output DIR says where the folder for Vertex AI goes, as flowers_vertex")
@@ -140,7 +143,8 @@ def to_vertex(known: Namespace, say: Callable[[str], None] = print) -> None:
     if output.name in ("", ".."):
         raise UserError(f"--output {known.output}: a name is wanted, as flowers_vertex; the folder is made")
     model = find(known.model, known.revision)
-    vertex.check(model, bool(known.image))
+    if not known.image:
+        check_built(model, vertex.TRANSFORMERS)
     region, machine = known.region or vertex.REGION, known.machine or vertex.MACHINE
     name = known.name or model.name
     endpoint = vertex.Endpoint(name, output, region, known.image or vertex.IMAGE, machine, known.bucket)

@@ -54,15 +54,11 @@ class Deployable:
 
     @property
     def timm(self) -> bool:
-        return "timm_wrapper" in (self.config.get("model_type"), self._body.get("model_type"))
+        return "timm_wrapper" in (self.config.get("model_type"), self.body.get("model_type"))
 
     @property
-    def built_with(self) -> dict[str, Any]:
-        """With what arguments timm builds the network; transformers before 4.52 builds none that has some."""
-        return self.config.get("model_args") or self._body.get("model_args") or {}
-
-    @property
-    def _body(self) -> dict[str, Any]:
+    def body(self) -> dict[str, Any]:
+        """The configuration of the network below a head of ours; {} of another."""
         body = self.config.get("backbone")
         return body if isinstance(body, dict) else {}
 
@@ -161,6 +157,16 @@ def _check(found: Deployable) -> None:
         )
     if preprocessing_of(folder) is None:
         raise UserError(f"'{said}' prepares pictures in a way that only its own transformers knows: {here}")
+
+
+def check_built(found: Deployable, transformers: str) -> None:
+    """Raise `UserError` for a network that timm builds with arguments: the container's transformers, which is before
+    4.52, builds none of these."""
+    if arguments := found.config.get("model_args") or found.body.get("model_args"):
+        raise UserError(
+            f"'{found.said}' is a network that timm builds with arguments ({', '.join(arguments)}), which transformers "
+            f"{transformers} in the container cannot do; --image names a newer container"
+        )
 
 
 def with_code(found: Deployable, module: str, name: str, into: str = "") -> dict[str, bytes | Path]:

@@ -136,15 +136,8 @@ def image_in(region: str) -> str:
     return IMAGE.format(region=region)
 
 
-def check(model: Deployable, archive: bool, own_image: bool) -> None:
-    """Raise `UserError` for a model that the container cannot run; `archive`: with our code, not by itself."""
-    if model.built_with and not own_image:
-        raise UserError(
-            f"'{model.said}' is a network that timm builds with arguments ({', '.join(model.built_with)}), which "
-            f"transformers {TRANSFORMERS} in SageMaker's container cannot do; --image names a newer container"
-        )
-    if archive:
-        return
+def check_by_itself(model: Deployable) -> None:
+    """Raise `UserError` for a model that the container cannot take from the Hub without an archive of ours."""
     if not model.repo_id:
         raise UserError(f"'{model.said}' is a folder: --output model.tar.gz says where its archive goes")
     why = "is a private repo" if model.private else "has a head with hidden layers" if model.custom else None

@@ -107,15 +107,6 @@ class Endpoint:
         return f"gs://{self.bucket or 'BUCKET'}/{self.name}"
 
 
-def check(model: Deployable, own_image: bool) -> None:
-    """Raise `UserError` for a model that the container cannot run."""
-    if model.built_with and not own_image:
-        raise UserError(
-            f"'{model.said}' is a network that timm builds with arguments ({', '.join(model.built_with)}), which "
-            f"transformers {TRANSFORMERS} in the container cannot do; --image names a newer container"
-        )
-
-
 def files_of(model: Deployable) -> dict[str, bytes | Path]:
     """What the folder holds, by path; raises as `with_code` does."""
     return with_code(model, *ENTRY)

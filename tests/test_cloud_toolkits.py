@@ -1,5 +1,5 @@
-"""Archives and folders for clouds under the clouds' own code: SageMaker's toolkit with transformers 4.51.3, and the
-server of Vertex AI's newest container.
+"""Archives and folders for clouds under the clouds' own code: SageMaker's toolkit with transformers 4.51.3, both
+generations of Vertex AI's container, and gcloud.
 
 Slow, and in want of a package index:
 
@@ -9,6 +9,7 @@ Slow, and in want of a package index:
 import base64
 import json
 import os
+import shutil
 import socket
 import subprocess
 import tarfile
@@ -94,6 +95,22 @@ def test_the_archive_answers_as_the_run_under_sagemakers_toolkit(name, toolkit, 
     assert bad["code"] == 400 and bad["error"].startswith("This is a text, and JPEG, PNG")
 
 
+def test_the_folders_answer_as_the_runs_with_the_transformers_of_the_older_container(runs, images, tmp_path):
+    python = python_with(tmp_path / "venv", "transformers==4.48.0", "huggingface_hub<1", "tokenizers<0.22")
+    questions = [{"instances": [{"b64": {"file": path}} for path in images], "parameters": {"top_k": 4}}]
+    asked = []
+    for name, run in runs.items():
+        main(["vertex", str(run), "--output", str(tmp_path / name)])
+        asked.append({"folder": str(tmp_path / name), "questions": questions})
+    (tmp_path / "asked").write_text(json.dumps(asked))
+    command = [python, "-P", ROOT / "tests" / "cloud_visitor.py", tmp_path / "asked", tmp_path / "answers"]
+    environment = bare(os.environ) | {"HF_HUB_OFFLINE": "1"}
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=600)
+    assert done.returncode == 0, done.stderr[-3000:]
+    for (name, run), [said] in zip(runs.items(), json.loads((tmp_path / "answers").read_text()), strict=True):
+        check(name, run, images, said["answer"]["predictions"])
+
+
 @pytest.fixture(scope="module")
 def server(tmp_path_factory) -> Path:
     return python_with(tmp_path_factory.mktemp("server") / "venv", *SERVER)
@@ -124,6 +141,20 @@ def test_the_folder_answers_as_the_run_under_the_server_of_vertex_ai(name, serve
     finally:
         process.kill()
         process.wait()
+
+
+@pytest.mark.skipif(not shutil.which("gcloud"), reason="gcloud is not installed")
+def test_gcloud_takes_the_lines_that_are_printed(runs, tmp_path, capsys):
+    """It looks at them, and runs none."""
+    main(["vertex", str(runs["leukemia"]), "--output", str(tmp_path / "a model"), "--bucket", "my-bucket"])
+    lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("gcloud ")]
+    assert len(lines) == 9
+    environment = os.environ | {"CLOUDSDK_CONFIG": str(tmp_path / "configuration")}  # where nobody is logged in
+    for line in lines:
+        command = [shutil.which("gcloud"), "meta", "lint-gcloud-commands", f"--command-string={line}"]
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120)
+        [found] = json.loads(done.stdout)
+        assert found["success"], (line, found.get("error_message"))
 
 
 def wait_for(address: str, process: subprocess.Popen, log: Path) -> None:
