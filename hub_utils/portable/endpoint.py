@@ -91,7 +91,7 @@ class Endpoint:
                 with opened(content) as image:
                     probabilities = self._probabilities(image)
             except UserError as error:
-                which = "" if question.alone else f"picture {number} of {len(question.pictures)}: "
+                which = "" if len(question.pictures) == 1 else f"picture {number} of {len(question.pictures)}: "
                 raise ValueError(f"{which}{error}") from error
             order = sorted(range(len(self.labels)), key=lambda index: -probabilities[index])[: question.top_k]
             answers.append([{"label": self.labels[index], "score": probabilities[index]} for index in order])
