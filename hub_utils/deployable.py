@@ -15,6 +15,7 @@ from typing import Any
 from hub_utils.allowlist import check_no_link, check_ours, check_whole
 from hub_utils.bundle import PORTABLE, ROOT, as_name, code_of
 from hub_utils.portable.command import UserError
+from hub_utils.portable.facts import told
 from hub_utils.run_files import read_json
 
 # Of a model's files these and nothing else; the card, the results and the ONNX file answer nothing there.
@@ -131,6 +132,10 @@ def _check(found: Deployable) -> None:
             f"no weights in '{said}': a model.safetensors is wanted, which a run has when its training has ended; "
             "other files of weights can run code, and are not taken"
         )
+    index = found.files.get("model.safetensors.index.json")
+    parts = told(read_json(index), "weight_map", of=dict) if index and "model.safetensors" not in found.files else None
+    if lost := sorted(set(map(str, (parts or {}).values())) - found.files.keys()):
+        raise UserError(f"the model in '{said}' is not whole: it has no {lost[0]}; copy or download it again")
     if not found.repo_id:  # the Hub's cache consists of links, and its files were compared with their hashes
         for path in found.files.values():
             check_no_link(folder, path)
@@ -156,6 +161,11 @@ def _check(found: Deployable) -> None:
             f"classes; {here}"
         )
     if preprocessing_of(folder) is None:
+        if not found.timm and "preprocessor_config.json" not in found.files:
+            raise UserError(
+                f"'{said}' does not say how pictures are prepared: it has no preprocessor_config.json, which training "
+                "writes beside the weights; copy it there"
+            )
         raise UserError(f"'{said}' prepares pictures in a way that only its own transformers knows: {here}")
 
 

@@ -318,6 +318,21 @@ SPOILT = {
     "nothing in it": (lambda run: [path.unlink() for path in run.iterdir() if path.is_file()], "it has no config.json"),
     "no weights": (lambda run: (run / "model.safetensors").unlink(), "no weights in '.*model.safetensors is wanted"),
     "damaged weights": (lambda run: (run / "model.safetensors").write_bytes(b"half"), "is damaged"),
+    "a part of the weights": (
+        lambda run: [
+            (run / "model.safetensors").rename(run / "model-00001-of-00002.safetensors"),
+            (run / "model.safetensors.index.json").write_text(
+                json.dumps(
+                    {"weight_map": {"a": "model-00001-of-00002.safetensors", "b": "model-00002-of-00002.safetensors"}}
+                )
+            ),
+        ],
+        r"not whole: it has no model-00002-of-00002\.safetensors",
+    ),
+    "no word on pictures": (
+        lambda run: (run / "preprocessor_config.json").unlink(),
+        r"does not say how pictures are prepared: it has no preprocessor_config\.json",
+    ),
     "folds": (lambda run: (run / "folds.json").write_text("{}"), "holds a cross-validation; each of its folds"),
     "code of others": (
         lambda run: changed(run / "config.json", auto_map={"AutoConfig": "mine.Config"}, model_type="mine"),
