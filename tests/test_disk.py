@@ -48,6 +48,22 @@ def leave(folder, free):
     return filler
 
 
+@pytest.mark.parametrize("place", ["a file/run", "a file/x/run", "long" * 80, "new/" + "long" * 80 + "/run"])
+@pytest.mark.parametrize("typed_whole", [True, False])
+def test_a_folder_that_can_never_be_made_is_named_in_one_line(place, typed_whole, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("a file").touch()
+    folder = tmp_path / place if typed_whole else Path(place)
+    for work in (lambda: folder.mkdir(parents=True), lambda: folder.parent.mkdir(parents=True), folder.stat):
+        with (
+            pytest.raises(UserError, match=r"cannot be written .*choose another folder") as refused,
+            writing(folder, *WAYS),
+        ):
+            work()
+            folder.mkdir()
+        assert "\n" not in str(refused.value)
+
+
 @pytest.fixture
 def words(photos, tiny_resnet, tmp_path, small_disk, monkeypatch):
     """A command that trains into the small disk; that it looked for space before is another test's."""

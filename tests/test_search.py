@@ -17,7 +17,7 @@ import optuna
 import pytest
 from conftest import ROOT, write_photos
 from PIL import Image
-from test_commands import TORCHRUN, error_of
+from test_commands import TORCHRUN
 from test_train import COLOURS, ONE_STAGE
 
 from training import search as command
@@ -462,5 +462,6 @@ def test_two_processes_are_refused_once(tmp_path, tiny_resnet):
         text=True,
         timeout=300,
     )
-    assert "a search trains in one process, and not in 2" in error_of(finished)
+    assert finished.returncode == 1
+    assert finished.stderr.count("error: a search trains in one process, and not in 2") == 1
     assert not (tmp_path / "search").exists()

@@ -78,10 +78,10 @@ def main(tokens: list[str]) -> int:
 
     preemption.unwind(GOES_ON)
     folder = SearchFolder(path)
-    known.resume = folder.begun() and not known.overwrite  # it remembers where its images lie
-    source = train.source_of(known, recipe, folder.trials)
     try:
         with writing(path, GOES_ON, "choose another --output_dir"):
+            known.resume = folder.begun() and not known.overwrite  # it remembers where its images lie
+            source = train.source_of(known, recipe, folder.trials)
             found = search(recipe, source, folder, known.trials, train.options_of(known), flags)
     except Exception as error:
         number = preemption.asked()

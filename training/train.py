@@ -207,14 +207,13 @@ def main(tokens: list[str]) -> int:
     from training.fitting.folds import fit_folds
     from training.run_folder import GO_ON, FoldsFolder, RunFolder
 
-    begins_anew = preemption.BEGINS_ANEW if known.find_lr else None
-    preemption.unwind(begins_anew or preemption.GOES_ON)
+    preemption.unwind(preemption.BEGINS_ANEW if known.find_lr else preemption.GOES_ON)
     options = options_of(known)
     one = RunFolder(run) if known.folds is None else FoldsFolder(run).fold(1)
     source = source_of(known, recipe, one)
     own = shlex.join(["python", "training/eval.py", str(run)])
     try:
-        with writing(run, begins_anew or GO_ON[0], GO_ON[1]):
+        with writing(run, "the same command again" if known.find_lr else GO_ON[0], GO_ON[1]):
             if known.find_lr:
                 own = _with_flags(tokens, find_lr(recipe, source, run, options, flags)["next"])
             elif known.folds is None:

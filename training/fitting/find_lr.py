@@ -35,7 +35,7 @@ from training.run_folder import FoldsFolder, RunFolder
 from training.whole import whole_folder
 
 LOWEST, HIGHEST = 1e-6, 10.0  # from where no base model moves, to where none that we tried has not blown up
-STEPS = 100  # of the optimiser: fourteen for each power of ten; a ResNet-50 takes a minute or two on two CPU cores
+STEPS = 100  # of the optimiser: fourteen for each power of ten; all of a ResNet-50 takes 5 to 8 min on two CPU cores
 WRITTEN = CSV, JSON, PLOT = "lr_range.csv", "lr_range.json", "plots/lr_range.png"
 
 
