@@ -78,7 +78,7 @@ def toolkit(tmp_path_factory) -> Path:
 def test_the_archive_answers_as_the_run_under_sagemakers_toolkit(name, toolkit, runs, images, tmp_path):
     main(["sagemaker", str(runs[name]), "--output", str(tmp_path / "model.tar.gz")])
     with tarfile.open(tmp_path / "model.tar.gz") as archive:
-        archive.extractall(tmp_path / "model", filter="data")
+        archive.extractall(tmp_path / "model")
     question = {"inputs": base64.b64encode(Path(images[0]).read_bytes()).decode(), "parameters": {"top_k": 2}}
     (tmp_path / "question.json").write_text(json.dumps(question))
     (tmp_path / "bad.png").write_text("no picture")
