@@ -473,6 +473,7 @@ def test_no_name_runs_a_script_in_the_browser(browser_page, gallery):
 # The command
 
 
+@pytest.mark.slow
 def test_the_command_opens_the_page_and_ends_with_ctrl_c(copy):
     command = [sys.executable, str(ROOT / "training" / "browse.py"), str(copy.path), "--port", "0"]
     with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:

@@ -161,6 +161,7 @@ def printed(hub: LoopbackHub, repo_id: str = REPO) -> bytes:
 @pytest.mark.parametrize(
     "moments", [("2-all:12",), pytest.param(("1-head:12", "2-all:18", "export"), marks=pytest.mark.slow)]
 )
+@pytest.mark.slow
 def test_a_run_whose_disk_is_lost_ends_as_an_unbroken_one(moments, hub, recipe, patients, tmp_path):
     home, unbroken, run = tmp_path / "home", tmp_path / "unbroken", tmp_path / "flowers"
     done = train(hub, home, "never", recipe, "--data_dir", patients, "--output_dir", unbroken)

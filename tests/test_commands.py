@@ -142,6 +142,7 @@ def test_a_base_model_comes_from_the_hub_and_its_absence_is_explained(photos, ti
     assert not (tmp_path / "other").exists()
 
 
+@pytest.mark.slow
 def test_a_data_set_comes_from_the_hub_at_a_pinned_commit(recipe, photos, tmp_path):
     from datasets import ClassLabel, Dataset, Features, Image
 

@@ -392,6 +392,7 @@ for name, words in {"stored": [], "streamed": ["--streaming"]}.items():
 """
 
 
+@pytest.mark.slow
 def test_a_run_on_a_data_set_of_the_hub_is_measured_stored_and_streamed(tiny_resnet, tmp_path):
     recipe = tmp_path / "colours.py"
     recipe.write_text(RECIPE.format(base=str(tiny_resnet), head=""))

@@ -197,6 +197,7 @@ def test_what_is_damaged_is_computed_again_to_the_same(recipe, train, tmp_path):
     assert_same(tmp_path / "mended", tmp_path / "whole")
 
 
+@pytest.mark.slow
 def test_where_the_disk_has_no_room_features_stay_in_memory(recipe, train, tmp_path, monkeypatch):
     train(recipe, "kept")
     monkeypatch.setattr(records, "MOST", 0)
@@ -206,6 +207,7 @@ def test_where_the_disk_has_no_room_features_stay_in_memory(recipe, train, tmp_p
     assert_same(tmp_path / "lost", tmp_path / "kept")
 
 
+@pytest.mark.slow
 def test_what_has_no_room_in_memory_either_is_computed_in_each_epoch(recipe, train, tmp_path, monkeypatch):
     train(recipe, "kept")
     monkeypatch.setattr("training.fitting.features.MEMORY", 10 * 16 * 4)
@@ -216,6 +218,7 @@ def test_what_has_no_room_in_memory_either_is_computed_in_each_epoch(recipe, tra
     assert_same(tmp_path / "lost", tmp_path / "kept")
 
 
+@pytest.mark.slow
 def test_of_patients_nothing_is_kept_unless_asked_for(recipe, train, tmp_path):
     recipe = replace(recipe, card=replace(recipe.card, medical=True))
     assert "computed now: 51" in train(recipe, "first") and "computed now: 51" in train(recipe, "second")

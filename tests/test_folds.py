@@ -222,6 +222,7 @@ def test_folds_killed_time_and_again_end_as_unbroken_ones(photos, tiny_resnet, t
 # What is refused
 
 
+@pytest.mark.slow
 def test_folds_are_neither_mixed_nor_lost(photos, recipe, tmp_path):
     run, source = FoldsFolder(tmp_path / "run"), Folder(photos)
     fit_folds(recipe, source, run, 3, flags=SHORT)

@@ -129,6 +129,7 @@ def test_each_stage_is_tested_and_nothing_else_stays(photos, recipe, tmp_path, c
     assert said.count("(recipe 1.0e-02)") == 2
 
 
+@pytest.mark.slow
 def test_the_test_is_of_the_same_weights_whatever_was_tested_before(photos, recipe, tmp_path):
     """The first stage as it is tested alone; the second from what training the first leaves, not from its test."""
     for number, stages in enumerate((recipe.stages[:1], recipe.stages)):

@@ -279,6 +279,7 @@ sys.exit(run_command(main, "nothing was written"))
 
 
 @pytest.mark.skipif(os.name == "nt", reason="Windows has no such signal for one process")
+@pytest.mark.slow
 def test_ctrl_c_keeps_the_rows_so_far_and_says_where(colours, three, tmp_path):
     output = tmp_path / "out.csv"
     command = [sys.executable, "-c", SLOWED, str(colours.path), *[str(three)] * 300, "--output", str(output)]
@@ -387,6 +388,7 @@ def ask(environment: dict[str, str], *commands: list) -> list[str]:
     return answers
 
 
+@pytest.mark.slow
 def test_a_repo_of_the_hub_answers_as_its_folder_does_and_from_the_cache(own_class, tiny_resnet, three, tmp_path):
     local, newer = tmp_path / "local.csv", classifier_of(tmp_path / "newer", tiny_resnet)
     tell(own_class.path, three, "--output", local)

@@ -505,6 +505,7 @@ def test_help_is_quick_and_says_how_it_goes():
     assert not [name for name in ("torch", "transformers", "huggingface_hub") if f" {name}\n" in said.stderr]
 
 
+@pytest.mark.slow
 def test_large_files_go_through_xet_where_the_hub_has_it(run, tmp_path):
     with LoopbackHub(tokens={ALICE: "alice"}) as hub:
         environment = hub.environment(tmp_path / "home", ALICE, xet=True) | {"PYTHONPATH": str(ROOT)}

@@ -194,6 +194,7 @@ def test_training_from_the_hub_sees_the_images_splits_and_labels_that_training_f
     assert f"groups     {len(patients_here)}, as numbers that say nothing" in said
 
 
+@pytest.mark.slow
 def test_training_from_the_hub_sees_the_same_of_a_folder_without_groups(hub, tmp_path):
     photos = write_photos(tmp_path / "photos", {"red": 12, "blue": 12})
     said = tell(photos, "--repo_id", "plain")

@@ -418,6 +418,7 @@ def test_a_file_that_was_not_measured_neither_goes_nor_is_told_of_nor_passes(spo
     assert eight_bits(read_run(run.path, None)) == ""
 
 
+@pytest.mark.slow
 def test_it_goes_with_a_push_and_is_looked_at_by_verify(run):
     assert may_go(INT8) and INT8 in contents_of(run.path).files
     said: list[str] = []

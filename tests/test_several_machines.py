@@ -77,6 +77,7 @@ def test_accelerate_reads_each_file_as_it_is_meant():
         assert yaml.safe_load(path.read_text(encoding="utf-8")).keys() <= ClusterConfig.__dataclass_fields__.keys()
 
 
+@pytest.mark.slow
 def test_the_file_for_several_gpus_starts_several_processes(words, tmp_path):
     log = tmp_path / "log"
     command = [*ACCELERATE, FOLDER / "several_gpus.yaml", "--main_process_port", free_port(), *words]

@@ -411,6 +411,7 @@ def test_a_bundle_that_needs_what_a_space_has_not_is_found_out(here):
     assert "import of torch halted" in said[-1]
 
 
+@pytest.mark.slow
 def test_a_bundle_is_tried_out_with_the_variables_that_the_space_will_have(here):
     run = RunFolder(here / "runs" / "colours")
     save_int8(run.path, (np.random.default_rng(seed).normal(size=(3, 32, 32)).astype("float32") for seed in range(4)))

@@ -201,6 +201,7 @@ def counted(process: list[list]) -> list[float]:
 
 
 @pytest.mark.parametrize("layout", ["parquet", "folder"])
+@pytest.mark.slow
 def test_every_row_has_one_reader_and_all_readers_have_as_many_batches(layout, tmp_path):
     train, test = rows_of(tmp_path, 31), rows_of(tmp_path, 17, 100)
     train[3], test[4] = (cut(train[3][0]), train[3][1]), (cut(test[4][0]), test[4][1])
@@ -257,6 +258,7 @@ def test_an_epoch_is_mixed_anew_and_the_view_of_an_image_has_no_other_cause_than
     assert alone == with_workers and len(alone) == 40
 
 
+@pytest.mark.slow
 def test_labels_are_counted_without_fetching_images_and_nothing_is_stored(tmp_path, served):
     noise = np.random.default_rng(0)
 

@@ -548,6 +548,7 @@ def test_a_folder_may_be_called_like_a_table(tmp_path):
     assert {example.label for example in read(tmp_path / "photos.csv")[0]} == {"cat", "dog"}
 
 
+@pytest.mark.slow
 def test_fifty_thousand_rows_are_sorted_out_in_no_time(tmp_path):
     """No image is opened; quadratic, this would take hours."""
     lines = []

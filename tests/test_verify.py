@@ -263,6 +263,7 @@ _pathlib.Path(r"SPIED").write_text(_json.dumps(_found))
 """
 
 
+@pytest.mark.slow
 def test_code_of_others_runs_only_if_it_is_trusted_at_a_commit_and_finds_no_secret(own, tmp_path):
     ours = {path.relative_to(own).as_posix(): path.read_bytes() for path in own.rglob("*") if path.is_file()}
     spied, name = tmp_path / "spied.json", "modeling_backbone_with_head.py"
