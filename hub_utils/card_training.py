@@ -16,7 +16,7 @@ def stage_table(facts: Facts) -> str:
 TRAINABLE = {
     "head": "the new layers",
     "all": "all layers",
-    "all_but_batch_norm": "all layers but the base model's BatchNorm",
+    "last_stage": "the base model's last stage and the new layers",
 }
 
 

@@ -12,9 +12,10 @@ from huggingface_hub import constants
 from loopback_hub import LoopbackHub
 from PIL import Image
 from safetensors.torch import load_file, save_file
+from transformers import AutoModel
 
 from training.data.transforms import Preprocessing
-from training.fitting.network import base_model_facts, build_network, describe, head_layers, set_trainable
+from training.fitting.network import base_model_facts, build_network, describe, head_layers, last_stage, set_trainable
 from training.recipe import BatchNorm, Dropout, FromConfig, Linear, Recipe, ReLU, Stage, UserError
 
 HIDDEN = (Linear(8), ReLU(), Dropout(0.5), Linear())
@@ -118,7 +119,7 @@ def step(network: torch.nn.Module, pixels: torch.Tensor) -> None:
     optimiser.step()
 
 
-@pytest.mark.parametrize("trainable", ["head", "all", "all_but_batch_norm"])
+@pytest.mark.parametrize("trainable", ["head", "all", "last_stage"])
 def test_only_what_a_stage_trains_moves_batch_norm_statistics_included(base, trainable):
     network, _ = build_network(recipe(base, head=(BatchNorm(), Linear())), LABELS)
     set_trainable(network, trainable)
@@ -131,10 +132,38 @@ def test_only_what_a_stage_trains_moves_batch_norm_statistics_included(base, tra
     counts = {name for name in before if name.endswith("num_batches_tracked")} - head
     assert counts
     assert counts <= moved if trainable == "all" else not counts & moved
-    if trainable == "all_but_batch_norm":
+    if trainable == "last_stage":
         norms = {name.removesuffix("num_batches_tracked") for name in counts}
         still = {name for name in before if any(name.startswith(norm) for norm in norms)}
-        assert not moved & still
+        last = {f"backbone.{name}" for name in last_stage(network.backbone)}
+        assert set() < moved - head <= last - still  # timm begins with some weights of 0, behind which nothing moves
+
+
+@pytest.mark.parametrize(
+    ("name", "first", "last"),
+    [
+        ("densenet121", "features.transition3.norm.weight", "features.norm5.bias"),
+        ("inception_resnet_v2", "mixed_7a.branch0.0.conv.weight", "conv2d_7b.bn.bias"),
+        ("resnet18", "layer4.0.conv1.weight", "layer4.1.bn2.bias"),
+    ],
+)
+def test_the_last_stage_of_timms_networks_begins_where_their_pictures_are_made_small_for_the_last_time(
+    name, first, last
+):
+    from transformers import TimmWrapperConfig, TimmWrapperModel
+
+    with torch.device("meta"):
+        body = TimmWrapperModel(TimmWrapperConfig(architecture=name, do_pooling=True))
+    names = last_stage(body)
+    assert (names[0], names[-1]) == (f"timm_model.{first}", f"timm_model.{last}")
+
+
+def test_the_last_stage_of_a_resnet_is_its_last_and_of_a_network_without_stages_all(tiny_resnet):
+    body = AutoModel.from_pretrained(tiny_resnet)
+    assert all(name.startswith("encoder.stages.") for name in last_stage(body))
+    assert {name.split(".")[2] for name in last_stage(body)} == {str(len(body.encoder.stages) - 1)}
+    body.encoder.stages = None
+    assert last_stage(body) == [name for name, _ in body.named_parameters()]
 
 
 def test_a_frozen_body_stands_still_even_in_layers_without_parameters():

@@ -271,7 +271,7 @@ def test_a_recipe_file_of_ones_own_is_loaded_by_its_path(tmp_path):
         ('title="Mine"', 'title="Mine", class_weights="balance"', "'balanced'"),
         ('title="Mine"', 'title="Mine", data=Data(parts=("Original"))', "parts=('Original',)"),
         ('title="Mine"', 'title="Mine", image_size=0', "image_size"),
-        ("batch_size=8", 'trainable="heads"', "'all_but_batch_norm' and 'head'"),
+        ("batch_size=8", 'trainable="heads"', "'last_stage' and 'head'"),
         ('name="all"', 'name="All layers"', "small letters"),
         ("batch_size=8", "batch_size=0", "batch_size"),
         ('title="Mine"', 'title="Mine", splits=Splits(test=1.5)', "between 0 and 1"),

@@ -172,8 +172,9 @@ KERAS_ADAM = MappingProxyType({"optim": "adamw_torch_fused", "weight_decay": 0.0
 class Stage:
     """One leg of training.
 
-    `trainable`: "all"; "head" for the new layers only; or "all_but_batch_norm" for all but the base model's BatchNorm,
-    whose statistics a few small batches only disturb. What is frozen stands still, BatchNorm's statistics included.
+    `trainable`: "all"; "head" for the new layers only; or "last_stage" for these and the base model's layers of lowest
+    resolution, its BatchNorm excepted, whose statistics few images only disturb. What is frozen stands still,
+    BatchNorm's statistics included.
     `batch_size` is global: it is divided by processes and gradient accumulation. `arguments` are `TrainingArguments` by
     their own names; the `patience` of a plateau is one less than Keras', for torch acts one epoch later. With
     `early_stopping_patience`, training ends after that many epochs without a lower validation loss, and the best
@@ -181,7 +182,7 @@ class Stage:
     """
 
     name: str
-    trainable: Literal["all", "all_but_batch_norm", "head"] = "all"
+    trainable: Literal["all", "last_stage", "head"] = "all"
     batch_size: int = 32
     arguments: Mapping[str, Any] = field(default_factory=dict)
     decay: ExponentialDecay | None = None
@@ -189,8 +190,8 @@ class Stage:
     restore_best: bool = False
 
     def __post_init__(self):
-        if self.trainable not in ("all", "all_but_batch_norm", "head"):
-            raise ValueError(f"Stage(trainable={self.trainable!r}): allowed are 'all', 'all_but_batch_norm' and 'head'")
+        if self.trainable not in ("all", "last_stage", "head"):
+            raise ValueError(f"Stage(trainable={self.trainable!r}): allowed are 'all', 'last_stage' and 'head'")
         if not re.fullmatch(r"[a-z0-9_]+", self.name):
             raise ValueError(f"Stage(name={self.name!r}): small letters, digits and _ only; it names a folder")
         if self.batch_size < 1:

@@ -36,11 +36,6 @@ def build_layer(layer: dict) -> nn.Module:
     return kinds[layer["type"]](**values)
 
 
-def is_batch_norm(module):
-    """Whether it keeps statistics of batches, in whatever variant."""
-    return isinstance(module, nn.modules.batchnorm._BatchNorm)
-
-
 class BackboneWithHeadForImageClassification(PreTrainedModel):
     """Logits of shape (batch, classes) for `pixel_values` of shape (batch, 3, height, width)."""
 
@@ -66,14 +61,11 @@ class BackboneWithHeadForImageClassification(PreTrainedModel):
             nn.init.zeros_(module.bias)
 
     def train(self, mode=True):
-        """As in torch, but a backbone whose parameters are all frozen stands still, and so does a BatchNorm in it whose
-        own are: their statistics included.
-        """
+        """As in torch, but what is frozen of the backbone stands still, the statistics of BatchNorm included."""
         super().train(mode)
-        if not any(parameter.requires_grad for parameter in self.backbone.parameters()):
-            self.backbone.eval()
         for module in self.backbone.modules():
-            if is_batch_norm(module) and module.affine and not module.weight.requires_grad:
+            trained = [parameter.requires_grad for parameter in module.parameters()]
+            if trained and not any(trained):
                 module.eval()
         return self
 

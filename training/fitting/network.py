@@ -68,13 +68,33 @@ def head_layers(recipe: Recipe, width: int, classes: int) -> list[dict[str, Any]
 
 def set_trainable(network: Any, trainable: str) -> None:
     """Freeze all but what a stage trains (`Stage.trainable`); frozen layers stand still from the next `train()` on."""
-    from hub_utils.portable.modeling_backbone_with_head import is_batch_norm
+    from torch.nn.modules.batchnorm import _BatchNorm
 
-    network.requires_grad_(trainable != "head")
-    if trainable == "all_but_batch_norm":
-        for module in filter(is_batch_norm, network.backbone.modules()):
-            module.requires_grad_(False)
+    network.requires_grad_(trainable == "all")
+    if trainable == "last_stage":
+        for name in last_stage(network.backbone):
+            network.backbone.get_parameter(name).requires_grad_(True)
+        for module in network.backbone.modules():
+            if isinstance(module, _BatchNorm):
+                module.requires_grad_(False)
     network.head.requires_grad_(True)
+
+
+def last_stage(body: Any) -> list[str]:
+    """Names of the parameters behind the last but one of a body's stages, or of all where it tells of no stages.
+
+    transformers' networks have their stages in `encoder.stages`; timm's tell of them in `feature_info`.
+    """
+    names = [name for name, _ in body.named_parameters()]
+    before = None
+    if body.config.model_type == "timm_wrapper":
+        told = getattr(body.timm_model, "feature_info", None) or []
+        if len(told) > 1:
+            before = f"timm_model.{told[-2]['module']}."
+    elif stages := getattr(getattr(body, "encoder", None), "stages", None):
+        before = f"encoder.stages.{len(stages) - 2}."
+    ends = [number for number, name in enumerate(names) if before and name.startswith(before)]
+    return names[ends[-1] + 1 :] if ends else names
 
 
 def describe(network: Any, recipe: Recipe) -> str:

@@ -102,7 +102,7 @@ def make_trainer(
 def what_is_trained(job: Job, stage: Stage, args: Any) -> str:
     """What a stage trains, in words that end a sentence."""
     if stage.trainable != "head":
-        return "all layers" + " but the base model's BatchNorm" * (stage.trainable == "all_but_batch_norm")
+        return "all layers" if stage.trainable == "all" else "the head and the last stage, all but its BatchNorm"
     shown = _stored_views(job, stage, args)
     if shown:
         return f"the head on stored features of {shown} view{'s' * (shown > 1)} of each image, the rest stands still"
