@@ -63,9 +63,8 @@ class BackboneWithHeadForImageClassification(PreTrainedModel):
     def train(self, mode=True):
         """As in torch, but what is frozen of the backbone stands still, the statistics of BatchNorm included."""
         super().train(mode)
-        for module in self.backbone.modules():
-            trained = [parameter.requires_grad for parameter in module.parameters()]
-            if trained and not any(trained):
+        for module in self.backbone.modules():  # the whole before its parts, which then need no look
+            if module.training and {parameter.requires_grad for parameter in module.parameters()} == {False}:
                 module.eval()
         return self
 
