@@ -1,6 +1,6 @@
 """From the training form to the deployable: fold the head, save, and hold what was saved against what was trained.
 
-At inference BatchNorm is affine and Dropout is nothing, so a head folds into Linear layers with a ReLU between. One
+At inference BatchNorm is affine and Dropout is nothing, so a head folds into its Linear layers and ReLUs. One
 Linear deploys as the architecture's own class, which plain `pipeline` loads; more need `modeling_backbone_with_head`.
 The deployable's ONNX form carries every head, and class activation maps and features beside the logits. serving.json
 says what it answers about the golden images, so that whoever loads it elsewhere can see that it answers as here.
@@ -39,18 +39,20 @@ ONNX_TOLERANCE = 1e-4  # of the largest logit, or value of a map: how far ONNX R
 
 
 def fold_head(head: nn.Sequential, temperature: float = 1.0) -> nn.Sequential:
-    """An equal head, in eval mode, of float32 Linear layers with ReLU between; logits are divided by `temperature`.
+    """An equal head, in eval mode, of float32 Linear layers and ReLUs; logits are divided by `temperature`.
 
-    Folding is done in float64: two affine maps W₂(W₁x + b₁) + b₂ become W₂W₁x + (W₂b₁ + b₂).
+    Folding is done in float64: two affine maps W₂(W₁x + b₁) + b₂ become W₂W₁x + (W₂b₁ + b₂). Two Linear layers in a row
+    stay two: what lies between them is there to be looked at.
     """
     folded: list[nn.Module] = []
     affine: tuple[torch.Tensor, torch.Tensor] | None = None
+    is_linear = False  # whether a Linear layer is in it
 
     def close() -> None:
-        nonlocal affine
+        nonlocal affine, is_linear
         if affine is not None:
             folded.append(_linear(*affine))
-            affine = None
+        affine, is_linear = None, False
 
     for layer in head:
         if isinstance(layer, nn.Dropout):
@@ -60,6 +62,10 @@ def fold_head(head: nn.Sequential, temperature: float = 1.0) -> nn.Sequential:
             folded.append(nn.ReLU())
             continue
         weight, bias = _affine(layer)
+        if isinstance(layer, nn.Linear):
+            if is_linear:
+                close()
+            is_linear = True
         affine = (weight, bias) if affine is None else (weight @ affine[0], weight @ affine[1] + bias)
     if affine is None:
         raise ValueError("a head must end in a Linear layer")

@@ -225,7 +225,7 @@ def _native_geometry(processor: Any) -> tuple[int, str, float]:
 def _adapt_timm(body: Any, recipe: Recipe) -> Any:
     """timm's preprocessing stands in the model's configuration: it is changed there, and so saved with the model.
 
-    A head with hidden layers does not deploy as timm's network, where that would be read: it gets a stock processor of
+    A head of several layers does not deploy as timm's network, where that would be read: it gets a stock processor of
     the same geometry, for training too, since PIL's resampling and torchvision's differ by a level here and there.
     """
     from PIL import Image
@@ -240,7 +240,7 @@ def _adapt_timm(body: Any, recipe: Recipe) -> Any:
         values["crop_pct"] = 1.0 if recipe.resize == "squash" else values.get("crop_pct", 0.875)
     config.pretrained_cfg = values
     processor = TimmWrapperImageProcessor(pretrained_cfg=values, architecture=config.architecture)
-    if not any(isinstance(layer, ReLU) for layer in recipe.head):
+    if sum(isinstance(layer, Linear | ReLU) for layer in recipe.head) == 1:
         if isinstance(body.timm_model.get_classifier(), tuple):
             raise UserError(
                 f"base model '{_base_model_name(recipe)}' has two classifiers (it is distilled): one head does not go "
