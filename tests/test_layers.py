@@ -20,7 +20,7 @@ LAYERS = {
     "hub_utils/portable/*.py": (["hub_utils.portable"], 1),
     "hub_utils/*.py": (["hub_utils"], 2),
     "training/recipe.py": ([], 1),
-    "training/recipes/*.py": (["training.recipe", "training.recipes"], 9),
+    "training/recipes/*.py": (["training.recipe", "training.recipes"], 11),
     "training/*.py": (["training", "hub_utils.export", "hub_utils.card", "hub_utils.portable"], 20),
     "spaces/*/app.py": (["hub_utils.portable.demo"], 7),
 }

@@ -25,7 +25,7 @@ def commands_of(script: str) -> list[list[str]]:
 
 def test_every_training_command_can_be_typed():
     commands = commands_of("training/train.py ")
-    assert len(commands) == 35
+    assert len(commands) == 37
     for words in commands:
         known, flags = train.parser().parse_known_args(words)
         recipe = load_recipe("folder" if known.recipe == "my_recipe.py" else known.recipe)

@@ -33,7 +33,7 @@ KERAS = {"optim": "adamw_torch_fused", "weight_decay": 0.0}  # Keras' Adam is to
 STATED = {
     "leukemia": {"base_model": RESNET, "image_size": 224, "head": (BatchNorm(), Linear())},
     "rocks": {"base_model": RESNET, "image_size": 224, "linear": [512, 128, None], "relus": 2},
-    "rocks_embedding": {"base_model": RESNET, "image_size": 224, "linear": [512, 8, None], "relus": 2},
+    "rocks_embedding": {"base_model": RESNET, "linear": [8, None]},
     "dog_breeds": {"base_model": INCEPTION, "image_size": 299, "head": (Linear(),)},
     "breast_cancer": {
         "base_model": DENSENET,
@@ -71,15 +71,18 @@ AUGMENTED = {
     "leukemia": set(),
 }
 CLASSES = {"leukemia": 4, "rocks": 30, "dog_breeds": 120, "breast_cancer": 2, "flowers": 5, "digits": 10}
+TUNED = ("image_size", "head", "augmentation", "stages")
 VARIANTS = {
-    "rocks_embedding": ("rocks", {"name", "title", "head"}),
+    "rocks_tuned": ("rocks", {"name", "title", "splits", *TUNED}),
+    "rocks_embedding": ("rocks_tuned", {"name", "title", "head"}),
+    "flowers_tuned": ("flowers", {"name", "title", *TUNED}),
     "flowers_densenet": ("flowers", {"name", "title", "base_model"}),
 }
 
 
-def test_the_nine_recipes_are_found_by_looking():
+def test_the_eleven_recipes_are_found_by_looking():
     assert recipe_names() == NAMES
-    assert len(NAMES) == 9
+    assert len(NAMES) == 11
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -172,7 +172,7 @@ def answers(hub, pushed, stranger, photos, tmp_path_factory) -> dict:
 
 
 def test_every_recipe_is_here():
-    assert len(recipe_names()) == 9
+    assert len(recipe_names()) == 11
     assert {kind_of(load_recipe(name)) for name in recipe_names()} == {"native", "timm"}
 
 

@@ -1,0 +1,67 @@
+"""rocks_tuned: the 30 kinds of rock of `rocks`, from the same base model, with today's practice.
+
+    accelerate launch -q training/train.py rocks_tuned --data_dir ROCKS
+
+Three ideas, each chosen on the 360 rocks, a fifth held out at a time; the 120 chose nothing:
+
+- Resolution (Touvron et al. 2019, arXiv:1906.06423): 392 pixels of a picture 448 high, which is what the files have.
+- A good head first, then small steps (Kumar et al. 2022, arXiv:2202.10054), and only in the base model's last stage
+  (Lee et al. 2023, arXiv:2210.11466), its BatchNorm standing still: few images only disturb what lies before. The head
+  is one Linear layer, where the original has three.
+- Much variation: any rotation, half to one and a half times the size, both flips, colours by up to a half. The 120 were
+  photographed in another way than the 360.
+
+With them go AdamW and its decoupled weight decay (arXiv:1711.05101), a cosine to zero (arXiv:1608.03983) after a
+warm-up, and label smoothing (arXiv:1512.00567). The head's learning rate is about what `--find_lr` suggested for this
+base model (2.8e-3, on flowers); for the last stage 1e-4 and 2e-4 were compared. Once the values were chosen, a tenth of
+the 360 is kept for validation, not a fifth. What it reaches, and what was tried beside it, is in training/RESULTS.md.
+"""
+
+from dataclasses import replace
+
+from training.recipe import Augmentation, Linear, Splits, Stage
+from training.recipes.rocks import recipe as rocks
+
+recipe = replace(
+    rocks,
+    title="Rocks, tuned",
+    splits=Splits(validation=0.1, test=0.25),
+    image_size=392,
+    head=(Linear(),),
+    augmentation=Augmentation(
+        rotation=180,
+        zoom=0.5,
+        horizontal_flip=True,
+        vertical_flip=True,
+        brightness=0.5,
+        contrast=0.5,
+        saturation=0.5,
+    ),
+    stages=(
+        Stage(
+            name="head",
+            trainable="head",
+            batch_size=32,
+            arguments={
+                "num_train_epochs": 40,
+                "learning_rate": 3e-3,
+                "lr_scheduler_type": "cosine",
+                "weight_decay": 0.05,
+                "label_smoothing_factor": 0.1,
+            },
+        ),
+        Stage(
+            name="last",
+            trainable="last_stage",
+            batch_size=16,
+            arguments={
+                "num_train_epochs": 12,
+                "learning_rate": 2e-4,
+                "lr_scheduler_type": "cosine",
+                "warmup_steps": 0.1,
+                "weight_decay": 0.05,
+                "label_smoothing_factor": 0.1,
+            },
+        ),
+    ),
+)
