@@ -16,7 +16,7 @@ def stage_table(facts: Facts) -> str:
 TRAINABLE = {
     "head": "the new layers",
     "all": "all layers",
-    "last_stage": "the base model's last stage and the new layers",
+    "last_stage": "the new layers and the base model's last stage, or all of a base model that has none",
 }
 
 

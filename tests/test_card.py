@@ -761,8 +761,8 @@ def test_training_values_are_those_of_the_run_flags_included(tmp_path):
     assert "rotation up to 20°, shear up to 10°, zoom up to 20 %, horizontal flips, vertical flips" in card
     assert "0.0001 × 0.96^(step / 40)" in card_of(run_of(tmp_path, "leukemia"))
     folder = card_of(run_of(tmp_path, "folder"))
-    assert "AdamW, weight decay 0.01 | 5e-05, cosine, the first 10 % of the steps rising" in folder
-    assert "| Label smoothing | 0.05 |" in folder
+    assert "AdamW, weight decay 0.05 | 0.0001, cosine, the first 10 % of the steps rising" in folder
+    assert "| Label smoothing | 0.1 |" in folder
 
 
 # Names of all kinds

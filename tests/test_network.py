@@ -145,6 +145,7 @@ def test_only_what_a_stage_trains_moves_batch_norm_statistics_included(base, tra
         ("densenet121", "features.transition3.norm.weight", "features.norm5.bias"),
         ("inception_resnet_v2", "mixed_7a.branch0.0.conv.weight", "conv2d_7b.bn.bias"),
         ("resnet18", "layer4.0.conv1.weight", "layer4.1.bn2.bias"),
+        ("vgg11", "pre_logits.fc1.weight", "pre_logits.fc2.bias"),
     ],
 )
 def test_the_last_stage_of_timms_networks_begins_where_their_pictures_are_made_small_for_the_last_time(

@@ -108,9 +108,7 @@ def body_and_head(model: nn.Module) -> tuple[nn.Module, list[nn.Module]]:
     unknown = [type(layer).__name__ for layer in layers if not isinstance(layer, (nn.Linear, nn.Conv2d, nn.ReLU))]
     if unknown or not layers or isinstance(layers[-1], nn.ReLU):
         ends = ", ".join(unknown) or "no Linear layer at its end"
-        raise ValueError(
-            f"{_name(model)} has a head with {ends}; maps are for heads of Linear layers with ReLU between"
-        )
+        raise ValueError(f"{_name(model)} has a head with {ends}; maps are for heads of Linear layers and ReLUs")
     return body, layers
 
 

@@ -150,7 +150,8 @@ def _range_test(job: Job, network: BackboneWithHeadForImageClassification, stage
     args.logging_strategy, args.logging_steps, args.report_to = IntervalStrategy.STEPS, 1, []
     growth = ExponentialDecay(HIGHEST / LOWEST, STEPS - 1)
     tested = replace(stage, decay=growth, early_stopping_patience=None)
-    job.say(f"test       {stage.name}: trains {what_is_trained(job, stage, args)}; {STEPS} steps, rates to {HIGHEST:g}")
+    trained = what_is_trained(job, network, stage, args)
+    job.say(f"test       {stage.name}: trains {trained}; {STEPS} steps, rates to {HIGHEST:g}")
     trainer = make_trainer(job, network, tested, args, Progress(stage.name, [], job.run.history))
     trainer.remove_callback(trainer.finite)  # a loss that is no number is what the test looks for
     test = RangeTest()

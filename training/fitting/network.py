@@ -83,18 +83,21 @@ def set_trainable(network: Any, trainable: str) -> None:
 def last_stage(body: Any) -> list[str]:
     """Names of the parameters behind the last but one of a body's stages, or of all where it tells of no stages.
 
-    transformers' networks have their stages in `encoder.stages`; timm's tell of them in `feature_info`.
+    transformers' networks have their stages in `encoder.stages`; timm's tell of them in `feature_info`, where each
+    block of a transformer is one.
     """
     names = [name for name, _ in body.named_parameters()]
     before = None
     if body.config.model_type == "timm_wrapper":
         told = getattr(body.timm_model, "feature_info", None) or []
         if len(told) > 1:
-            before = f"timm_model.{told[-2]['module']}."
+            before = f"timm_model.{told[-2]['module']}"
     elif stages := getattr(getattr(body, "encoder", None), "stages", None):
-        before = f"encoder.stages.{len(stages) - 2}."
-    ends = [number for number, name in enumerate(names) if before and name.startswith(before)]
-    return names[ends[-1] + 1 :] if ends else names
+        before = f"encoder.stages.{len(stages) - 2}"
+    modules = [name for name, _ in body.named_modules()]
+    ends = [number for number, name in enumerate(modules) if before and f"{name}.".startswith(f"{before}.")]
+    behind = set(modules[ends[-1] + 1 :]) if ends else modules  # by modules: where a stage ends may have no parameters
+    return [name for name in names if name.rpartition(".")[0] in behind]
 
 
 def describe(network: Any, recipe: Recipe) -> str:

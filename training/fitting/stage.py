@@ -14,7 +14,7 @@ from hub_utils.portable.modeling_backbone_with_head import BackboneWithHeadForIm
 from training.data.streaming import StreamedSplit, views
 from training.fitting import checkpoints, features, leaving
 from training.fitting.job import Job
-from training.fitting.network import set_trainable
+from training.fitting.network import last_stage, set_trainable
 from training.fitting.progress import Bar, Progress, history_rows
 from training.fitting.trainer import StageTrainer, balanced_weights
 from training.recipe import Stage
@@ -99,10 +99,14 @@ def make_trainer(
     )
 
 
-def what_is_trained(job: Job, stage: Stage, args: Any) -> str:
+def what_is_trained(job: Job, network: BackboneWithHeadForImageClassification, stage: Stage, args: Any) -> str:
     """What a stage trains, in words that end a sentence."""
-    if stage.trainable != "head":
-        return "all layers" if stage.trainable == "all" else "the head and the last stage, all but its BatchNorm"
+    if stage.trainable == "all":
+        return "all layers"
+    if stage.trainable == "last_stage":
+        every = len(last_stage(network.backbone)) == len(list(network.backbone.parameters()))
+        what = "all layers, as the base model tells of no stages" if every else "the head and the last stage"
+        return f"{what}, BatchNorm stands still"
     shown = _stored_views(job, stage, args)
     if shown:
         return f"the head on stored features of {shown} view{'s' * (shown > 1)} of each image, the rest stands still"
@@ -122,7 +126,7 @@ def _train(
     newest, broken = checkpoints.newest_checkpoint(Path(args.output_dir)) if goes_on else (None, {})
     batch = args.train_batch_size * args.gradient_accumulation_steps * args.world_size
     images = f"{len(job.datasets['train']):,} images in batches of {batch}"
-    job.say(f"stage      {stage.name}: trains {what_is_trained(job, stage, args)}; {images}")
+    job.say(f"stage      {stage.name}: trains {what_is_trained(job, network, stage, args)}; {images}")
     for path, reason in broken.items():
         job.say(f"warning    {path} {reason}; going on from {newest or 'the start of the stage'}")
     if newest is not None and checkpoints.is_finished(newest):

@@ -6,13 +6,14 @@ Three ideas, chosen on the validation images:
 
 - Resolution (Touvron et al. 2019, arXiv:1906.06423): 256 pixels, where the base model was trained with 224. With 288
   the validation photographs were answered no better.
-- A good head first, then small steps (Kumar et al. 2022, arXiv:2202.10054), and only in the base model's last stage
-  (Lee et al. 2023, arXiv:2210.11466), its BatchNorm standing still. One Linear layer instead of four.
+- A good head first, then small steps (Kumar et al. 2022, arXiv:2202.10054), and only in the base model's last stage,
+  its BatchNorm standing still (on training a part of the layers: Lee et al. 2023, arXiv:2210.11466). One Linear layer
+  instead of four.
 - Random crops of 40 to 100 % of the area (Szegedy et al. 2015, arXiv:1409.4842) and somewhat other colours.
 
-With them go AdamW and its decoupled weight decay (arXiv:1711.05101), a cosine to zero (arXiv:1608.03983) after a
-warm-up, and label smoothing (arXiv:1512.00567). The head's learning rate is about what `--find_lr` suggested (2.8e-3).
-What it reaches, and what was tried beside it, is in training/RESULTS.md.
+With them go AdamW and its decoupled weight decay (arXiv:1711.05101), a cosine to zero (arXiv:1608.03983), in the
+second stage after a warm-up, and label smoothing (arXiv:1512.00567). The head's learning rate is about what `--find_lr`
+suggested (2.8e-3). What it reaches, and what was tried beside it, is in training/RESULTS.md.
 """
 
 from dataclasses import replace

@@ -8,6 +8,9 @@ base model's last stage in small steps, and an end as soon as the validation los
 label smoothing against overconfidence; flips, small rotations, random crops, somewhat other colours. Of 138 photographs
 of flowers that learns better than all layers at 5e-5 behind a short head did (training/RESULTS.md). Photographs where
 left and right, or the exact colour, matter want a recipe of their own without the flip, or the colours.
+
+With `--streaming` the base model sees every image anew in each of the head's epochs: `--stage1.num_train_epochs 5` is
+enough for so many.
 """
 
 from training.recipe import Augmentation, Linear, Recipe, Splits, Stage

