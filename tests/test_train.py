@@ -17,7 +17,18 @@ from hub_utils.portable.classifier import load_classifier
 from training.data.source import Folder
 from training.data.splits import read_splits
 from training.fitting.fit import Options, fit
-from training.recipe import Augmentation, BatchNorm, Dropout, ExponentialDecay, Linear, Recipe, ReLU, Stage, UserError
+from training.recipe import (
+    Augmentation,
+    BatchNorm,
+    Dropout,
+    ExponentialDecay,
+    FromConfig,
+    Linear,
+    Recipe,
+    ReLU,
+    Stage,
+    UserError,
+)
 from training.run_folder import RunFolder
 
 FAST = {"learning_rate": 1e-2, "lr_scheduler_type": "constant"}
@@ -59,6 +70,15 @@ def test_a_run_folder_holds_what_its_contract_says(photos, tiny_resnet, tmp_path
     assert {path for path in found if not path.startswith("checkpoints/")} == deployable | facts | local
     for stage in (run / "checkpoints").iterdir():
         assert 1 <= len(list(stage.iterdir())) <= 2
+
+
+def test_a_network_whose_weights_are_published_under_older_names_is_trained_on_too(photos, tmp_path):
+    """transformers gives Swin's weights other names while they are in use, and writes the older ones."""
+    values = {"image_size": 16, "embed_dim": 8, "depths": [1, 1], "num_heads": [1, 1], "window_size": 2}
+    swin = FromConfig("swin", values, image_size=16)
+    stages = tuple(replace(stage, arguments={"num_train_epochs": 1}) for stage in COLOURS.stages)
+    results = fit(replace(COLOURS, base_model=swin, stages=stages), Folder(photos), RunFolder(tmp_path / "run"))
+    assert results["largest_logit_difference"] <= 1e-4 * results["largest_logit"]
 
 
 def test_what_leaves_the_machine_names_no_path_of_it(photos, tiny_resnet, tmp_path):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 from collections import Counter
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -55,6 +56,9 @@ def make_trainer(
     `newest` is the checkpoint from which it will go on, if it does.
     """
     set_trainable(network, stage.trainable)
+    # Checkpoints have the names of now: transformers would write Swin's weights under older ones, which neither
+    # Trainer nor `load_checkpoint` translates back.
+    network.save_pretrained = partial(network.save_pretrained, save_original_format=False)
     if job.machine.channels_last:
         network.to(memory_format=torch.channels_last)
     images, process = job.datasets["train"], (args.process_index, args.world_size)
