@@ -28,7 +28,7 @@ from hub_utils.portable.classifier import load_classifier, logits_of, probabilit
 from hub_utils.portable.golden import golden_images
 from training.data.source import Folder
 from training.fitting.fit import Options, fit
-from training.recipe import FromConfig, Recipe, ReLU, Stage, load_recipe, recipe_names
+from training.recipe import FromConfig, Linear, Recipe, ReLU, Stage, load_recipe, recipe_names
 from training.run_folder import RunFolder
 
 TOKEN = "hf_alice"
@@ -47,7 +47,7 @@ class Pushed:
 
     @property
     def custom(self) -> bool:
-        return any(isinstance(layer, ReLU) for layer in self.recipe.head)
+        return sum(isinstance(layer, Linear | ReLU) for layer in self.recipe.head) > 1
 
     @property
     def kind(self) -> str:
