@@ -166,6 +166,9 @@ class ExponentialDecay:
 
 # Keras' Adam with its own epsilon: torch's AdamW without weight decay is the same rule.
 KERAS_ADAM = MappingProxyType({"optim": "adamw_torch_fused", "weight_decay": 0.0, "adam_epsilon": 1e-7})
+# What the tuned recipes share: AdamW's decoupled weight decay (arXiv:1711.05101), a cosine to zero (arXiv:1608.03983),
+# label smoothing (arXiv:1512.00567).
+ADAMW_COSINE = MappingProxyType({"lr_scheduler_type": "cosine", "weight_decay": 0.05, "label_smoothing_factor": 0.1})
 
 
 @dataclass(frozen=True, kw_only=True)

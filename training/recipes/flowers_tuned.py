@@ -11,14 +11,13 @@ Three ideas, chosen on the validation images:
   instead of four.
 - Random crops of 40 to 100 % of the area (Szegedy et al. 2015, arXiv:1409.4842) and somewhat other colours.
 
-With them go AdamW and its decoupled weight decay (arXiv:1711.05101), a cosine to zero (arXiv:1608.03983), in the
-second stage after a warm-up, and label smoothing (arXiv:1512.00567). The head's learning rate is about what `--find_lr`
+With them goes `ADAMW_COSINE`, in the second stage after a warm-up. The head's learning rate is about what `--find_lr`
 suggested (2.8e-3). What it reaches, and what was tried beside it, is in training/RESULTS.md.
 """
 
 from dataclasses import replace
 
-from training.recipe import Augmentation, Linear, Stage
+from training.recipe import ADAMW_COSINE, Augmentation, Linear, Stage
 from training.recipes.flowers import recipe as flowers
 
 recipe = replace(
@@ -39,26 +38,13 @@ recipe = replace(
             name="head",
             trainable="head",
             batch_size=32,
-            arguments={
-                "num_train_epochs": 20,
-                "learning_rate": 3e-3,
-                "lr_scheduler_type": "cosine",
-                "weight_decay": 0.05,
-                "label_smoothing_factor": 0.1,
-            },
+            arguments={**ADAMW_COSINE, "num_train_epochs": 20, "learning_rate": 3e-3},
         ),
         Stage(
             name="last",
             trainable="last_stage",
             batch_size=32,
-            arguments={
-                "num_train_epochs": 16,
-                "learning_rate": 2e-4,
-                "lr_scheduler_type": "cosine",
-                "warmup_steps": 0.1,
-                "weight_decay": 0.05,
-                "label_smoothing_factor": 0.1,
-            },
+            arguments={**ADAMW_COSINE, "num_train_epochs": 16, "learning_rate": 2e-4, "warmup_steps": 0.1},
         ),
     ),
 )

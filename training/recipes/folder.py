@@ -13,7 +13,7 @@ With `--streaming` the base model sees every image anew in each of the head's ep
 enough for so many.
 """
 
-from training.recipe import Augmentation, Linear, Recipe, Splits, Stage
+from training.recipe import ADAMW_COSINE, Augmentation, Linear, Recipe, Splits, Stage
 
 recipe = Recipe(
     title="Image folder",
@@ -33,27 +33,14 @@ recipe = Recipe(
             name="head",
             trainable="head",
             batch_size=16,
-            arguments={
-                "num_train_epochs": 20,
-                "learning_rate": 3e-3,
-                "lr_scheduler_type": "cosine",
-                "weight_decay": 0.05,
-                "label_smoothing_factor": 0.1,
-            },
+            arguments={**ADAMW_COSINE, "num_train_epochs": 20, "learning_rate": 3e-3},
             restore_best=True,
         ),
         Stage(
             name="last",
             trainable="last_stage",
             batch_size=16,
-            arguments={
-                "num_train_epochs": 10,
-                "learning_rate": 1e-4,
-                "lr_scheduler_type": "cosine",
-                "warmup_steps": 0.1,
-                "weight_decay": 0.05,
-                "label_smoothing_factor": 0.1,
-            },
+            arguments={**ADAMW_COSINE, "num_train_epochs": 10, "learning_rate": 1e-4, "warmup_steps": 0.1},
             early_stopping_patience=4,
         ),
     ),
