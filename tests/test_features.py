@@ -378,7 +378,30 @@ def test_a_head_does_not_go_on_on_another_body(recipe, train, tiny_resnet, tmp_p
     assert "\n" not in str(told.value)
 
 
+def test_a_recipe_says_how_many_views_and_the_flag_something_else(recipe, train, tmp_path):
+    recipe = replace(recipe, augmentation=AUGMENTATION, stages=(replace(HEAD, views=2),))
+    with killed_after(2):
+        train(recipe)
+    with pytest.raises(UserError, match=r"\(--feature_views: the recipe's then, 4 now\)"):
+        train(recipe, resume=True, feature_views=4)
+    assert "stored features of 2 views" in train(recipe, resume=True)
+    assert "stored features of 4 views" in train(recipe, "other", feature_views=4)
+
+
+def test_a_run_from_before_a_stage_had_views_goes_on_with_the_number_that_it_has(recipe, train, tmp_path):
+    recipe = replace(recipe, augmentation=AUGMENTATION)
+    path = tmp_path / "run" / "recipe.json"
+    with killed_after(2):
+        train(recipe, feature_views=2)
+    facts = json.loads(path.read_text())
+    del facts["recipe"]["stages"][0]["views"]
+    path.write_text(json.dumps(facts))
+    assert "stored features of 2 views" in train(recipe, resume=True)
+
+
 def test_a_number_of_views_below_zero_is_refused(recipe, train, tmp_path):
+    with pytest.raises(ValueError, match=r"Stage\(views=-1\): 0 or more"):
+        replace(HEAD, views=-1)
     with pytest.raises(UserError, match="--feature_views -1: 0 or more"):
         train(recipe, feature_views=-1)
     assert not (tmp_path / "run").exists()

@@ -351,7 +351,7 @@ def test_no_word_of_a_model_runs_or_fetches_anything(hostile, canary, tmp_path, 
             page.locator('.one-picture:not(.drawing) input[type="file"]').first.set_input_files([picture])
             page.locator(".bars").first.wait_for()
             page.locator('.one-picture:not(.drawing) input[type="file"]').first.set_input_files([bad])
-            page.get_by_text("web page").or_(page.get_by_text("text")).first.wait_for()
+            page.locator(".one-picture .answer.problem").first.wait_for()
             page.get_by_role("tab", name="Many pictures").click()
             page.locator('.many-pictures input[type="file"]').set_input_files([picture, bad])
             page.locator(".many-results tbody tr").nth(1).wait_for()

@@ -182,6 +182,9 @@ class Stage:
     their own names; the `patience` of a plateau is one less than Keras', for torch acts one epoch later. With
     `early_stopping_patience`, training ends after that many epochs without a lower validation loss, and the best
     weights come back; with `restore_best` alone, only the latter.
+
+    A head that is trained alone learns from features that are computed once: if the recipe augments, of `views` views
+    of each training image, at which the epochs take turns; with 0 every epoch computes another view.
     """
 
     name: str
@@ -191,6 +194,7 @@ class Stage:
     decay: ExponentialDecay | None = None
     early_stopping_patience: int | None = None
     restore_best: bool = False
+    views: int = 3
 
     def __post_init__(self):
         if self.trainable not in ("all", "last_stage", "head"):
@@ -199,6 +203,8 @@ class Stage:
             raise ValueError(f"Stage(name={self.name!r}): small letters, digits and _ only; it names a folder")
         if self.batch_size < 1:
             raise ValueError(f"Stage(batch_size={self.batch_size}): at least 1")
+        if self.views < 0:
+            raise ValueError(f"Stage(views={self.views}): 0 or more; 0 computes another view in every epoch")
 
 
 @dataclass(frozen=True, kw_only=True)

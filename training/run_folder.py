@@ -348,13 +348,15 @@ def check_same(
     before = json.loads(stored.read_text(encoding="utf-8"))
     now = json.loads(json.dumps(facts))
     recipe = [each for each in _differences(before["recipe"], now["recipe"]) if each[0].split(".")[0] not in FREE_FACTS]
+    # Runs from before a stage had views have one number for all stages, below.
+    recipe = [(name, was, now_is) for name, was, now_is in recipe if not (name.endswith(".views") and was is None)]
     flags = []
     for number, both in enumerate(zip(before["flags"], now["flags"], strict=False), 1):
         was, now_is = ({k: v for k, v in values.items() if not FREE_FLAGS.fullmatch(k)} for values in both)
         flags += _differences(was, now_is, f"--stage{number}")
     asked, views = now.get("feature_views"), before.get("feature_views", 0)  # before there was the choice
     if asked not in (None, views):
-        flags.append(("--feature_views", views, asked))
+        flags.append(("--feature_views", "the recipe's" if views is None else views, asked))
     if recipe or flags:
         what = " and ".join(["another recipe"] * bool(recipe) + ["other flags"] * bool(flags))
         told = ", ".join(

@@ -128,7 +128,7 @@ def parser() -> Parser:
         type=int,
         metavar="N",
         help="where the head alone is trained: of how many views of each image features are kept, if the recipe "
-        "augments (default: 3); 0 computes them anew in each epoch",
+        "augments (default: what the recipe says, mostly 3); 0 computes them anew in each epoch",
     )
     result.add_argument(
         "--pixel_cache",

@@ -36,7 +36,6 @@ if TYPE_CHECKING:
     from training.data.transforms import Views
 
 MEMORY = 10**9  # bytes of features that a split keeps in memory at most, where the disk has no room
-VIEWS = 3  # of each training image, where the recipe augments; --feature_views asks for another number
 BATCH = {"cpu": 16}  # images that are computed together; a GPU wants more
 BATCH_ELSEWHERE = 64
 BODY = "body"  # in a checkpoint of a head alone: which body it was trained on

@@ -15,7 +15,7 @@ from training.data.intake import summary
 from training.data.source import Source
 from training.data.splits import SPLITS
 from training.data.streaming import Streamed, read_skipped
-from training.fitting import checkpoint_repo, features
+from training.fitting import checkpoint_repo
 from training.fitting.checkpoint_repo import CheckpointRepo
 from training.fitting.checkpoint_restore import restore
 from training.fitting.deploy import deploy
@@ -100,8 +100,7 @@ def _counted(job: Job) -> dict[str, int]:
 
 def begin(run: RunFolder, plan: Plan, reading: Reading) -> None:
     """Write what a run begins with, and from which it can go on."""
-    asked = plan.facts["feature_views"]
-    run.begin({**plan.facts, "feature_views": features.VIEWS if asked is None else asked})
+    run.begin(plan.facts)
     write_reading(run, reading)
 
 

@@ -15,7 +15,6 @@ from training.data.records import records_folder
 from training.data.source import Folder, Source
 from training.data.streaming import Streamed, StreamedSplit
 from training.data.transforms import Preprocessing
-from training.fitting import features
 from training.fitting.hardware import Hardware
 from training.fitting.network import build_network, describe
 from training.fitting.plan import Options, Plan, on_main
@@ -42,7 +41,7 @@ class Job:
     datasets: DatasetDict | dict[str, StreamedSplit]
     preprocessing: Preprocessing
     say: Callable[[str], None]
-    feature_views: int
+    feature_views: int | None  # instead of each `Stage.views`
     saver: Saver | None = None
     kept: Mapping[str, Kept] = field(default_factory=dict)  # decoded images, by split, see `with_pixels`
     disk: int | None = None  # bytes at most for what is computed once, see `Records.open`
@@ -80,7 +79,7 @@ def make_job(
         datasets,
         Preprocessing(processor),
         say,
-        feature_views=features.VIEWS if options.feature_views is None else options.feature_views,
+        feature_views=options.feature_views,
         disk=_disk(recipe, options.pixel_cache),
     )
     return job, network, processor

@@ -35,7 +35,7 @@ class Options:
     channels_last: bool | None = None
     thorough: bool = False
     calibrate: bool = True
-    feature_views: int | None = None  # as the run that goes on, or `features.VIEWS`; 0 computes features in each epoch
+    feature_views: int | None = None  # as the run that goes on, or each `Stage.views`; 0: anew in each epoch
     pixel_cache: float | None = None  # GB of disk for decoded images; None for the usual bound
 
 

@@ -161,7 +161,8 @@ def _stored_views(job: Job, stage: Stage, args: Any) -> int:
     images = job.datasets["train"]
     if stage.trainable != "head" or isinstance(images, StreamedSplit):
         return 0
-    return features.views_of(job.feature_views, job.recipe.augmentation, len(images), args)
+    asked = stage.views if job.feature_views is None else job.feature_views
+    return features.views_of(asked, job.recipe.augmentation, len(images), args)
 
 
 def _class_counts(images: Dataset | StreamedSplit, classes: int) -> list[int]:

@@ -43,7 +43,8 @@ recipe = replace(
             name="head",
             trainable="head",
             batch_size=32,
-            arguments={**ADAMW_COSINE, "num_train_epochs": 40, "learning_rate": 3e-3},
+            arguments={**ADAMW_COSINE, "num_train_epochs": 100, "learning_rate": 3e-3},
+            views=12,
         ),
         Stage(
             name="last",
