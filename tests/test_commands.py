@@ -69,6 +69,7 @@ def test_accelerate_trains_a_recipe_of_ones_own_on_all_cores(recipe, photos, tmp
     assert shlex.split(next_command) == ["next", "python", "training/eval.py", str(folder)]
 
 
+@pytest.mark.slow
 def test_two_processes_count_every_image_once_and_reach_the_same(recipe, photos, tmp_path):
     flags = ["--data_dir", photos, "--bf16", "false", "--use_cpu", "--num_train_epochs", 4]
     assert run([sys.executable], recipe, "--output_dir", tmp_path / "one", *flags).returncode == 0
@@ -84,6 +85,7 @@ def test_two_processes_count_every_image_once_and_reach_the_same(recipe, photos,
     assert float(last["validation_accuracy"]) == two["validation"]["accuracy"]
 
 
+@pytest.mark.slow
 def test_an_error_in_two_processes_is_said_once(recipe, tmp_path):
     finished = run(TORCHRUN, recipe, "--data_dir", tmp_path / "nowhere", "--use_cpu", "--output_dir", tmp_path / "run")
     assert finished.returncode == 1

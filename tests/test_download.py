@@ -773,6 +773,7 @@ def kaggle(server, archive, monkeypatch, tmp_path) -> Server:
     return server
 
 
+@pytest.mark.slow
 def test_kaggle_comes_through_kagglehub_and_goes_on_after_a_cut(kaggle, archive, tmp_path):
     kaggle.cut = 60_000
     assert images(get("kaggle:ann/photos", tmp_path / "photos")) == 40

@@ -168,6 +168,7 @@ def test_as_many_views_as_there_are_epochs_are_enough():
 # What is kept
 
 
+@pytest.mark.slow
 def test_a_second_run_computes_nothing_and_another_body_or_other_images_everything(
     recipe, train, photos, tiny_resnet, tmp_path, monkeypatch
 ):

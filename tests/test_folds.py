@@ -124,6 +124,7 @@ def test_the_images_are_read_once_and_no_network_outlives_its_fold(photos, recip
     assert alive == [alive[0]] * 3
 
 
+@pytest.mark.slow
 def test_the_datas_own_test_images_are_used_for_nothing_and_said_to_be(photos, recipe, tmp_path, capsys):
     for name in ("red", "green", "blue"):
         (photos / "train" / name).parent.mkdir(exist_ok=True)

@@ -142,6 +142,7 @@ def test_the_test_is_of_the_same_weights_whatever_was_tested_before(photos, reci
     assert first[1] < 0.8 * first[0]
 
 
+@pytest.mark.slow
 def test_a_former_test_gives_way_and_anything_else_does_not(photos, recipe, tmp_path):
     one = replace(recipe, stages=recipe.stages[:1])
     folder = tmp_path / "found"

@@ -318,6 +318,7 @@ def clear(page) -> None:
     page.locator(".drawing .answer.waiting").wait_for()
 
 
+@pytest.mark.slow
 def test_nine_of_ten_digits_drawn_are_read_right(visit, screenshot):
     page = visit("digits")
     tab(page, "Draw")

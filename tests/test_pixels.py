@@ -238,6 +238,7 @@ def decodes(monkeypatch) -> list[bytes]:
     return seen
 
 
+@pytest.mark.slow
 def test_a_run_decodes_once_a_second_one_not_at_all_and_both_are_as_without(photos, tiny_resnet, tmp_path, decodes):
     results, counts = [], []
     for name, options in (("first", {}), ("second", {}), ("without", {"pixel_cache": 0.0})):

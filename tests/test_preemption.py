@@ -208,6 +208,7 @@ def check_leaving(train, flags: list[str], moments: slice) -> int:
     return len(chosen)
 
 
+@pytest.mark.slow
 def test_training_leaves_between_two_steps_or_in_an_evaluation_and_forgets_nothing(train):
     assert check_leaving(train, [], slice(2, None, 17)) == 2  # in the first epoch, and in an evaluation of stage two
 

@@ -517,6 +517,7 @@ def test_large_files_go_through_xet_where_the_hub_has_it(run, tmp_path):
         assert hub.files("alice/colours")["model.safetensors"] == (run / "model.safetensors").read_bytes()
 
 
+@pytest.mark.slow
 def test_the_command_pushes_and_tries_out_what_came_out_in_an_empty_cache(run, tmp_path):
     with LoopbackHub(tokens={ALICE: "alice"}) as hub:
         environment = hub.environment(tmp_path / "home", ALICE) | {"PYTHONPATH": str(ROOT)}

@@ -167,6 +167,7 @@ def by_group(pairs: list) -> dict[str, set]:
     return found
 
 
+@pytest.mark.slow
 def test_training_from_the_hub_sees_the_images_splits_and_labels_that_training_from_the_folder_sees(
     hub, patients, tmp_path
 ):
