@@ -10,7 +10,9 @@ import pytest
 from conftest import ROOT, help_of
 from loopback_hub import LoopbackHub
 
+from training.command import run_command
 from training.recipe import recipe_names
+from training.train import main
 
 OWN_RECIPE = """
 from training.recipe import Linear, Recipe, Stage
@@ -103,9 +105,11 @@ def test_an_error_in_two_processes_is_said_once(recipe, tmp_path):
         (["digits", "--data_dir", "a", "--dataset", "b"], "not allowed with"),
     ],
 )
-def test_a_mistake_on_the_command_line_gets_one_line(words, message, tmp_path):
-    finished = run([sys.executable], *words, "--output_dir", tmp_path / "run")
-    assert message in error_of(finished)
+def test_a_mistake_on_the_command_line_gets_one_line(words, message, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["train.py", *words, "--output_dir", str(tmp_path / "run")])
+    assert run_command(main, "") == 1
+    lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
+    assert len(lines) == 1 and message in lines[0]
     assert not (tmp_path / "run").exists()
 
 

@@ -782,6 +782,7 @@ def test_kaggle_comes_through_kagglehub_and_goes_on_after_a_cut(kaggle, archive,
     assert any("kagglehub" in asked.get("User-Agent", "") for asked in kaggle.asked)
 
 
+@pytest.mark.slow
 def test_what_may_be_wrong_with_kaggle(kaggle, tmp_path, monkeypatch):
     assert "kaggle:ann/nothing is not there any more (HTTP 404)" in refusal("kaggle:ann/nothing", tmp_path / "photos")
     assert "one is called OWNER/NAME" in refusal("kaggle:photos", tmp_path / "photos")

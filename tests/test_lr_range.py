@@ -164,6 +164,7 @@ def test_a_former_test_gives_way_and_anything_else_does_not(photos, recipe, tmp_
         find_lr(one, Folder(photos), photos.parent, flags=FLAGS)
 
 
+@pytest.mark.slow
 def test_a_signal_ends_it_and_nothing_stays(photos, recipe, tmp_path, monkeypatch):
     asked = iter([None] * 15)
     monkeypatch.setattr(preemption, "asked", lambda: next(asked, 15))
@@ -208,6 +209,7 @@ def test_the_next_command_trains_with_what_was_found_or_tests_again():
     ]  # fmt: skip
 
 
+@pytest.mark.slow
 def test_where_nothing_is_found_larger_batches_are_next(photos, recipe, tmp_path, monkeypatch):
     monkeypatch.setattr(module, "HIGHEST", 1.1 * LOWEST)  # at which nothing moves
     one = replace(recipe, stages=recipe.stages[1:])

@@ -255,6 +255,7 @@ def test_a_run_decodes_once_a_second_one_not_at_all_and_both_are_as_without(phot
     assert [each["test"] for each in results] == [results[0]["test"]] * 3
 
 
+@pytest.mark.slow
 def test_one_epoch_keeps_nothing(photos, tiny_resnet, tmp_path):
     fitted(tmp_path / "run", photos, tiny_resnet, epochs=1)
     assert not (tmp_path / "records").exists()

@@ -131,6 +131,7 @@ def test_a_search_goes_on_ends_what_is_behind_and_makes_the_run_of_a_better_tria
     assert "looked at 2 times" in folder.best.card.read_text()
 
 
+@pytest.mark.slow
 def test_where_every_loss_becomes_no_number_nothing_is_chosen(photos, tiny_resnet, tmp_path):
     recipe, folder = replace(ONE_STAGE, base_model=str(tiny_resnet)), SearchFolder(tmp_path / "search")
     flags = ["--bf16", "false", "--num_train_epochs", "1", "--learning_rate", "1e30", "--optim", "sgd"]

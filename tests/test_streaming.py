@@ -244,6 +244,7 @@ say([first, again, second, varied, small])
 """
 
 
+@pytest.mark.slow
 def test_an_epoch_is_mixed_anew_and_the_view_of_an_image_has_no_other_cause_than_seed_epoch_and_row(tmp_path):
     train, test = rows_of(tmp_path, 40), rows_of(tmp_path, 9, 100)
     files = {f"data/{name}-0.parquet": parquet(test) for name in ("validation", "test")}

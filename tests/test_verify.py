@@ -182,6 +182,7 @@ def test_what_cannot_be_looked_at_is_refused_in_one_line(whole, tmp_path):
     assert "is no folder" in file and "is no folder" in path
 
 
+@pytest.mark.slow
 def test_a_hub_that_goes_away_meanwhile_is_told_as_such(whole, tmp_path):
     with LoopbackHub() as hub:
         hub.add("alice/colours", whole)
