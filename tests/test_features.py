@@ -407,8 +407,6 @@ def test_a_run_from_before_a_stage_had_views_goes_on_with_the_number_that_it_has
 
 
 def test_a_number_of_views_below_zero_is_refused(recipe, train, tmp_path):
-    with pytest.raises(ValueError, match=r"Stage\(views=-1\): 0 or more"):
-        replace(HEAD, views=-1)
     with pytest.raises(UserError, match="--feature_views -1: 0 or more"):
         train(recipe, feature_views=-1)
     assert not (tmp_path / "run").exists()

@@ -201,10 +201,12 @@ class Stage:
             raise ValueError(f"Stage(trainable={self.trainable!r}): allowed are 'all', 'last_stage' and 'head'")
         if not re.fullmatch(r"[a-z0-9_]+", self.name):
             raise ValueError(f"Stage(name={self.name!r}): small letters, digits and _ only; it names a folder")
-        if self.batch_size < 1:
-            raise ValueError(f"Stage(batch_size={self.batch_size}): at least 1")
-        if self.views < 0:
-            raise ValueError(f"Stage(views={self.views}): 0 or more; 0 computes another view in every epoch")
+        if not isinstance(self.batch_size, int) or self.batch_size < 1:
+            raise ValueError(f"Stage(batch_size={self.batch_size!r}): a whole number of 1 or more")
+        if not isinstance(self.views, int) or self.views < 0:
+            raise ValueError(
+                f"Stage(views={self.views!r}): a whole number of 0 or more; 0 computes another view in every epoch"
+            )
 
 
 @dataclass(frozen=True, kw_only=True)
