@@ -14,9 +14,9 @@ Three ideas, each chosen on the 360 rocks, a fifth held out at a time; the 120 c
   photographed in another way than the 360.
 
 With them goes `ADAMW_COSINE`, in the second stage after a warm-up. The head's learning rate is about what `--find_lr`
-suggested for this base model (2.8e-3, on flowers); for the last stage 1e-4 and 2e-4 were compared. Once the values were
-chosen, a tenth of the 360 is kept for validation, not a fifth. What it reaches, and what was tried beside it, is in
-training/RESULTS.md.
+suggested for this base model (2.8e-3, on flowers); for the last stage 1e-4, 2e-4 and 4e-4 were compared. Once the
+values were chosen, a tenth of the 360 is kept for validation, not a fifth. What it reaches, and what was tried beside
+it, is in training/RESULTS.md.
 """
 
 from dataclasses import replace
