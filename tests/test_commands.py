@@ -107,9 +107,9 @@ def test_an_error_in_two_processes_is_said_once(recipe, tmp_path):
 )
 def test_a_mistake_on_the_command_line_gets_one_line(words, message, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(sys, "argv", ["train.py", *words, "--output_dir", str(tmp_path / "run")])
-    assert run_command(main, "") == 1
-    lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
-    assert len(lines) == 1 and message in lines[0]
+    status = run_command(main, "")
+    finished = subprocess.CompletedProcess(sys.argv, status, *capsys.readouterr())
+    assert message in error_of(finished)
     assert not (tmp_path / "run").exists()
 
 
